@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: MIT
+#
+# One Makefile, no configure. Everything that is made lies in build/ (make asan:
+# build-asan/, make tsan: build-tsan/, make fuzz: build-fuzz/).
+#
+#	make			library, wherry, example VMM
+#	make demo		what a new user runs: packages, build, wherry demo
+#	make check		packages, build, every test; T="wire/ram check-layers" for some
+#	make check-quick	the same without what is slow
+#	make bench		figures beside their floors and beside QEMU; QUICK=1
+#	make install		DESTDIR, PREFIX, LIBDIR
+#
+# WERROR=0 for packagers, RDMA=0 without libibverbs, V=1 to see the commands.
+#
+# Folders with special needs add to this file: examples/vmm/build.mk and
+# selftests/<folder>/build.mk. They may append to VMM_EXTRA and TEST_EXTRA (targets
+# made along with the example VMM and with the tests), BENCH_EXTRA, and set EXTRA_CFLAGS,
+# EXTRA_LDFLAGS, EXTRA_LIBS for one object or program ("TARGET: private EXTRA_LIBS = -lm";
+# without private whatever it needs would inherit it).
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := all
+
+# ---- What may be set ----------------------------------------------------------
+
+ifeq ($(origin CC),default)
+CC = gcc
+endif
+CLANG ?= clang
+CXX_CHECK ?= g++
+OBJCOPY ?= objcopy
+PKG_CONFIG ?= pkg-config
+
+DESTDIR ?=
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+LIBEXECDIR ?= $(PREFIX)/libexec
+MANDIR ?= $(PREFIX)/share/man
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+
+WERROR ?= 1
+RDMA ?= 1
+V ?= 0
+# asan, tsan, fuzz or nothing; each in a folder of its own
+SAN ?=
+# Tests to run, by name: wire/ram, e2e/demo, check-layers. Empty: all of them
+T ?=
+# Seconds for each fuzz target
+FUZZ_SECONDS ?= 60
+
+BUILD ?= build$(SAN:%=-%)
+
+VERSION := $(shell sed -n 's/^\#define WH_VERSION_[MP][A-Z]* \([0-9]*\)$$/\1/p' \
+	     include/wherry/wherry.h | paste -sd. -)
+SONAME := libwherry.so.0
+
+ifeq ($(V),0)
+Q := @
+say = @printf '  %-7s %s\n' $(1) $(patsubst $(BUILD)/%,%,$@);
+else
+Q :=
+say :=
+endif
+
+# ---- Sources ------------------------------------------------------------------
+
+LIB_DIRS := base wire recover ring uffd netplug postcopy
+ifneq ($(RDMA),0)
+LIB_DIRS += rdma
+endif
+LIB_SRCS := $(sort $(wildcard $(LIB_DIRS:%=%/*.c)))
+CLI_SRCS := $(sort $(wildcard cli/*.c))
+VMM_SRCS := $(sort $(wildcard examples/vmm/*.c examples/vmm/*.S))
+
+TEST_DIRS := base wire recover ring uffd postcopy sim e2e interop cli
+TEST_SRCS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.c)))
+TEST_SCRIPTS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.sh)))
+TEST_LIB_SRCS := $(sort $(wildcard selftests/lib/*.c))
+BENCH_SRCS := $(sort $(wildcard selftests/bench/*.c))
+FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/*.c))
+CHECKS := $(sort $(wildcard selftests/check-*))
+PUBLIC_HEADERS := $(sort $(wildcard include/wherry/*.h))
+MAN_PAGES := $(sort $(wildcard Documentation/man/*.[1-8]))
+
+obj = $(patsubst %,$(BUILD)/obj/%.o,$(basename $(1)))
+LIB_OBJS := $(call obj,$(LIB_SRCS))
+CLI_OBJS := $(call obj,$(CLI_SRCS))
+VMM_OBJS := $(call obj,$(VMM_SRCS))
+TEST_LIB_OBJS := $(call obj,$(TEST_LIB_SRCS))
+TEST_OBJS := $(call obj,$(TEST_SRCS) $(BENCH_SRCS))
+
+TESTS := $(TEST_SRCS:%.c=$(BUILD)/%)
+BENCHES := $(BENCH_SRCS:%.c=$(BUILD)/%)
+FUZZERS := $(FUZZ_SRCS:%.c=$(BUILD)/%)
+
+# Bytes, structs and decisions: no libc but memcpy() and its like (make check-pure)
+PURE_SRCS := $(sort $(wildcard wire/*.c recover/*.c postcopy/phase*.c postcopy/source*.c \
+	       postcopy/dest*.c) $(filter base/bits.c base/region.c base/hist.c base/zero.c, \
+	       $(LIB_SRCS)))
+CONVERSION_SRCS := $(sort $(wildcard base/*.c) $(PURE_SRCS))
+
+VMM_EXTRA :=
+TEST_EXTRA :=
+BENCH_EXTRA :=
+
+# ---- Flags --------------------------------------------------------------------
+
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+	    -Wold-style-definition -Wpointer-arith -Wwrite-strings -Wcast-qual -Wundef -Wvla \
+	    -Wformat=2 -Wswitch-enum -Wimplicit-fallthrough -Wnull-dereference
+ifneq ($(WERROR),0)
+WARNINGS += -Werror
+endif
+
+MACHINE := $(shell $(CC) -dumpmachine)
+HARDENING := -fstack-protector-strong -fstack-clash-protection
+ifneq ($(filter x86_64-% i%86-%,$(MACHINE)),)
+HARDENING += -fcf-protection
+endif
+LINK_HARDENING := -Wl,-z,relro,-z,now,-z,noexecstack
+
+# The sanitizers bring their own checks of memcpy() and their own symbols
+ifeq ($(SAN),)
+HARDENING += -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3
+LIB_LINK_FLAGS := -Wl,-z,defs
+else ifeq ($(SAN),asan)
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+else ifeq ($(SAN),tsan)
+SANITIZE := -fsanitize=thread -fno-omit-frame-pointer
+# gcc: fences are not seen by tsan. The code's own fences say whom they stand between
+WARNINGS += $(if $(findstring clang,$(CC)),,-Wno-tsan)
+else ifeq ($(SAN),fuzz)
+CC := $(CLANG)
+SANITIZE := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
+	    -fno-omit-frame-pointer
+else
+$(error SAN=$(SAN): asan, tsan, fuzz or nothing)
+endif
+
+OPTIMIZE ?= -O2 -g
+WH_CPPFLAGS := -D_GNU_SOURCE -I. -Iinclude
+ifeq ($(RDMA),0)
+WH_CPPFLAGS += -DWH_NO_RDMA
+endif
+WH_CFLAGS := -std=gnu11 $(OPTIMIZE) $(WARNINGS) $(HARDENING) -fvisibility=hidden -pthread $(SANITIZE)
+COMPILE = $(CC) $(WH_CPPFLAGS) $(KIND_CPPFLAGS) $(CPPFLAGS) $(WH_CFLAGS) $(KIND_CFLAGS) \
+	  $(CFLAGS) $(EXTRA_CFLAGS)
+LINK = $(CC) -pthread $(SANITIZE) $(LINK_HARDENING) $(LDFLAGS) $(EXTRA_LDFLAGS)
+
+# Asked for when first used, since make deps may have to bring them first
+LIB_PKGS := liburing libcap libnl-3.0 libnl-route-3.0
+ifneq ($(RDMA),0)
+LIB_PKGS += libibverbs librdmacm
+endif
+CLI_PKGS := json-c libxxhash
+lazy = $(eval $(1) := $$(shell $(PKG_CONFIG) $(2)))$($(1))
+LIB_LIBS = -Wl,--push-state,--as-needed $(call lazy,LIB_PKG_LIBS,--libs $(LIB_PKGS)) -Wl,--pop-state
+CLI_LIBS = -Wl,--push-state,--as-needed $(call lazy,CLI_PKG_LIBS,--libs $(CLI_PKGS)) -Wl,--pop-state
+NL_CFLAGS = $(call lazy,NL_PKG_CFLAGS,--cflags libnl-route-3.0)
+CLI_CFLAGS = $(call lazy,CLI_PKG_CFLAGS,--cflags $(CLI_PKGS))
+
+$(LIB_OBJS): KIND_CFLAGS = -fPIC
+$(call obj,$(CONVERSION_SRCS)): KIND_CFLAGS = -fPIC -Wconversion -Wno-sign-conversion
+$(call obj,$(filter netplug/%,$(LIB_SRCS))): KIND_CPPFLAGS = $(NL_CFLAGS)
+$(CLI_OBJS): KIND_CPPFLAGS = $(CLI_CFLAGS) -DWH_LIBEXEC='"$(LIBEXECDIR)/wherry"'
+$(CLI_OBJS) $(VMM_OBJS) $(TEST_LIB_OBJS) $(TEST_OBJS): KIND_CFLAGS = -fPIE
+# The kernel's harness defines a function a test and expands to what we would not write.
+# A path that a test shortens is not there, and the test says so
+$(TEST_OBJS): KIND_CPPFLAGS = -isystem $(KSELFTEST) $(CLI_CFLAGS)
+$(TEST_OBJS): KIND_CFLAGS = -fPIE -Wno-missing-prototypes -Wno-unused-parameter -Wno-null-dereference \
+			    $(if $(findstring clang,$(CC)),,-Wno-format-truncation)
+
+# ---- Everything ---------------------------------------------------------------
+
+SHARED := $(BUILD)/libwherry.so.$(VERSION)
+STATIC := $(BUILD)/libwherry.a
+WHERRY := $(if $(CLI_SRCS),$(BUILD)/wherry)
+VMM := $(if $(VMM_SRCS),$(BUILD)/wherry-vmm)
+
+.PHONY: all lib tests benches
+all: lib $(WHERRY) vmm
+	@:
+lib: $(SHARED) $(STATIC) $(BUILD)/libwherry.so $(BUILD)/$(SONAME)
+tests: $(TESTS)
+	@:
+benches: $(BENCHES)
+	@:
+
+# Other flags, other objects. Not $(COMPILE): what is set for one target is inherited by
+# whatever is made on its behalf, this file as well
+IN_FLAGS := $(CC) $(WH_CPPFLAGS) $(CPPFLAGS) $(WH_CFLAGS) $(CFLAGS) $(LDFLAGS)
+IN_PATHS := $(PREFIX) $(LIBDIR) $(INCLUDEDIR) $(LIBEXECDIR)
+.PHONY: always
+$(BUILD)/flags: CONTENTS := $(subst ','\'',$(IN_FLAGS))
+$(BUILD)/paths: CONTENTS := $(subst ','\'',$(IN_PATHS))
+$(BUILD)/flags $(BUILD)/paths: always
+	@mkdir -p $(@D)
+	@echo '$(CONTENTS)' | cmp -s - $@ || echo '$(CONTENTS)' > $@
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,CC)$(COMPILE) -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/%.o: %.S $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,AS)$(CC) $(WH_CPPFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
+
+# Knows where wherry-vmm will be
+$(BUILD)/obj/cli/demo.o: $(BUILD)/paths
+
+-include $(patsubst %.o,%.d,$(LIB_OBJS) $(CLI_OBJS) $(VMM_OBJS) $(TEST_LIB_OBJS) $(TEST_OBJS) \
+	   $(call obj,$(FUZZ_SRCS)))
+
+$(SHARED): $(LIB_OBJS) libwherry.map
+	$(call say,LD)$(LINK) -shared -Wl,-soname,$(SONAME) $(LIB_LINK_FLAGS) \
+	  -Wl,--version-script=libwherry.map -o $@ $(LIB_OBJS) $(LIB_LIBS)
+
+$(BUILD)/libwherry.so $(BUILD)/$(SONAME): $(SHARED)
+	$(Q)ln -sf $(<F) $@
+
+# One object, so that err_set() and its like cannot meet a VMM's own: what is not
+# public is local to it
+$(STATIC): $(LIB_OBJS)
+	$(call say,AR)$(LD) -r -o $(BUILD)/libwherry.o $(LIB_OBJS)
+	$(Q)$(OBJCOPY) --localize-hidden $(BUILD)/libwherry.o
+	$(Q)rm -f $@
+	$(Q)$(AR) rcs $@ $(BUILD)/libwherry.o
+
+# Linked statically: it can be copied to another machine or into an initramfs alone, and
+# needs no path to the shared library while it lies in build/
+$(BUILD)/wherry: $(CLI_OBJS) $(STATIC)
+	$(call say,LD)$(LINK) -pie -o $@ $(CLI_OBJS) $(STATIC) $(EXTRA_LIBS) $(CLI_LIBS) $(LIB_LIBS)
+
+.PHONY: vmm
+vmm: $(VMM)
+$(BUILD)/wherry-vmm: $(VMM_OBJS) $(STATIC)
+	$(call say,LD)$(LINK) -pie -o $@ $(VMM_OBJS) $(STATIC) $(EXTRA_LIBS) $(LIB_LIBS)
+
+# ---- Tests --------------------------------------------------------------------
+
+# Used, not copied into the tree
+KSELFTEST := build/kselftest
+LINUX_SOURCE ?= $(lastword $(sort $(wildcard /usr/src/linux-source-6.*.tar.xz)))
+$(KSELFTEST)/kselftest_harness.h:
+	@mkdir -p $(@D)
+	@test -n '$(LINUX_SOURCE)' || { echo 'linux-source-6.12 is missing: make deps' >&2; exit 1; }
+	$(call say,TAR)tar -xJf $(LINUX_SOURCE) -C $(@D) --strip-components=4 --wildcards \
+	  '*/tools/testing/selftests/kselftest.h' '*/tools/testing/selftests/kselftest_harness.h'
+	$(Q)touch $@
+
+$(TEST_OBJS): | $(KSELFTEST)/kselftest_harness.h
+
+# Linked with the objects, not the library: internal functions are what is tested
+$(TESTS) $(BENCHES): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_LIB_OBJS) $(LIB_OBJS)
+	@mkdir -p $(@D)
+	$(call say,LD)$(LINK) -pie -o $@ $< $(TEST_LIB_OBJS) $(LIB_OBJS) $(EXTRA_LIBS) \
+	  $(CLI_LIBS) $(LIB_LIBS)
+
+-include examples/vmm/build.mk
+-include $(sort $(wildcard selftests/*/build.mk))
+vmm: $(VMM_EXTRA)
+tests: $(TEST_EXTRA)
+benches: $(BENCH_EXTRA)
+
+# ---- Running them -------------------------------------------------------------
+
+# Tests by name, as they call themselves: wire/ram, e2e/pairs, check-layers
+TEST_NAMES := $(patsubst selftests/%,%,$(basename $(TEST_SRCS) $(TEST_SCRIPTS)))
+QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd postcopy cli),$(TEST_NAMES))
+# Under the sanitizers: what handles bytes of strangers, and what has threads. These are
+# programs of ours, so that those which they start are of the same folder
+ASAN_NAMES := $(filter base/% wire/% recover/% postcopy/% ring/% uffd/% cli/% e2e/two, \
+	        $(TEST_NAMES))
+TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads ring/% uffd/% \
+	        e2e/two e2e/faults,$(TEST_NAMES))
+SLOW_CHECKS := check-clang-tidy check-cppcheck check-dist check-builds check-install check-fuzz
+
+# Name -> path of a program, of a script, of a check
+path = $(or $(wildcard selftests/$(1).sh), \
+	 $(if $(wildcard selftests/$(1).c),$(BUILD)/selftests/$(1)), \
+	 $(wildcard selftests/$(1)),$(error no test $(1)))
+paths = $(strip $(foreach name,$(1),$(call path,$(name))))
+# The same of a sanitizer's folder: programs only, a script would not know of it
+paths_of = $(patsubst $(BUILD)/%,build-$(1)/%,$(filter $(BUILD)/%,$(call paths,$(2))))
+RUN_TESTS := selftests/run-tests
+
+export CC CLANG CXX_CHECK FUZZ_SECONDS
+
+.PHONY: demo check check-quick asan tsan bench fuzz
+demo:
+	@$(MAKE) --no-print-directory deps GROUPS_WANTED=build
+	+@$(BUILD_NOW) all
+	@$(BUILD)/wherry demo
+
+# make itself is started again after each step: what deps brings is only then to be found.
+# A build that breaks is counted too
+JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
+BUILD_NOW = $(MAKE) --no-print-directory $(JOBS)
+BROKEN = { echo 'the build failed'; echo '0 passed, 1 failed, 0 skipped'; exit 1; }
+ifeq ($(strip $(T)),)
+check:
+	@$(MAKE) --no-print-directory deps
+	+@$(BUILD_NOW) all tests && \
+	  $(BUILD_NOW) SAN=asan run-built && \
+	  $(BUILD_NOW) SAN=tsan run-built || $(BROKEN)
+	@$(RUN_TESTS) $(call paths,$(TEST_NAMES)) $(CHECKS) \
+	  $(call paths_of,asan,$(ASAN_NAMES)) $(call paths_of,tsan,$(TSAN_NAMES))
+
+check-quick:
+	@$(MAKE) --no-print-directory deps
+	+@$(BUILD_NOW) all tests || $(BROKEN)
+	@$(RUN_TESTS) $(call paths,$(QUICK_NAMES)) \
+	  $(filter-out $(SLOW_CHECKS:%=selftests/%),$(CHECKS))
+else
+check check-quick:
+	@$(MAKE) --no-print-directory deps
+	+@$(BUILD_NOW) all $(TEST_EXTRA) \
+	  $(filter $(BUILD)/%,$(call paths,$(T))) || $(BROKEN)
+	@$(RUN_TESTS) $(call paths,$(T))
+endif
+
+# What make check runs of a sanitizer's folder, and what these programs start
+.PHONY: run-built
+run-built: all $(TEST_EXTRA) $(filter $(BUILD)/%,$(call paths,$($(if $(filter \
+	     asan,$(SAN)),ASAN,TSAN)_NAMES)))
+
+asan tsan:
+	@$(MAKE) --no-print-directory deps
+	+@$(BUILD_NOW) SAN=$@ all $(if $(strip $(T)),$(call paths_of,$@,$(T)),tests) || $(BROKEN)
+	@$(RUN_TESTS) $(call paths_of,$@,$(or $(strip $(T)),$(TEST_NAMES)))
+
+bench:
+	@$(MAKE) --no-print-directory deps
+	+@$(BUILD_NOW) all benches
+	@rm -f $(BUILD)/bench.json
+	@set -e; for program in $(filter-out %/placing,$(BENCHES)); do \
+	  $$program $(if $(QUICK),--quick) --json $(BUILD)/bench.json; done
+	@$(BUILD)/selftests/bench/placing $(if $(QUICK),--rounds 2)
+	@echo 'As JSON, an object a line: $(BUILD)/bench.json'
+
+fuzz:
+	@$(MAKE) --no-print-directory deps
+	@FUZZ_SECONDS=$(or $(T),$(FUZZ_SECONDS)) $(RUN_TESTS) selftests/check-fuzz
+
+# Each by name: make check-layers
+.PHONY: $(CHECKS:selftests/%=%) tidy cppcheck format-check format
+$(CHECKS:selftests/%=%): check-%: all
+	@$(RUN_TESTS) selftests/$@
+tidy: check-clang-tidy
+cppcheck: check-cppcheck
+format-check: check-format
+format:
+	clang-format -i $(filter-out build%,$(wildcard */*.[ch] */*/*.[ch]))
+
+# Fuzz targets: make SAN=fuzz fuzzers
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+$(call obj,$(FUZZ_SRCS)): KIND_CFLAGS = -fPIE -Wno-missing-prototypes
+$(FUZZERS): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_OBJS)
+	@mkdir -p $(@D)
+	$(call say,LD)$(LINK) -fsanitize=fuzzer -o $@ $< $(LIB_OBJS) $(EXTRA_LIBS) $(LIB_LIBS)
+
+# For the checks, which are scripts: what there is
+.PHONY: print-%
+print-%:
+	@echo '$($*)'
+
+# ---- Packages -----------------------------------------------------------------
+
+GROUPS_WANTED ?= build test
+.PHONY: deps
+deps:
+	@selftests/install-packages packages $(GROUPS_WANTED)
+
+# ---- Install ------------------------------------------------------------------
+
+INSTALL ?= install
+PC_FILE := $(BUILD)/wherry.pc
+$(PC_FILE): wherry.pc.in $(BUILD)/flags $(BUILD)/paths include/wherry/wherry.h
+	$(call say,PC)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' \
+	  -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+	  -e 's|@PRIVATE@|$(LIB_PKGS)|' $< > $@
+
+INSTALLED = $(BINDIR)/wherry $(LIBEXECDIR)/wherry/wherry-vmm $(LIBDIR)/libwherry.so.$(VERSION) $(LIBDIR)/$(SONAME) \
+	    $(LIBDIR)/libwherry.so $(LIBDIR)/libwherry.a $(LIBDIR)/pkgconfig/wherry.pc \
+	    $(PUBLIC_HEADERS:include/%=$(INCLUDEDIR)/%) $(COMPLETIONDIR)/wherry \
+	    $(foreach page,$(MAN_PAGES),$(call man_path,$(page))) \
+	    $(foreach link,$(MAN_LINKS),$(call man_path,$(firstword $(subst :, ,$(link)))))
+man_path = $(MANDIR)/man$(subst .,,$(suffix $(1)))/$(notdir $(1))
+# A page's further names: wh_free.3:wh_new.3
+MAN_LINKS = $(shell awk '/^.Sh/ { name = /NAME/ } name && $$1 == ".Nm" { \
+	      page = FILENAME; sub(/.*\//, "", page); \
+	      section = page; sub(/.*[.]/, "", section); \
+	      if ($$2 "." section != page) print $$2 "." section ":" page }' $(MAN_PAGES))
+
+.PHONY: install uninstall
+install: all $(PC_FILE)
+	$(Q)$(INSTALL) -d $(addprefix $(DESTDIR),$(sort $(dir $(INSTALLED))))
+	$(Q)$(INSTALL) -m 755 $(BUILD)/wherry $(DESTDIR)$(BINDIR)/wherry
+	$(Q)$(INSTALL) -m 755 $(VMM) $(DESTDIR)$(LIBEXECDIR)/wherry/wherry-vmm
+	$(Q)$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/
+	$(Q)ln -sf libwherry.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	$(Q)ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libwherry.so
+	$(Q)$(INSTALL) -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/
+	$(Q)$(INSTALL) -m 644 $(PC_FILE) $(DESTDIR)$(LIBDIR)/pkgconfig/
+	$(Q)$(INSTALL) -m 644 $(PUBLIC_HEADERS) $(DESTDIR)$(INCLUDEDIR)/wherry/
+	$(Q)$(INSTALL) -m 644 Documentation/wherry.bash $(DESTDIR)$(COMPLETIONDIR)/wherry
+	$(Q)$(foreach page,$(MAN_PAGES),$(INSTALL) -m 644 $(page) $(DESTDIR)$(call man_path,$(page)) &&) :
+	$(Q)$(foreach link,$(MAN_LINKS),ln -sf $(lastword $(subst :, ,$(link))) \
+	  $(DESTDIR)$(call man_path,$(firstword $(subst :, ,$(link)))) &&) :
+
+# Files first, then the folders that are empty afterwards and were made for them
+uninstall:
+	$(Q)rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	$(Q)rmdir --ignore-fail-on-non-empty $(DESTDIR)$(INCLUDEDIR)/wherry \
+	  $(DESTDIR)$(LIBEXECDIR)/wherry 2>/dev/null || :
+	$(Q)$(if $(DESTDIR),test ! -d $(DESTDIR) || find $(DESTDIR) -depth -mindepth 1 -type d -empty -delete)
+
+# ---- Release ------------------------------------------------------------------
+
+DIST := $(BUILD)/wherry-$(VERSION).tar.xz
+.PHONY: dist
+# From git what it tracks or would; from a release everything but what was built
+dist:
+	@mkdir -p $(BUILD)
+	$(Q)if git rev-parse --git-dir >/dev/null 2>&1; then \
+	  git ls-files --cached --others --exclude-standard -z; \
+	else \
+	  find . \( -path './build' -o -path './build-*' \) -prune -o -type f -printf '%P\0'; \
+	fi | LC_ALL=C sort -zu | \
+	tar --null -T - --ignore-failed-read --owner=0 --group=0 --numeric-owner \
+	  $(if $(SOURCE_DATE_EPOCH),--mtime=@$(SOURCE_DATE_EPOCH)) \
+	  --transform 's,^,wherry-$(VERSION)/,' -cJf $(DIST)
+	@echo $(DIST)
+
+.PHONY: clean
+clean:
+	rm -rf build build-asan build-tsan build-fuzz build-check
