@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+#include "wire/return_path.h"
+
+#include "base/err.h"
+#include "wire/fields.h"
+
+/* The least and the most that each kind's payload can have */
+enum {
+#define F(type, name) +FIELD_MIN_##type
+#define NAME(name) +FIELD_MIN_NAME
+#define NOTHING +0
+#define MSG(kind, number, body, fields) MIN_##kind = 0 fields,
+#include "wire/return_path.def"
+#undef MSG
+#undef NAME
+#undef F
+};
+
+enum {
+#define F(type, name) +FIELD_MAX_##type
+#define NAME(name) +FIELD_MAX_NAME
+#define MSG(kind, number, body, fields) MAX_##kind = 0 fields,
+#include "wire/return_path.def"
+#undef MSG
+#undef NOTHING
+#undef NAME
+#undef F
+};
+
+#define NOTHING
+#define F(type, name) at = put_##type(at, m->name);
+#define NAME(name) at += wire_name_put(at, &m->name);
+#define MSG(kind, number, body, fields)                                   \
+	static uint8_t *put_##body(uint8_t *at, const struct rp_msg *msg) \
+	{                                                                 \
+		const __typeof__(msg->body) *m = &msg->body;              \
+                                                                          \
+		(void)m;                                                  \
+		{                                                         \
+			fields                                            \
+		}                                                         \
+		return at;                                                \
+	}
+#include "wire/return_path.def"
+#undef MSG
+#undef NAME
+#undef F
+
+#define F(type, name) ret = ret > 0 ? get_##type(in, &m->name, err) : ret;
+#define NAME(name) ret = ret > 0 ? get_name(in, &m->name, err) : ret;
+#define MSG(kind, number, body, fields)                                                   \
+	static int get_##body(struct payload *in, struct rp_msg *msg, struct wh_err *err) \
+	{                                                                                 \
+		__typeof__(msg->body) *m = &msg->body;                                    \
+		int ret = 1;                                                              \
+                                                                                          \
+		(void)m;                                                                  \
+		(void)in;                                                                 \
+		(void)err;                                                                \
+		{                                                                         \
+			fields                                                            \
+		}                                                                         \
+		return ret;                                                               \
+	}
+#include "wire/return_path.def"
+#undef MSG
+#undef NOTHING
+#undef NAME
+#undef F
+
+/* Numbers without a kind, 0 among them, have no name here. */
+static const struct {
+	const char *name;
+	size_t min;
+	size_t max;
+	uint8_t *(*put)(uint8_t *at, const struct rp_msg *msg);
+	int (*get)(struct payload *in, struct rp_msg *msg, struct wh_err *err);
+} kinds[] = {
+#define MSG(kind, number, body, fields) \
+	[number] = { #kind, MIN_##kind, MAX_##kind, put_##body, get_##body },
+#include "wire/return_path.def"
+#undef MSG
+};
+
+_Static_assert(sizeof(kinds) / sizeof(kinds[0]) == RP_COUNT, "a row a kind");
+
+#define MSG(kind, number, body, fields) \
+	_Static_assert((size_t)MAX_##kind <= RP_PAYLOAD_MAX, "fits into a source's buffer");
+#include "wire/return_path.def"
+#undef MSG
+
+size_t rp_put(uint8_t *buf, const struct rp_msg *msg)
+{
+	size_t length = (size_t)(kinds[msg->kind].put(buf + RP_HEADER, msg) - buf) - RP_HEADER;
+
+	put_be16(buf, (uint16_t)msg->kind);
+	put_be16(buf + 2, (uint16_t)length);
+	return RP_HEADER + length;
+}
+
+static int header_check(unsigned kind, size_t length, struct wh_err *err)
+{
+	if (kind >= RP_COUNT || !kinds[kind].name)
+		return err_set(err, -EPROTO, "return path message of unknown kind %u, %zu bytes",
+			       kind, length);
+	if (length < kinds[kind].min || length > kinds[kind].max) {
+		if (kinds[kind].min == kinds[kind].max)
+			return err_set(err, -EPROTO, "%s of %zu bytes, expected %zu",
+				       kinds[kind].name, length, kinds[kind].min);
+		return err_set(err, -EPROTO, "%s of %zu bytes, expected %zu to %zu",
+			       kinds[kind].name, length, kinds[kind].min, kinds[kind].max);
+	}
+	return 0;
+}
+
+int rp_get(const uint8_t *buf, size_t length, size_t *used, struct rp_msg *msg, struct wh_err *err)
+{
+	struct payload in;
+	unsigned kind;
+	int ret;
+
+	if (length < RP_HEADER)
+		return 0;
+	kind = get_be16(buf);
+	in.at = buf + RP_HEADER;
+	in.length = get_be16(buf + 2);
+	ret = header_check(kind, in.length, err);
+	if (ret < 0)
+		return ret;
+	if (length - RP_HEADER < in.length)
+		return 0;
+	*used = RP_HEADER + in.length;
+	msg->kind = (enum rp_kind)kind;
+	ret = kinds[kind].get(&in, msg, err);
+	if (ret < 0) {
+		err_wrap(err, "%s", kinds[kind].name);
+		return ret;
+	}
+	if (!ret || in.length)
+		return err_set(err, -EPROTO, "%s of %u bytes, which is not where its name ends",
+			       kinds[kind].name, get_be16(buf + 2));
+	return 1;
+}
+
+const char *rp_name(enum rp_kind kind)
+{
+	if ((unsigned)kind >= RP_COUNT || !kinds[kind].name)
+		return "?";
+	return kinds[kind].name;
+}
