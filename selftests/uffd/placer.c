@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#include "selftests/uffd/block.h"
+#include "uffd/abi.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "kselftest_harness.h"
+
+FIXTURE(placer)
+{
+	struct block block;
+};
+
+FIXTURE_VARIANT(placer)
+{
+	enum memory_kind kind;
+	enum placer_way way;
+	bool alias;
+};
+
+/* clang-format off */
+#define VARIANT(name, kind_, ...) \
+	FIXTURE_VARIANT_ADD(placer, name) { .kind = MEMORY_##kind_, __VA_ARGS__ }
+VARIANT(anon, ANON, .way = PLACER_MOVE);
+VARIANT(thp, THP, .way = PLACER_MOVE);
+VARIANT(memfd, MEMFD, .way = PLACER_CONTINUE, .alias = true);
+VARIANT(private, MEMFD_PRIVATE, .way = PLACER_COPY);
+VARIANT(hugetlb, HUGETLB, .way = PLACER_CONTINUE, .alias = true);
+VARIANT(hugetlb_private, HUGETLB_PRIVATE, .way = PLACER_COPY);
+/* clang-format on */
+
+FIXTURE_SETUP(placer)
+{
+	int ret = block_open(&self->block, variant->kind, 0);
+
+	if (ret == -EACCES)
+		SKIP(return, "%s", self->block.err.text);
+	ASSERT_EQ(0, ret)
+	TH_LOG("%s", self->block.err.text);
+}
+
+FIXTURE_TEARDOWN(placer)
+{
+	block_close(&self->block);
+}
+
+TEST_F(placer, knows_the_way)
+{
+	struct placer *placer = &self->block.placer;
+	unsigned char vec;
+
+	if (variant->way == PLACER_MOVE && ~self->block.uffd.offered & UFFD_FEATURE_MOVE)
+		SKIP(return, "userfaultfd has no MOVE");
+	ASSERT_EQ(variant->way, placer->way);
+	ASSERT_EQ(variant->alias, placer->alias != NULL);
+	ASSERT_EQ(self->block.page == STAGE_BYTES, placer->zeros != NULL);
+	/* Mapped already: copied from where it is not it takes one huge page more */
+	if (placer->zeros) {
+		ASSERT_EQ(0, mincore(placer->zeros + STAGE_BYTES - TARGET_PAGE, 1, &vec));
+		ASSERT_EQ(1, vec & 1);
+	}
+	/* Nothing was touched */
+	ASSERT_EQ(0, mincore(self->block.at, 1, &vec));
+	ASSERT_EQ(0, vec & 1);
+}
+
+TEST_F(placer, before_it_is_armed_room_is_the_guests_own)
+{
+	struct block *b = &self->block;
+	uint64_t done = 0;
+
+	ASSERT_EQ(b->at + 3 * TARGET_PAGE, placer_room(&b->placer, &b->stage[0], 3 * TARGET_PAGE));
+	ASSERT_EQ(PLACED_OK, block_place(b, 0, 1, 1, 1, true, &done));
+	ASSERT_EQ(b->page, done);
+	ASSERT_EQ(2, block_wrong(b, 1, 2, 1));
+	ASSERT_EQ(PLACED_OK, placer_zero(&b->placer, &b->stage[0], b->page, TARGET_PAGE, true,
+					 &done, &b->err));
+	ASSERT_EQ(TARGET_PAGE, done);
+	ASSERT_EQ(0, b->at[b->page]);
+	ASSERT_EQ(0, b->at[b->page + TARGET_PAGE - 1]);
+	if (b->page > TARGET_PAGE)
+		ASSERT_NE(0, b->at[b->page + TARGET_PAGE] | b->at[b->page + TARGET_PAGE + 1]);
+	ASSERT_EQ(0, placer_wake(&b->placer, 0, b->page, &b->err));
+}
+
+TEST_F(placer, armed_room_is_elsewhere)
+{
+	struct block *b = &self->block;
+	uint64_t i;
+
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err))
+	TH_LOG("%s", b->err.text);
+	for (i = 0; i < b->pages; i++) {
+		uint8_t *room = placer_room(&b->placer, &b->stage[0], i * b->page);
+
+		ASSERT_FALSE(room >= b->at && room < b->at + BLOCK_BYTES);
+		*room = 1;
+	}
+	ASSERT_TRUE(block_quiet(b));
+	/* Neighbours lie beside each other */
+	ASSERT_EQ(placer_room(&b->placer, &b->stage[0], 0) + TARGET_PAGE,
+		  placer_room(&b->placer, &b->stage[0], TARGET_PAGE));
+}
+
+TEST_F(placer, a_disarmed_one_can_be_armed_again)
+{
+	struct block *b = &self->block;
+	struct toucher toucher = { 0 };
+	struct uffd_event event;
+
+	ASSERT_EQ(0, placer_advise(&b->placer, &b->err));
+	ASSERT_EQ(0, placer_disarm(&b->placer, &b->err));
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	ASSERT_TRUE(toucher_start(&toucher, b->at));
+	ASSERT_EQ(1, read_events(&b->uffd, &event, 1));
+	ASSERT_EQ(0, placer_disarm(&b->placer, &b->err));
+	ASSERT_EQ(0, toucher_end(&toucher));
+	ASSERT_EQ(b->at, placer_room(&b->placer, &b->stage[0], 0));
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	ASSERT_EQ(PLACED_BEFORE, block_place(b, 0, 0, 1, 1, true, NULL));
+	ASSERT_EQ(PLACED_OK, block_place(b, 0, 1, 1, 1, true, NULL));
+}
+
+/* The kernel wakes those of MISSING only when a range is no longer watched. */
+TEST_F(placer, disarming_wakes_minor_faults)
+{
+	struct block *b = &self->block;
+	struct toucher toucher = { 0 };
+	struct uffd_event event;
+	bool minor = variant->alias;
+
+	block_fill(b, 1);
+	ASSERT_EQ(0, placer_hide(&b->placer, 0, BLOCK_BYTES, &b->err));
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	ASSERT_TRUE(toucher_start(&toucher, b->at));
+	ASSERT_EQ(1, read_events(&b->uffd, &event, 1));
+	ASSERT_EQ(minor, event.minor);
+	ASSERT_EQ(0, placer_disarm(&b->placer, &b->err))
+	TH_LOG("%s", b->err.text);
+	toucher_end(&toucher);
+}
+
+TEST_F(placer, another_watcher_is_in_the_way)
+{
+	struct block *b = &self->block;
+	struct uffd other;
+
+	ASSERT_EQ(0, uffd_open(&other, 0, false, &b->err));
+	ASSERT_EQ(0, uffd_register(&other, b->at, BLOCK_BYTES, UFFD_MISSING, NULL, &b->err));
+	ASSERT_EQ(-EBUSY, placer_arm(&b->placer, &b->err));
+	ASSERT_EQ(0, strncmp(b->err.text, "block '", 7));
+	ASSERT_NE(NULL, strstr(b->err.text, "another userfaultfd"))
+	TH_LOG("%s", b->err.text);
+	ASSERT_FALSE(b->placer.armed);
+	uffd_close(&other);
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+}
+
+/* "hg", "nh" or nothing, of the mapping at @at */
+static const char *advice(const void *at)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+	const char *found = "?";
+	char line[512];
+	bool inside = false;
+	uint64_t start;
+
+	while (smaps && fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%lx-", &start) == 1 && strchr(line, '-'))
+			inside = start == (uintptr_t)at;
+		if (inside && strncmp(line, "VmFlags:", 8) == 0)
+			found = strstr(line, " hg") ? "hg" : strstr(line, " nh") ? "nh" : "";
+	}
+	if (smaps)
+		fclose(smaps);
+	return found;
+}
+
+static bool huge_is_always(bool file)
+{
+	FILE *mode = fopen(file ? "/sys/kernel/mm/transparent_hugepage/shmem_enabled" :
+				  "/sys/kernel/mm/transparent_hugepage/enabled",
+			   "re");
+	char line[128] = "";
+
+	if (mode && !fgets(line, sizeof(line), mode))
+		line[0] = '\0';
+	if (mode)
+		fclose(mode);
+	return strstr(line, "[always]") || strstr(line, "[within_size]");
+}
+
+TEST_F(placer, advice_is_restored)
+{
+	static const int given[] = { MADV_HUGEPAGE, MADV_NOHUGEPAGE };
+	static const char *const name[] = { "hg", "nh" };
+	struct block *b = &self->block;
+	bool huge = b->page == STAGE_BYTES;
+	unsigned i;
+
+	for (i = 0; i < 2 && !huge; i++) {
+		placer_fini(&b->placer);
+		ASSERT_EQ(0, madvise(b->at, BLOCK_BYTES, given[i]));
+		ASSERT_EQ(0, placer_init(&b->placer, &b->memory.region, &b->uffd, &b->err));
+		ASSERT_STREQ(name[i], advice(b->at));
+		ASSERT_EQ(0, placer_advise(&b->placer, &b->err));
+		ASSERT_STREQ("nh", advice(b->at));
+		placer_fini(&b->placer);
+		ASSERT_STREQ(name[i], advice(b->at));
+	}
+	if (huge) {
+		ASSERT_EQ(0, placer_advise(&b->placer, &b->err));
+		ASSERT_STREQ("", advice(b->at));
+	}
+}
+
+/* There is no way back to no advice; the nearest is what the system does by itself. */
+TEST_F(placer, no_advice)
+{
+	bool always = huge_is_always(memory_traits[variant->kind].fd);
+	const char *found = variant->kind == MEMORY_THP ? "hg" : "";
+	struct block *b = &self->block;
+
+	ASSERT_STREQ(found, advice(b->at));
+	ASSERT_EQ(0, placer_advise(&b->placer, &b->err));
+	placer_fini(&b->placer);
+	if (!*found && b->page < STAGE_BYTES)
+		found = always ? "hg" : "nh";
+	ASSERT_STREQ(found, advice(b->at));
+}
+
+/* Given back only if it was taken: what it is meanwhile is somebody else's. */
+TEST_F(placer, advice_of_others)
+{
+	struct block *b = &self->block;
+	bool huge = b->page == STAGE_BYTES;
+
+	if (!huge)
+		ASSERT_EQ(0, madvise(b->at, BLOCK_BYTES, MADV_NOHUGEPAGE));
+	placer_fini(&b->placer);
+	ASSERT_STREQ(huge ? "" : "nh", advice(b->at));
+}
+
+TEST_F(placer, a_block_of_several_mappings)
+{
+	struct block *b = &self->block;
+
+	ASSERT_EQ(0, mprotect(b->at + STAGE_BYTES, STAGE_BYTES, PROT_READ));
+	placer_fini(&b->placer);
+	ASSERT_EQ(0, placer_init(&b->placer, &b->memory.region, &b->uffd, &b->err))
+	TH_LOG("%s", b->err.text);
+	ASSERT_EQ(variant->alias, b->placer.alias != NULL);
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	ASSERT_EQ(0, mprotect(b->at, BLOCK_BYTES, PROT_READ | PROT_WRITE));
+}
+
+TEST(a_kernel_without_minor_faults)
+{
+	struct block b;
+
+	ASSERT_EQ(0, block_open(&b, MEMORY_MEMFD, 0))
+	TH_LOG("%s", b.err.text);
+	placer_fini(&b.placer);
+	b.uffd.offered &= ~(uint64_t)UFFD_FEATURE_MINOR_SHMEM;
+	ASSERT_EQ(0, placer_init(&b.placer, &b.memory.region, &b.uffd, &b.err));
+	ASSERT_EQ(NULL, b.placer.alias);
+	ASSERT_EQ(PLACER_COPY, b.placer.way);
+	block_fill(&b, 1);
+	ASSERT_EQ(0, placer_hide(&b.placer, 0, BLOCK_BYTES / 2, &b.err));
+	ASSERT_EQ(0, placer_arm(&b.placer, &b.err));
+	ASSERT_EQ(PLACED_OK, block_place(&b, 0, 0, 512, 2, true, NULL));
+	ASSERT_EQ(PLACED_OK, block_place(&b, 0, 512, 256, 2, true, NULL));
+	ASSERT_EQ(b.pages / 2, block_wrong(&b, 0, b.pages / 2, 2));
+	ASSERT_EQ(b.pages, block_wrong(&b, b.pages / 2, b.pages, 1));
+	block_close(&b);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef UFFD_MAPPING_H
+#define UFFD_MAPPING_H
+
+#include "base/region.h"
+
+#include <stdbool.h>
+#include <wherry/err.h>
+
+/**
+ * struct mapping - What kind of memory a block is
+ * @shared:	MAP_SHARED; a write goes to the file
+ * @file:	There is a file behind it (memfd, tmpfs, hugetlbfs, shared anonymous)
+ * @hugetlb:	Of huge pages that never are anything else
+ * @advice:	MADV_HUGEPAGE, MADV_NOHUGEPAGE, or -1 for neither
+ */
+struct mapping {
+	bool shared;
+	bool file;
+	bool hugetlb;
+	int advice;
+};
+
+/**
+ * mapping_find() - Look a block up in /proc/self/smaps
+ *
+ * All of it must be mapped, in pages of the size the block says, in one kind; where
+ * the block has a descriptor it must be of the file that is mapped, at the place
+ * the block says.
+ *
+ * Return: 0, or a negative errno and a sentence naming the block
+ */
+int mapping_find(struct mapping *mapping, const struct region *region, struct wh_err *err);
+
+/**
+ * mapping_restore() - Give advice back as it was found
+ *
+ * There is no way back to "neither": where the system makes huge pages without being
+ * asked that is MADV_HUGEPAGE, elsewhere it is the MADV_NOHUGEPAGE of now.
+ */
+int mapping_restore(const struct mapping *mapping, const struct region *region, struct wh_err *err);
+
+#endif /* UFFD_MAPPING_H */

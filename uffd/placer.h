@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef UFFD_PLACER_H
+#define UFFD_PLACER_H
+
+#include "uffd/mapping.h"
+#include "uffd/uffd.h"
+
+/*
+ * How pages get into one block, by the kind of memory behind it:
+ *
+ *	private anonymous	stage, then COPY; whole aligned 2 MiB from a huge
+ *				stage by MOVE where that is offered
+ *	shared, with a file	what the file holds already (placer_hide()): second
+ *				mapping, then CONTINUE; what it does not: stage, then COPY,
+ *				which allocates without zeroing first
+ *	any other		stage, then COPY
+ *
+ * selftests/bench/placing shows what each way costs. A block has one placer; each
+ * channel has a struct stage of its own, so two threads may place into one block at
+ * once. Nobody places the same page twice: that is the caller's bitmap.
+ */
+enum placer_way {
+	PLACER_COPY,
+	PLACER_MOVE,
+	PLACER_CONTINUE,
+	PLACER_WAY_COUNT
+};
+
+/**
+ * struct placer - One block and the way into it
+ * @mapping:	Kind of memory, and the advice that placer_fini() restores
+ * @way:	The best there is for this block; single pages may go by COPY all the same
+ * @alias:	Second mapping of @region, or NULL
+ * @hidden:	With @alias, a bit a page: its old contents lie in the file, unmapped. New ones
+ *		go over them through @alias, then CONTINUE. Shared by the threads that place
+ * @direct:	With @alias, a bit for STAGE_BYTES of the block: all of them were hidden when it
+ *		was armed, room is in @alias
+ * @zeros:	A page of nothing, where the kernel has no ZEROPAGE; or NULL
+ * @ioctls:	The kernel's answer when it was armed
+ */
+struct placer {
+	const struct region *region;
+	const struct uffd *uffd;
+	struct mapping mapping;
+	enum placer_way way;
+	uint8_t *alias;
+	uint64_t *hidden;
+	uint64_t *direct;
+	uint8_t *zeros;
+	uint64_t ioctls;
+	bool armed;
+	bool advised;
+};
+
+/* Bytes a stage holds: one huge page, and the unit in which MOVE wins. */
+#define STAGE_BYTES (UINT64_C(2) << 20)
+
+/**
+ * struct stage - Where contents lie until they are placed; of one thread
+ *
+ * Its pages come and go: nobody registers them (fixed buffers, RDMA).
+ *
+ * @memory:	Aligned to @size, DONTFORK, of one huge page where there is one
+ * @pagemap:	/proc/self/pagemap, or -1
+ * @skip:	MOVE does not pay here: so many times it is not tried
+ * @skips:	How many the last time
+ * @moved:	The page was moved away and the next one has not been looked at
+ */
+struct stage {
+	uint8_t *memory;
+	uint64_t size;
+	int pagemap;
+	unsigned skip;
+	unsigned skips;
+	bool moved;
+};
+
+/**
+ * placer_init() - Find out what memory it is and how to fill it
+ *
+ * Finds kind and advice in /proc/self/smaps, makes the second mapping where
+ * @region has a descriptor (checked: it must be the file behind addr). Touches
+ * nothing of the memory itself.
+ *
+ * Return: 0, or a negative errno and a sentence naming the block
+ */
+int placer_init(struct placer *placer, const struct region *region, const struct uffd *uffd,
+		struct wh_err *err);
+/* Unmaps the second mapping and restores advice. Not while armed. */
+void placer_fini(struct placer *placer);
+/*
+ * While armed: gives back all but what keeps missing pages missing. Who touches one
+ * sleeps, as long as the userfaultfd stays open.
+ */
+void placer_abandon(struct placer *placer);
+
+/**
+ * placer_discard() - Drop the contents of a range so that it reads as missing
+ *
+ * Until it is armed that is: as zeros. Of a file that is mapped privately the contents
+ * go too if the block has its descriptor; if it has none the file must hold nothing
+ * there, which is checked where it can be.
+ *
+ * Not while armed with EVENT_REMOVE, since it would wait for its own event to be read.
+ *
+ * Return: 0, or a negative errno and a sentence
+ */
+int placer_discard(struct placer *placer, uint64_t offset, uint64_t length, struct wh_err *err);
+/**
+ * placer_hide() - The same for what will be placed again, all of it, once armed
+ *
+ * What a file holds it keeps, so that nothing is given back and allocated anew: armed,
+ * the range is missing; until then it reads as it was, and only placer_room() is a way
+ * to write to it. Where there is no second mapping it is placer_discard().
+ */
+int placer_hide(struct placer *placer, uint64_t offset, uint64_t length, struct wh_err *err);
+/*
+ * The second half of hiding, for placer_arm(): not before, since whoever reads a page maps
+ * its neighbours as well.
+ */
+int placer_unmap_hidden(struct placer *placer, struct wh_err *err);
+/* No huge page may fill holes from here on (MADV_NOHUGEPAGE) */
+int placer_advise(struct placer *placer, struct wh_err *err);
+/* Register with the uffd; from here on missing pages fault. */
+int placer_arm(struct placer *placer, struct wh_err *err);
+/* Unregister and wake: only when every page is in, absent pages would read as zeros. */
+int placer_disarm(struct placer *placer, struct wh_err *err);
+
+int stage_init(struct stage *stage, uint64_t size, struct wh_err *err);
+void stage_fini(struct stage *stage);
+/* A full stage: does it hold one huge page, so that MOVE pays? */
+bool stage_movable(struct stage *stage);
+/* What became of it: MOVE took the page, or could not; after that, all of it was copied */
+void stage_moved(struct stage *stage, bool moved);
+void stage_copied(struct stage *stage);
+
+/**
+ * placer_room() - Where the contents of a page are to be put before it is placed
+ * @offset:	In the block
+ *
+ * In the second mapping where there is one, else in the stage, at @offset modulo
+ * its size: neighbours lie beside each other up to the next multiple of it (of
+ * STAGE_BYTES in the second mapping). Never in the guest's own mapping once armed;
+ * before that, always there.
+ */
+uint8_t *placer_room(const struct placer *placer, const struct stage *stage, uint64_t offset);
+
+/**
+ * placer_place() - Let the guest have what placer_room() holds
+ * @length:	Multiple of the block's page size; does not cross a stage
+ *
+ * MOVE falls back to COPY where pages are pinned or the kernel says no. Before
+ * arming there is nothing to do: PLACED_OK.
+ */
+enum placed placer_place(struct placer *placer, struct stage *stage, uint64_t offset,
+			 uint64_t length, bool wake, uint64_t *done, struct wh_err *err);
+/**
+ * placer_zero() - Zero pages
+ * @length:	Multiple of the block's page size once armed, before that of TARGET_PAGE
+ *
+ * ZEROPAGE where the memory has it, else zeros are placed. What lies in @stage stays.
+ *
+ * A page that is in the file and merely not mapped, without placer_hide(), has been
+ * there all the time (memory was short, or the guest used MADV_DONTNEED): it is mapped
+ * again as it is. Whoever put something into placer_room() that is not to be placed
+ * discards it.
+ */
+enum placed placer_zero(struct placer *placer, struct stage *stage, uint64_t offset,
+			uint64_t length, bool wake, uint64_t *done, struct wh_err *err);
+int placer_wake(struct placer *placer, uint64_t offset, uint64_t length, struct wh_err *err);
+
+#endif /* UFFD_PLACER_H */
