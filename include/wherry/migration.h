@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef WHERRY_MIGRATION_H
+#define WHERRY_MIGRATION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <wherry/err.h>
+
+#pragma GCC visibility push(default)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * struct wh_migration - One migration of one guest, one end of it
+ *
+ * There are no globals: a process may have as many as it likes. Unless a function
+ * says otherwise it is for one thread at a time.
+ */
+struct wh_migration;
+
+enum wh_role {
+	WH_SOURCE,
+	WH_DEST,
+};
+
+/**
+ * enum wh_phase - Where a migration is
+ * @WH_PHASE_SETUP:	Listening, connecting
+ * @WH_PHASE_PRECOPY:	The guest runs at the source
+ * @WH_PHASE_SWITCHOVER: It runs nowhere
+ * @WH_PHASE_POSTCOPY:	It runs at the destination, not all pages are there
+ * @WH_PHASE_PAUSED:	The link broke in postcopy. The guest goes on with the pages
+ *			it has and waits for the others; nothing is lost
+ * @WH_PHASE_DONE:	All of it is at the destination
+ * @WH_PHASE_FAILED:	Before the point of no return: the source has the guest.
+ * @WH_PHASE_UNKNOWN:	Source only: the link broke after everything was sent and
+ *			before the destination said that it took over. The guest stays
+ *			stopped here, since it may be running there
+ * @WH_PHASE_CANCELLED:	By wh_cancel(); the source has the guest
+ */
+enum wh_phase {
+	WH_PHASE_SETUP,
+	WH_PHASE_PRECOPY,
+	WH_PHASE_SWITCHOVER,
+	WH_PHASE_POSTCOPY,
+	WH_PHASE_PAUSED,
+	WH_PHASE_DONE,
+	WH_PHASE_FAILED,
+	WH_PHASE_UNKNOWN,
+	WH_PHASE_CANCELLED,
+	WH_PHASE_COUNT
+};
+
+/* QEMU's names: "setup", "active", "device", "postcopy-active", ... */
+const char *wh_phase_name(enum wh_phase phase);
+/* Nothing more will happen by itself */
+bool wh_phase_ended(enum wh_phase phase);
+
+/**
+ * struct wh_block - A block of guest RAM
+ * @name:	Key on the wire, 1 to 255 bytes; copied
+ * @addr:	The guest's mapping, page-aligned; at the destination nothing else may
+ *		rely on its contents: they are dropped. Must stay until wh_free()
+ * @length:	Bytes, multiple of @page_size
+ * @page_size:	Of the host pages behind @addr: 4096, or that of hugetlb
+ * @fd:		Of the memfd or hugetlb file mapped shared at @addr, else -1. Not taken
+ *		over; duplicated
+ * @fd_offset:	Where in the file the block begins
+ */
+struct wh_block {
+	const char *name;
+	void *addr;
+	uint64_t length;
+	uint64_t page_size;
+	uint64_t fd_offset;
+	int fd;
+};
+
+/**
+ * enum wh_device_format - What device state is made of
+ * @WH_DEVICE_OWN:	The bytes that device_save() of another user of this library gave
+ * @WH_DEVICE_QEMU:	QEMU's sections, from the first FULL on, as they were
+ */
+enum wh_device_format {
+	WH_DEVICE_OWN,
+	WH_DEVICE_QEMU,
+};
+
+enum wh_event_kind {
+	WH_EVENT_PHASE, /* phase, err (failures) */
+	WH_EVENT_ROUND, /* round: a precopy round ended */
+};
+
+struct wh_event {
+	enum wh_event_kind kind;
+	enum wh_phase phase;
+	uint64_t round;
+	const struct wh_err *err;
+};
+
+enum wh_log_level {
+	WH_LOG_ERROR,
+	WH_LOG_WARNING,
+	WH_LOG_INFO,
+	WH_LOG_DEBUG,
+};
+
+/* Of device_load(): it goes on elsewhere; wh_device_loaded() will say how it ended */
+#define WH_PENDING 1
+
+/**
+ * struct wh_callbacks - What the VMM does for its migration
+ *
+ * Called on the thread that drives the migration: the one in wh_process(), or the
+ * library's. None may call back into the same migration, but for the functions
+ * that say "any thread". Unused ones are NULL. Those with an err return 0 or a
+ * negative errno and may fill in a sentence.
+ *
+ * @event:	Something happened; for a quick note, not for work
+ * @log:	A line, no newline; rate-limited where the peer or the guest causes it
+ *
+ * Source:
+ * @pause:	Stop the guest: when it returns, nothing writes guest memory any more,
+ *		devices included
+ * @resume:	The migration failed or was cancelled while the guest was paused: go on
+ * @device_save: The paused guest's device state. malloc()ed, the library frees it. Without
+ *		it none is sent
+ * @dirty_start: Begin to log writes; every page counts as written at first
+ * @dirty_sync:	OR into @map the pages of 4096 bytes written since the last call.
+ *		Without it the library tracks writes itself (userfaultfd WP_ASYNC),
+ *		which does not see DMA by devices
+ * @dirty_stop:	No more dirty_sync(); also after failures
+ *
+ * Destination:
+ * @block:	The stream names a block that was not added: fill in *@block (its memory
+ *		the callback makes; @page_size is that of the source) and return 0.
+ *		Without it unknown blocks are refused
+ * @device_load: Take the device state; @data is gone afterwards. It must not touch
+ *		guest RAM on this thread, since the pages may be missing and this thread
+ *		fetches them: let another thread do so and return WH_PENDING
+ * @start:	Run the guest from here on
+ */
+struct wh_callbacks {
+	void (*event)(void *opaque, const struct wh_event *event);
+	void (*log)(void *opaque, enum wh_log_level level, const char *line);
+
+	int (*pause)(void *opaque, struct wh_err *err);
+	int (*resume)(void *opaque, struct wh_err *err);
+	int (*device_save)(void *opaque, void **data, size_t *length, struct wh_err *err);
+	int (*dirty_start)(void *opaque, struct wh_err *err);
+	int (*dirty_sync)(void *opaque, const struct wh_block *block, uint64_t *map, size_t pages,
+			  struct wh_err *err);
+	void (*dirty_stop)(void *opaque);
+
+	int (*block)(void *opaque, const char *name, uint64_t length, uint64_t page_size,
+		     struct wh_block *block, struct wh_err *err);
+	int (*device_load)(void *opaque, const void *data, size_t length,
+			   enum wh_device_format format, struct wh_err *err);
+	int (*start)(void *opaque, struct wh_err *err);
+};
+
+/**
+ * enum wh_urgent - A second connection for pages that a guest waits for
+ *
+ * QEMU's postcopy-preempt. As in QEMU both ends must be set alike.
+ *
+ * @WH_URGENT_OFF:	Requested pages jump the queue of the one connection
+ * @WH_URGENT_AT_SWITCH: Opened at the switch to postcopy (QEMU 8.0 and later)
+ * @WH_URGENT_AT_START:	Opened with the first one (QEMU 7.x machine types)
+ *
+ * A destination takes either, and none, for anything but WH_URGENT_OFF.
+ */
+enum wh_urgent {
+	WH_URGENT_OFF,
+	WH_URGENT_AT_SWITCH,
+	WH_URGENT_AT_START,
+};
+
+/**
+ * struct wh_config - How to migrate
+ * @size:		sizeof(struct wh_config), set by wh_config_init()
+ * @callbacks:		Copied
+ * @opaque:		First argument of each
+ *
+ * @postcopy:		Both ends alike; without it the migration is precopy only.
+ *			Implies a return path
+ * @return_path:	Source: open it also without postcopy, so that the destination
+ *			says whether it took over
+ * @urgent:		See enum wh_urgent
+ * @removes:		Destination: the VMM drops guest memory (balloon, free page
+ *			reporting) by madvise() while pages are missing, and wants it to read
+ *			as zeros. The kernel does not tell MADV_DONTNEED from MADV_REMOVE: of
+ *			shared memory both drop pages that are still missing
+ *
+ * @bandwidth:		Source, bytes a second in precopy, 0: no limit
+ * @postcopy_bandwidth:	The same for the background pages of postcopy
+ * @downtime_ns:	Source: switch over when what is dirty takes no longer than this
+ * @postcopy_after_ns:	Source: switch to postcopy after so long in precopy; 0: only by
+ *			wh_start_postcopy()
+ * @machine:		Source: machine type in the configuration section
+ *
+ * @connect_timeout_ns:	Source: to connect. Destination: for a connection to say what it is
+ * @dead_peer_ns:	A peer silent for so long, where it owes an answer, is gone
+ * @device_state_max:	Destination: bytes of device state accepted
+ *
+ * @fault_cpu:		Destination: processor of the fault thread, -1: any
+ * @fault_priority:	Its SCHED_FIFO priority, 0: none
+ * @fault_spin_ns:	It polls so long before it sleeps (adaptive: less while that does
+ *			not pay), 0: never. For wh_start() only
+ */
+struct wh_config {
+	size_t size;
+	const struct wh_callbacks *callbacks;
+	void *opaque;
+
+	bool postcopy;
+	bool return_path;
+	bool removes;
+	enum wh_urgent urgent;
+
+	uint64_t bandwidth;
+	uint64_t postcopy_bandwidth;
+	uint64_t downtime_ns;
+	uint64_t postcopy_after_ns;
+	const char *machine;
+
+	uint64_t connect_timeout_ns;
+	uint64_t dead_peer_ns;
+	uint64_t device_state_max;
+
+	int fault_cpu;
+	int fault_priority;
+	uint64_t fault_spin_ns;
+};
+
+/* Defaults: postcopy with an urgent channel, 300 ms of downtime, no limits, no spinning. */
+void wh_config_init(struct wh_config *config);
+
+/**
+ * wh_new() - Make one end of a migration
+ *
+ * Return: 0 and *@migration, for wh_free(); or a negative errno and a sentence
+ */
+int wh_new(struct wh_migration **migration, enum wh_role role, const struct wh_config *config,
+	   struct wh_err *err);
+
+/**
+ * wh_free() - End it in any state and give everything back
+ *
+ * Stops the library's threads. While pages are missing (WH_PHASE_POSTCOPY, PAUSED)
+ * the watched memory would read as zeros afterwards, so its userfaultfd is then left
+ * open, on purpose: threads that touch missing pages sleep until the process ends.
+ */
+void wh_free(struct wh_migration *migration);
+
+/* Before wh_connect() or wh_listen() */
+int wh_add_block(struct wh_migration *migration, const struct wh_block *block, struct wh_err *err);
+
+/**
+ * wh_connect() - Source: where to. wh_listen() - Destination: where
+ * @uri:	tcp:HOST:PORT, tcp:[V6]:PORT, unix:PATH, vsock:CID:PORT, fd:N (taken over)
+ *
+ * Names are resolved here. wh_listen() listens when it returns; wh_connect()
+ * connects when the migration is driven.
+ */
+int wh_connect(struct wh_migration *migration, const char *uri, struct wh_err *err);
+int wh_listen(struct wh_migration *migration, const char *uri, struct wh_err *err);
+/* Where it really listens: port 0 is resolved. Valid until wh_free() */
+const char *wh_listen_uri(const struct wh_migration *migration);
+
+/**
+ * wh_start() - Let the library's threads drive it
+ *
+ * Two at each end: one for the bulk of the pages and everything else, and one for
+ * faults (destination) or requests (source) and the urgent channel. wh_wait() says
+ * when it has ended.
+ */
+int wh_start(struct wh_migration *migration, struct wh_err *err);
+
+/**
+ * wh_fd() - Or drive it from an event loop: readable when wh_process() has work
+ *
+ * Owned by the migration. The same thread calls wh_process() every time, and once before
+ * it polls. epoll_wait() may return -EINTR for it without a signal.
+ *
+ * Return: the descriptor, or a negative errno
+ */
+int wh_fd(struct wh_migration *migration);
+/**
+ * wh_process() - Do what can be done without waiting
+ *
+ * Return: 1 it goes on, 0 it has ended (see wh_get_phase()), or a negative errno and
+ * a sentence if it failed
+ */
+int wh_process(struct wh_migration *migration, struct wh_err *err);
+
+/**
+ * wh_wait() - Until it has ended or paused; any thread
+ * @timeout_ns:	Negative: for ever
+ *
+ * For wh_start() only.
+ *
+ * Return: 0 done; -EAGAIN the time is up and it goes on; otherwise a negative errno and the
+ * sentence of what went wrong, wh_get_phase() says who has the guest
+ */
+int wh_wait(struct wh_migration *migration, int64_t timeout_ns, struct wh_err *err);
+
+/* Source: go over to postcopy as soon as may be; any thread */
+int wh_start_postcopy(struct wh_migration *migration, struct wh_err *err);
+
+/**
+ * wh_cancel() - Source in precopy: stop, the guest goes on here; any thread
+ *
+ * Return: 0 asked for, the phase will be CANCELLED; -EBUSY too late for that
+ */
+int wh_cancel(struct wh_migration *migration, struct wh_err *err);
+
+/* Destination, after WH_PENDING: device state is loaded (0) or not (negative errno); any thread */
+int wh_device_loaded(struct wh_migration *migration, int result);
+
+/*
+ * Machine type in the configuration section, "" if there was none. At the destination
+ * from the block callback on, any thread; valid until wh_free()
+ */
+const char *wh_get_machine(const struct wh_migration *migration);
+
+/* Any thread */
+enum wh_phase wh_get_phase(const struct wh_migration *migration);
+
+/**
+ * struct wh_stats - Figures of one end, from the beginning
+ *
+ * Pages are of 4096 bytes. Latencies are from the message of the fault to the wake,
+ * in ns; those of the source from the request to its page handed to the kernel.
+ */
+struct wh_stats {
+	enum wh_phase phase;
+	uint64_t now_ns;       /* since the beginning, ends with the migration */
+	uint64_t bytes;	       /* on the wire, all channels, this end's main direction */
+	uint64_t bytes_return; /* the other direction */
+	uint64_t pages_total;
+	uint64_t pages_left; /* source: to be sent; destination: missing */
+	uint64_t pages_normal;
+	uint64_t pages_zero;
+	uint64_t pages_xbzrle;
+	uint64_t pages_urgent; /* over the urgent channel */
+	uint64_t pages_before; /* came though they were there */
+	uint64_t rounds;
+	uint64_t bandwidth;   /* bytes a second, estimate */
+	uint64_t dirty_rate;  /* pages a second, last round */
+	uint64_t left_ns;     /* until the end, estimate; 0 unknown */
+	uint64_t downtime_ns; /* source: pause to the end of device state, or to done */
+	uint64_t requests;    /* source: taken; destination: sent */
+	uint64_t faults;
+	uint64_t fault_p50_ns;
+	uint64_t fault_p99_ns;
+	uint64_t fault_max_ns;
+	uint64_t fault_sum_ns;
+	uint64_t own_bytes; /* memory this end has allocated for itself */
+};
+
+/* Any thread */
+void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats);
+
+/**
+ * struct wh_thread_wait - How long a thread stood still for missing pages
+ * @tid:	As the kernel reports it
+ */
+struct wh_thread_wait {
+	uint32_t tid;
+	uint64_t faults;
+	uint64_t waited_ns;
+};
+
+/* Destination, any thread; returns how many there are (at most @room are filled in) */
+unsigned wh_get_thread_waits(const struct wh_migration *migration, struct wh_thread_wait *waits,
+			     unsigned room);
+
+#ifdef __cplusplus
+}
+#endif
+
+#pragma GCC visibility pop
+
+#endif /* WHERRY_MIGRATION_H */

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef POSTCOPY_DEST_H
+#define POSTCOPY_DEST_H
+
+#include "base/hist.h"
+#include "base/region.h"
+#include "postcopy/phase.h"
+#include "uffd/uffd.h" /* enum placed */
+#include "wire/device.h"
+#include "wire/stream.h"
+
+/*
+ * The destination: what to do with bytes from the source and with faults of the
+ * guest. An engine: no descriptor, clock, thread or allocation; it meets the world
+ * through struct dest_ops.
+ *
+ * Two threads may be in it at once: the bulk thread (main channel, everything not
+ * said otherwise) and the fault thread (dest_fault(), dest_removed(), the urgent
+ * channel), or one thread may do both. Shared are the three bitmaps of a block,
+ * the table of waiters, and the counters, all atomic. Only the bulk thread moves the
+ * phase: what fails on the other one is kept until dest_step().
+ *
+ *	arrived		contents are being placed or were: whoever sets the bit
+ *			places the page, the other drops its copy. Of a host page, from
+ *			arming on, the bit of its first target page stands for all
+ *	received	it is in place; set only after that
+ *	asked		a thread waits for it: requested, or on its way already; of a
+ *			host page the bit of its first target page
+ *
+ * A fault on a page whose received bit is set, and which yet is absent, is one
+ * that is zero: never filled in since precopy said it is zero, or removed by the
+ * guest. It gets a zero page.
+ */
+
+enum channel {
+	CHANNEL_MAIN,
+	CHANNEL_URGENT,
+	CHANNEL_COUNT
+};
+
+/* None that bytes come on: the pace of zero pages that dest_fault() has to try again */
+#define CHANNEL_FAULT ((enum channel)CHANNEL_COUNT)
+
+struct dest_block {
+	const struct region *region;
+	uint64_t used;	    /* bytes; of the list, at most region->length */
+	uint64_t page_size; /* in which it is placed: the larger of ours and the source's */
+	uint64_t *arrived;  /* one bit a target page, in all three */
+	uint64_t *received;
+	uint64_t *asked;
+	bool fresh; /* discarded and not written since: absent pages are zero */
+};
+
+/**
+ * struct dest_ops - The world, as the engine sees it
+ * @block:	A line of the block list: find or make its memory and fill in all of
+ *		*@block, bitmaps zeroed. Called in list order, for dest->blocks
+ * @send:	A whole message for the return path; may be called on both threads. Counts
+ *		bytes_return
+ *		A request may come behind SHUT, of a fault whose page has just been placed:
+ *		it is not to be sent any more
+ * @room:	Where contents of this page go before place(); on the page's thread
+ * @place:	As placer_place(); @done as there
+ * @zero:	As placer_zero(). Changes neither a page that is there already (the guest
+ *		may have written it) nor what lies in room(): PLACED_BEFORE
+ * @hold:	NULL if guest memory is never removed; else takes (true) and gives back the
+ *		lock that whoever calls dest_removed() holds from before it reads the event.
+ *		Taken while contents are put into room(), which may be memory the guest has
+ *		in use again. place() has to look at the received bits under it itself, and
+ *		says PLACED_CHANGING if one is set by then
+ * @wake:	Waiters in the range
+ * @discard:	Drop memory so that it is missing
+ * @advise:	Postcopy may come: no huge pages from here on
+ * @arm:	Missing pages fault from here on, and dest_fault() hears of them
+ * @disarm:	Everything is in place
+ * @buffer:	A buffer of at least @size bytes, old contents kept; one, owned by the world
+ * @device:	Device state; 0 loaded, WH_PENDING dest_device_loaded() will say
+ * @start:	Run the guest
+ * @moved:	The phase changed; err is the reason of FAILED and PAUSED, else NULL
+ * @last_page:	No page is missing any more: called once, on the thread that placed it
+ *		(the bulk thread if none was missing from the beginning)
+ */
+struct dest_ops {
+	int (*block)(void *ctx, const struct ram_block *line, struct dest_block *block,
+		     struct wh_err *err);
+	int (*send)(void *ctx, const void *message, size_t length, struct wh_err *err);
+	uint8_t *(*room)(void *ctx, enum channel channel, unsigned block, uint64_t offset);
+	enum placed (*place)(void *ctx, enum channel channel, unsigned block, uint64_t offset,
+			     uint64_t length, bool wake, uint64_t *done, struct wh_err *err);
+	enum placed (*zero)(void *ctx, enum channel channel, unsigned block, uint64_t offset,
+			    uint64_t length, bool wake, uint64_t *done, struct wh_err *err);
+	void (*hold)(void *ctx, bool hold);
+	int (*wake)(void *ctx, unsigned block, uint64_t offset, uint64_t length,
+		    struct wh_err *err);
+	int (*discard)(void *ctx, unsigned block, uint64_t offset, uint64_t length,
+		       struct wh_err *err);
+	int (*advise)(void *ctx, struct wh_err *err);
+	int (*arm)(void *ctx, struct wh_err *err);
+	int (*disarm)(void *ctx, struct wh_err *err);
+	uint8_t *(*buffer)(void *ctx, size_t size, struct wh_err *err);
+	int (*device)(void *ctx, const void *data, size_t length, enum wh_device_format format,
+		      struct wh_err *err);
+	int (*start)(void *ctx, struct wh_err *err);
+	void (*moved)(void *ctx, enum dest_phase from, enum dest_phase to,
+		      const struct wh_err *err);
+	void (*last_page)(void *ctx);
+};
+
+struct dest_config {
+	bool postcopy;
+	uint64_t device_state_max; /* bytes */
+	uint64_t urgent_wait_ns;   /* after EOF, for pages still on the urgent channel */
+};
+
+/* Of the description behind precopy's device state, which does not count as such */
+#define DEST_VMDESC_MAX (16u << 20)
+
+/* Faults waited for at once: vCPU and device threads of one guest */
+#define DEST_WAITERS 256u
+#define DEST_THREADS 256u
+
+/* What a fault waits for; a slot is free while key is 0 */
+struct dest_waiter {
+	uint64_t key; /* 1 + block << 48 | host page */
+	uint64_t since_ns;
+	uint32_t thread; /* index into threads */
+};
+
+struct dest_thread {
+	uint32_t tid; /* 0: free */
+	uint64_t faults;
+	uint64_t waited_ns;
+};
+
+/*
+ * A run of neighbouring pages that came on a channel and are not placed yet. It begins
+ * with a host page (or behind what of one was placed) and may end within one that is
+ * still being put together.
+ */
+struct dest_run {
+	unsigned block;
+	uint64_t offset;
+	uint64_t length;
+	bool zero;
+};
+
+struct dest_channel {
+	struct dest_run run;
+	struct ram_in urgent; /* of CHANNEL_URGENT; the main one's is in stream */
+	uint64_t retry_ns;    /* grows while place() says that the map is changing, else 0 */
+	bool open;	      /* connected and not lost */
+	bool eos;
+	/* private to dest.c, dest_page.c */
+	uint64_t no_memory_since_ns;
+	struct ram_event held; /* a page there was no room for yet; its contents come again */
+	bool holding;
+	bool inside; /* of a host page, which goes on at ... */
+	bool before; /* and whose copy is dropped */
+	unsigned next_block;
+	uint64_t next_offset;
+};
+
+struct dest_counters {
+	uint64_t bytes[CHANNEL_COUNT];
+	uint64_t bytes_return;
+	uint64_t pages_normal, pages_zero, pages_xbzrle, pages_urgent, pages_before;
+	uint64_t pages_missing; /* from arming on */
+	uint64_t requests;
+	uint64_t faults;
+	struct hist fault_hist; /* of those that had to wait for a page */
+};
+
+struct dest {
+	const struct dest_ops *ops;
+	void *ctx;
+	struct dest_config config;
+	enum dest_phase phase;
+	struct stream_in stream;
+	struct wire_name machine; /* of the configuration section; for people */
+	struct dest_block block[RAM_BLOCKS_MAX];
+	unsigned blocks;
+	/* and CHANNEL_FAULT: of the fault thread, whatever becomes of a link */
+	struct dest_channel channel[CHANNEL_COUNT + 1];
+	struct dest_waiter waiter[DEST_WAITERS];
+	uint32_t waiting; /* slots in use */
+	struct dest_thread thread[DEST_THREADS];
+	struct dest_counters counters;
+	bool return_path;
+	bool hurry;	/* a fault waits for a page that lies in a run */
+	int last_asked; /* block of the last REQ_PAGES_ID on this connection, -1 none */
+	/* private to dest_load.c: package and device state */
+	uint8_t *buffer;
+	size_t buffer_room;
+	size_t buffered;
+	struct device_scan scan;
+	uint32_t pending_ping[PACKAGE_PINGS_MAX];
+	unsigned pending_pings;
+	bool device_pending;
+	bool ended;	/* EOF was seen: nothing more comes on the main channel */
+	bool committed; /* SHUT was said or the guest started: no SHUT 1 any more */
+	/* private to dest.c, dest_stream.c */
+	bool have_blocks;
+	bool advised;
+	uint64_t advised_sizes;
+	uint64_t ending_since_ns;
+	bool fault_failed; /* on the fault thread; fault_err says how */
+	struct wh_err fault_err;
+};
+
+void dest_init(struct dest *dest, const struct dest_ops *ops, void *ctx,
+	       const struct dest_config *config);
+
+/* A connection is there; the first is the main one. A refusal changes nothing. Bulk thread. */
+int dest_connected(struct dest *dest, enum channel channel, struct wh_err *err);
+
+/**
+ * dest_input() - Bytes of a channel
+ * @used:	Taken from the front; the rest, if any, comes again with more behind it
+ *		(at most dest_need() bytes are ever needed at once)
+ *
+ * On the channel's thread. Pages are copied out before it returns.
+ *
+ * What follows the end of a stream is taken and ignored.
+ *
+ * Return: 0 all that could be taken was; DEST_RETRY: call again with the rest after
+ * dest->channel[].retry_ns (events must be read meanwhile); or a negative errno and a
+ * sentence: on the main channel the engine has moved to FAILED or PAUSED and said so to
+ * the peer; on the urgent one it does so in the next dest_step(), or when told of the
+ * loss by dest_link_lost(), on the bulk thread
+ */
+#define DEST_RETRY 2
+int dest_input(struct dest *dest, enum channel channel, const uint8_t *buf, size_t length,
+	       size_t *used, uint64_t now_ns, struct wh_err *err);
+size_t dest_need(const struct dest *dest, enum channel channel);
+
+/**
+ * dest_idle() - No more bytes at hand: place what lies in runs
+ *
+ * On the channel's thread, before it sleeps. Return: as dest_input()
+ */
+int dest_idle(struct dest *dest, enum channel channel, uint64_t now_ns, struct wh_err *err);
+
+/**
+ * dest_fault() - A thread of the guest waits for a page
+ * @offset:	Any byte of it
+ * @tid:	0 if unknown
+ *
+ * Fault thread. Asks the source, unless the page was asked for, or places a zero page,
+ * or just wakes. Does not touch guest memory.
+ *
+ * Return: 0; DEST_RETRY: placing a zero page has to be tried again in a while, call
+ * again; or a negative errno and a sentence if the request could not be sent: the fault
+ * is remembered; or if no zero page could be placed: dest_step() will say so as well
+ */
+int dest_fault(struct dest *dest, unsigned block, uint64_t offset, uint32_t tid, uint64_t now_ns,
+	       struct wh_err *err);
+
+/* The guest dropped this range (UFFD_REMOVE): it reads as zeros from here on. Fault thread. */
+void dest_removed(struct dest *dest, unsigned block, uint64_t offset, uint64_t length);
+
+/* After WH_PENDING; bulk thread */
+int dest_device_loaded(struct dest *dest, int result, uint64_t now_ns, struct wh_err *err);
+
+/*
+ * The other end closed (reason NULL) or the link broke. Bulk thread, for either channel;
+ * no dest_input() or dest_idle() of that channel is running, or follows.
+ */
+void dest_link_lost(struct dest *dest, enum channel channel, const struct wh_err *reason);
+
+/**
+ * dest_step() - What time and the other thread have made possible; bulk thread
+ * @wake_ns:	When to call it again at the latest, UINT64_MAX: not needed
+ *
+ * Finishes after EOF when the last page is in.
+ */
+int dest_step(struct dest *dest, uint64_t now_ns, uint64_t *wake_ns, struct wh_err *err);
+
+/* Any thread */
+enum dest_phase dest_get_phase(const struct dest *dest);
+
+#endif /* POSTCOPY_DEST_H */

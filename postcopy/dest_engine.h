@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef POSTCOPY_DEST_ENGINE_H
+#define POSTCOPY_DEST_ENGINE_H
+
+#include "postcopy/dest.h"
+
+/*
+ * What the files of the destination share. Nobody else includes it.
+ *
+ *	dest.c		connections, phases, failures, the end
+ *	dest_stream.c	what the main channel says
+ *	dest_load.c	device state: package, end of precopy, starting the guest
+ *	dest_page.c	pages: arrive, place, receive-mark
+ *	dest_fault.c	faults: request, wake; who waits and for how long
+ */
+
+static inline void count_add(uint64_t *counter, uint64_t more)
+{
+	__atomic_fetch_add(counter, more, __ATOMIC_RELAXED);
+}
+
+/* Faults are heard of, and pages placed */
+static inline bool dest_armed(enum dest_phase phase)
+{
+	return phase == DEST_LISTENING || phase == DEST_RUNNING || phase == DEST_ENDING ||
+	       phase == DEST_PAUSED;
+}
+
+/* Nothing more happens on a connection */
+static inline bool dest_over(enum dest_phase phase)
+{
+	return phase == DEST_PAUSED || phase == DEST_DONE || phase == DEST_FAILED;
+}
+
+/* dest.c */
+void dest_move(struct dest *dest, enum dest_phase to, const struct wh_err *err);
+int dest_send(struct dest *dest, const struct rp_msg *msg, struct wh_err *err);
+int dest_say_shut(struct dest *dest, uint32_t value, struct wh_err *err);
+/* The sentence of one of the world's functions, made up if it has none. Return: @ret */
+int dest_because(struct wh_err *err, int ret, const char *what);
+/* Bulk thread: FAILED or PAUSED. Return: err->code */
+int dest_fail(struct dest *dest, struct wh_err *err);
+/* Fault thread: for the next dest_step() to fail by. Return: err->code */
+int dest_fail_later(struct dest *dest, const struct wh_err *err);
+
+/* dest_stream.c */
+int dest_event(struct dest *dest, const struct stream_event *event, uint64_t now_ns,
+	       struct wh_err *err);
+
+/* dest_load.c */
+int dest_buffer_begin(struct dest *dest, uint32_t length, struct wh_err *err);
+int dest_package(struct dest *dest, const struct stream_event *event, uint64_t now_ns,
+		 struct wh_err *err);
+/* Bytes behind ram's END in precopy */
+int dest_device(struct dest *dest, const uint8_t *data, size_t length, struct wh_err *err);
+/* Precopy without a return path: the connection was closed, so this is all there is */
+int dest_device_closed(struct dest *dest, struct wh_err *err);
+/* Device state is in: what was waiting for it */
+int dest_loaded(struct dest *dest, uint64_t now_ns, struct wh_err *err);
+/* EOF in postcopy */
+int dest_ended(struct dest *dest, uint64_t now_ns, struct wh_err *err);
+
+/* dest_page.c */
+
+/* The page was not taken: dest_channel.held has it, and its contents are to come again */
+#define DEST_HELD 3
+
+/*
+ * A page, in the phase there is. Return: 0, DEST_RETRY (it was taken), DEST_HELD, or a
+ * negative errno
+ */
+int dest_page(struct dest *dest, enum channel channel, const struct ram_event *event,
+	      uint64_t now_ns, struct wh_err *err);
+/* Place all whole host pages of a channel's run. Return: 0, DEST_RETRY or negative errno */
+int dest_flush(struct dest *dest, enum channel channel, uint64_t now_ns, struct wh_err *err);
+/* Forget what is not placed, so that it may come again */
+void dest_drop(struct dest *dest, enum channel channel);
+/* Mark a range received. On the thread that placed it */
+void dest_mark(struct dest *dest, unsigned block, uint64_t offset, uint64_t length);
+/* After an outcome that allows to try again. Return: DEST_RETRY or -ENOMEM */
+int dest_later(struct dest *dest, enum channel channel, enum placed outcome, uint64_t now_ns,
+	       struct wh_err *err);
+/* It went on: forget how long it did not */
+void dest_went_on(struct dest *dest, enum channel channel);
+
+/* dest_fault.c */
+
+/*
+ * Host pages [first, end) of a block are received: nobody waits for them any more. With
+ * DEST_NO_TIME the waits have not ended, they begin anew.
+ */
+#define DEST_NO_TIME UINT64_MAX
+void dest_settle(struct dest *dest, unsigned block, uint64_t first, uint64_t end, uint64_t now_ns);
+
+#endif /* POSTCOPY_DEST_ENGINE_H */

@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The destination engine among strangers. An input that begins as a stream does is one,
+ * as recorded. Any other is a list of what happens: bytes and well-formed records on
+ * either channel, faults, removals, answers of the world, lost links, time. After each
+ * of them what must always be true is looked at.
+ */
+#include "selftests/postcopy/dest_guest.h"
+
+/* The world's functions are called with what was checked; who does otherwise aborts there. */
+#define check(what)                                                                          \
+	do {                                                                                 \
+		if (!(what)) {                                                               \
+			fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #what); \
+			abort();                                                             \
+		}                                                                            \
+	} while (0)
+
+struct input {
+	const uint8_t *at;
+	size_t left;
+};
+
+/* A channel's bytes that were not taken yet, as the joining keeps them */
+struct line {
+	struct bytes bytes;
+	size_t start;
+	int block; /* of the record before */
+	bool lost;
+};
+
+struct play {
+	struct world *w;
+	struct line line[CHANNEL_COUNT];
+	uint64_t now_ns;
+	/* pages that may be marked and absent: zero since precopy, or removed */
+	uint64_t zero[WORLD_BLOCKS][(UINT64_C(6) << 20) / TARGET_PAGE / 64];
+	bool armed;
+};
+
+static unsigned take(struct input *in)
+{
+	if (!in->left)
+		return 0;
+	in->left--;
+	return *in->at++;
+}
+
+static unsigned take16(struct input *in)
+{
+	unsigned high = take(in);
+
+	return high << 8 | take(in);
+}
+
+/* What was marked before arming need not be there. */
+static void note_armed(struct play *p)
+{
+	struct world *w = p->w;
+
+	if (p->armed || !w->arms)
+		return;
+	p->armed = true;
+	for (unsigned i = 0; i < w->dest.blocks; i++)
+		for (uint64_t word = 0; word < bits_words(w->dest.block[i].used / TARGET_PAGE);
+		     word++)
+			p->zero[i][word] |= w->dest.block[i].received[word];
+}
+
+static void check_block(const struct play *p, unsigned block)
+{
+	const struct dest_block *b = &p->w->dest.block[block];
+	const uint64_t *present = p->w->present[p->w->block_of[block]];
+	uint64_t pages = b->used / TARGET_PAGE;
+	uint64_t room = b->region->length / TARGET_PAGE;
+
+	for (uint64_t word = 0; p->armed && word < bits_words(pages); word++)
+		check(!(b->received[word] & ~(present[word] | p->zero[block][word])));
+	check(bits_next_set(b->received, pages, room) == room);
+	check(bits_next_set(b->arrived, pages, room) == room);
+	check(bits_next_set(b->asked, pages, room) == room);
+}
+
+static void check_all(struct play *p)
+{
+	struct world *w = p->w;
+	enum dest_phase phase = dest_get_phase(&w->dest);
+	uint64_t missing = 0;
+
+	note_armed(p);
+	for (unsigned i = 0; i < w->dest.blocks; i++) {
+		uint64_t pages = w->dest.block[i].used / TARGET_PAGE;
+
+		check_block(p, i);
+		missing += pages - bits_count(w->dest.block[i].received, pages);
+	}
+	if (p->armed)
+		check(w->dest.counters.pages_missing == missing);
+	check(w->dest.waiting <= DEST_WAITERS);
+	check(dest_need(&w->dest, CHANNEL_MAIN) <= STREAM_NEED_MAX);
+	check(dest_need(&w->dest, CHANNEL_URGENT) <= STREAM_NEED_MAX);
+	check(w->starts <= 1 && w->disarms <= w->arms && w->last_pages <= 1);
+	/* once it runs here, it must not be said to the source that it does not */
+	check(!strstr(w->order, "S1") && !(strchr(w->order, 'S') && strchr(w->order, '1')));
+	if (phase == DEST_FAILED || phase == DEST_PAUSED)
+		check(w->reason.code < 0 && w->reason.text[0] && !w->disarms);
+	if (phase == DEST_DONE)
+		check(w->starts == 1 && (!p->armed || (!missing && w->disarms == 1)));
+	if (phase == DEST_FAILED)
+		check(!w->starts);
+}
+
+/* What is not taken stays; after an error nothing more is given. */
+static void play_input(struct play *p, enum channel channel)
+{
+	struct line *line = &p->line[channel];
+	struct wh_err err;
+	size_t used;
+	int ret;
+
+	if (line->lost)
+		return;
+	for (unsigned tries = 0; tries < 3; tries++) {
+		ret = dest_input(&p->w->dest, channel,
+				 bytes_room(&line->bytes, 1) - line->bytes.length + line->start,
+				 line->bytes.length - line->start, &used, p->now_ns, &err);
+		line->start += used;
+		check(line->start <= line->bytes.length);
+		if (ret < 0) {
+			check(err.code == ret && err.text[0]);
+			line->lost = true;
+		}
+		if (ret != DEST_RETRY)
+			break;
+		check(p->w->dest.channel[channel].retry_ns);
+	}
+	if (line->start == line->bytes.length)
+		line->start = line->bytes.length = 0;
+}
+
+static void play_lost(struct play *p, enum channel channel, bool reason)
+{
+	struct wh_err err = { -ECONNRESET, "reset" };
+
+	p->line[channel].lost = true;
+	dest_link_lost(&p->w->dest, channel, reason ? &err : NULL);
+}
+
+/* A well-formed run of pages, contents or zeros, in a section or without */
+static void play_pages(struct play *p, struct input *in)
+{
+	unsigned what = take(in), block = take(in) % WORLD_BLOCKS;
+	uint64_t page = take16(in) % (world_blocks[block].used / TARGET_PAGE);
+	unsigned count = 1 + take(in);
+	enum channel channel = what & 1 ? CHANNEL_URGENT : CHANNEL_MAIN;
+	struct bytes *b = &p->line[channel].bytes;
+
+	b->bare = what & 1;
+	b->block = p->line[channel].block;
+	if (what & 8)
+		count = world_blocks[block].used / TARGET_PAGE - page;
+	if (!b->bare && what & 2)
+		bytes_part(b, SECTION_PART);
+	while (count-- && page < world_blocks[block].used / TARGET_PAGE) {
+		if (what & 4 || (what & 16 && count % 3))
+			bytes_zero(b, block, PAGES(page));
+		else
+			bytes_page(b, block, PAGES(page));
+		page++;
+	}
+	if (!b->bare && what & 2)
+		bytes_eos(b);
+	p->line[channel].block = b->block;
+	play_input(p, channel);
+}
+
+/* Pieces of a proper stream, in any order */
+static void play_stream(struct play *p, struct input *in)
+{
+	struct bytes *b = &p->line[CHANNEL_MAIN].bytes;
+	unsigned what = take(in);
+	uint64_t from = take(in), count = take(in);
+
+	b->bare = false;
+	b->block = p->line[CHANNEL_MAIN].block;
+	switch (what % 10) {
+	case 0:
+		bytes_begin(b, true, true, 1 + take(in) % ALL);
+		break;
+	case 1:
+		bytes_begin(b, what & 16, false, 1 + take(in) % ALL);
+		break;
+	case 2:
+		bytes_switch(b);
+		break;
+	case 3:
+		bytes_end(b);
+		break;
+	case 4:
+		bytes_part(b, SECTION_END);
+		bytes_eos(b);
+		bytes_state(b);
+		bytes_vmdesc(b);
+		break;
+	case 5:
+		bytes_discard(b, world_blocks[take(in) % WORLD_BLOCKS].name, from * TARGET_PAGE,
+			      count * TARGET_PAGE);
+		break;
+	case 6:
+		bytes_ping(b, 7);
+		break;
+	case 7:
+		bytes_advise(b, ALL_SIZES, TARGET_PAGE);
+		break;
+	case 8:
+		bytes_package(b, NULL, (unsigned)count % 10);
+		break;
+	case 9:
+		bytes_eos(b);
+		break;
+	}
+	p->line[CHANNEL_MAIN].block = b->block;
+	play_input(p, CHANNEL_MAIN);
+}
+
+static void play_bytes(struct play *p, struct input *in)
+{
+	enum channel channel = take(in) % CHANNEL_COUNT;
+	size_t length = take16(in);
+
+	if (length > in->left)
+		length = in->left;
+	bytes_add(&p->line[channel].bytes, in->at, length);
+	in->at += length;
+	in->left -= length;
+	play_input(p, channel);
+}
+
+static void play_fault(struct play *p, struct input *in)
+{
+	unsigned block = take(in) % (WORLD_BLOCKS + 1);
+	uint64_t offset = take16(in) * UINT64_C(4095);
+	struct wh_err err;
+	int ret;
+
+	/* Nothing faults before that */
+	if (!p->w->armed)
+		return;
+	ret = dest_fault(&p->w->dest, block, offset, take(in) % 4, p->now_ns, &err);
+	check(ret == 0 || ret == DEST_RETRY || (ret == err.code && err.text[0]));
+}
+
+static void play_removed(struct play *p, struct input *in)
+{
+	struct dest *d = &p->w->dest;
+	unsigned block = take(in) % WORLD_BLOCKS;
+	uint64_t page = take16(in), count = take(in);
+
+	dest_removed(d, block, PAGES(page), PAGES(count));
+	/* marked by that, or not, but never to be there */
+	for (uint64_t i = page; p->armed && block < d->blocks && i < page + count &&
+				i < d->block[block].used / TARGET_PAGE;
+	     i++)
+		p->zero[block][i / 64] |= d->block[block].received[i / 64] & UINT64_C(1) << i % 64;
+}
+
+static void play_world(struct play *p, struct input *in)
+{
+	static const enum placed outcomes[] = { PLACED_OK,	  PLACED_BEFORE, PLACED_CHANGING,
+						PLACED_CHANGING,  PLACED_GONE,	 PLACED_NO_MEMORY,
+						PLACED_NO_MEMORY, PLACED_DEAD,	 PLACED_FAILED,
+						PLACED_PINNED };
+	unsigned what = take(in);
+	struct world *w = p->w;
+
+	if (what < 200) {
+		world_script(w, outcomes[what % 10], PAGES(what / 10), 1);
+		return;
+	}
+	w->mute = what & 1;
+	w->device_result = what & 2 ? WH_PENDING : what & 4 ? -EIO : 0;
+	what = take(in);
+	w->fail_send = what == 1 ? -EPIPE : 0;
+	w->fail_wake = what == 2 ? -EIO : 0;
+	w->fail_discard = what == 3 ? -EIO : 0;
+	w->fail_advise = what == 4 ? -EIO : 0;
+	w->fail_arm = what == 5 ? -EIO : 0;
+	w->fail_disarm = what == 6 ? -EIO : 0;
+	w->fail_start = what == 7 ? -EIO : 0;
+	w->fail_buffer = what == 8 ? -EIO : 0;
+	w->block_result = what == 9 ? -EIO : 0;
+}
+
+static void play_one(struct play *p, struct input *in)
+{
+	struct dest *d = &p->w->dest;
+	unsigned what = take(in);
+	struct wh_err err;
+	uint64_t wake_ns;
+
+	switch (what % 12) {
+	case 0:
+		play_bytes(p, in);
+		break;
+	case 1:
+	case 2:
+		play_pages(p, in);
+		break;
+	case 3:
+		play_stream(p, in);
+		break;
+	case 4:
+	case 5:
+		play_fault(p, in);
+		break;
+	case 6:
+		play_removed(p, in);
+		break;
+	case 7:
+		play_world(p, in);
+		break;
+	case 8:
+		p->now_ns += take(in) * UINT64_C(100000000);
+		(void)dest_step(d, p->now_ns, &wake_ns, &err);
+		break;
+	case 9:
+		(void)dest_idle(d, what / 12 % CHANNEL_COUNT, p->now_ns, &err);
+		break;
+	case 10:
+		if (what & 16)
+			(void)dest_device_loaded(d, what & 32 ? -EIO : 0, p->now_ns, &err);
+		else
+			(void)dest_connected(d, what / 12 % CHANNEL_COUNT, &err);
+		break;
+	case 11:
+		if (what & 64)
+			play_lost(p, what / 12 % CHANNEL_COUNT, what & 128);
+		break;
+	}
+	check_all(p);
+}
+
+/* Some way into a migration, since there are many ways to get nowhere */
+static void play_begin(struct play *p, unsigned where)
+{
+	struct bytes *b = &p->line[CHANNEL_MAIN].bytes;
+	struct world *w = p->w;
+	bool postcopy = w->dest.config.postcopy;
+	unsigned blocks = where & 8 ? 1u << ROM : ALL;
+
+	if (where % 8 == 7 && postcopy) {
+		check(run(w));
+		return;
+	}
+	check(dest_connected(&w->dest, CHANNEL_MAIN, NULL) == 0);
+	if (where % 8 == 0)
+		return;
+	bytes_begin(b, where & 16, where % 8 > 1 && postcopy, blocks);
+	if (where % 8 == 3) {
+		bytes_part(b, SECTION_PART);
+		bytes_all_zero(b, ROM);
+		bytes_eos(b);
+	}
+	if (where % 8 == 4)
+		bytes_discard(b, "rom", 0, PAGES(16));
+	if (where % 8 == 5)
+		w->device_result = WH_PENDING;
+	if (where % 8 >= 5)
+		bytes_switch(b);
+	p->line[CHANNEL_MAIN].block = b->block;
+	play_input(p, CHANNEL_MAIN);
+	if (where & 16)
+		(void)dest_connected(&w->dest, CHANNEL_URGENT, NULL);
+	check_all(p);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static struct world *w;
+	struct input in = { data, size };
+	struct play p = { 0 };
+	uint64_t wake_ns;
+	unsigned flags;
+
+	if (!w)
+		w = world_new(true);
+	world_reset(w, true);
+	p.w = w;
+	p.line[CHANNEL_MAIN].block = p.line[CHANNEL_URGENT].block = -1;
+	if (size >= 4 && !memcmp(data, "QEVM", 4)) {
+		check(dest_connected(&w->dest, CHANNEL_MAIN, NULL) == 0);
+		bytes_add(&p.line[CHANNEL_MAIN].bytes, data, size);
+		play_input(&p, CHANNEL_MAIN);
+		check_all(&p);
+	} else {
+		flags = take(&in);
+		w->alias = flags & 1;
+		w->removes = flags & 2;
+		w->dest.config.postcopy = !(flags & 4);
+		play_begin(&p, flags >> 3);
+		while (in.left)
+			play_one(&p, &in);
+	}
+	(void)dest_step(&w->dest, p.now_ns, &wake_ns, NULL);
+	play_lost(&p, CHANNEL_URGENT, false);
+	play_lost(&p, CHANNEL_MAIN, false);
+	check_all(&p);
+	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
+		bytes_free(&p.line[i].bytes);
+	return 0;
+}

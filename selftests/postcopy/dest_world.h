@@ -1,0 +1,605 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SELFTESTS_POSTCOPY_DEST_WORLD_H
+#define SELFTESTS_POSTCOPY_DEST_WORLD_H
+
+/*
+ * A world for the destination engine made of arrays: guest memory between pages that
+ * nobody may touch, pages that are there or are not, and a record of all that was done.
+ * For selftests/postcopy/dest*.c and selftests/fuzz/dest.c; the writers of streams are
+ * in dest_bytes.h.
+ */
+#include "base/bits.h"
+#include "base/err.h"
+#include "postcopy/dest.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define WORLD_SENT 256u
+#define WORLD_MOVES 16u
+#define WORLD_STEPS 64u
+#define WORLD_CALLS 1024u
+#define WORLD_STAGE (UINT64_C(2) << 20)
+#define WORLD_DEVICE (UINT64_C(1) << 20)
+#define HUGE_PAGE (UINT64_C(2) << 20)
+
+#define UNUSED __attribute__((unused))
+
+enum {
+	RAM,
+	HUGE,
+	ROM,
+	WORLD_BLOCKS,
+	WORLD_ROOM = 16 /* for those of others */
+};
+
+/* What place(), zero() are to answer; after the last they do what they are for */
+struct world_step {
+	enum placed outcome;
+	uint64_t done; /* bytes that are placed all the same */
+};
+
+/* One call of place(), zero(), wake() or discard() */
+struct world_call {
+	char what; /* p z w d */
+	enum channel channel;
+	unsigned block;
+	uint64_t offset;
+	uint64_t length;
+	bool wake;
+	enum placed outcome;
+};
+
+struct world {
+	struct dest dest;
+	struct region region[WORLD_ROOM];
+	uint64_t *present[WORLD_ROOM]; /* what is there, once armed */
+	uint64_t *bitmaps[WORLD_ROOM];
+	unsigned block_of[WORLD_ROOM]; /* engine's block to region */
+	unsigned known;
+	uint8_t *stage[CHANNEL_COUNT];
+	bool alias;   /* room() is guest memory itself, as with a second mapping */
+	bool removes; /* with hold() and its lock */
+	bool threads; /* several are in here: keep no record of calls */
+	bool armed;
+	pthread_mutex_t gate;
+	pthread_mutex_t lock;
+
+	struct world_step step[WORLD_STEPS];
+	unsigned steps, step_at;
+	unsigned chaos, chaos_calls; /* every so many calls the map is changing */
+	struct world_call call[WORLD_CALLS];
+	unsigned calls;
+	struct rp_msg sent[WORLD_SENT]; /* the last ones */
+	unsigned sents;
+	bool shut;
+	void (*before_put)(struct world *w); /* once, within place() or zero() */
+	void (*hear)(struct world *w, const struct rp_msg *msg);
+	void *source; /* of hear() */
+	enum dest_phase move[WORLD_MOVES];
+	unsigned moves;
+	struct wh_err reason; /* of FAILED or PAUSED */
+	char order[64];	      /* what happened, a letter each: A arm, S start, ... */
+	unsigned orders;
+
+	int fail_send, fail_wake, fail_discard, fail_advise, fail_arm, fail_disarm, fail_start;
+	int fail_buffer, device_result, block_result;
+	bool bad_page_size, bad_used;
+	bool mute;	/* it fails without a sentence */
+	bool fail_once; /* sending */
+	unsigned last_pages, advises, devices, starts, arms, disarms;
+	uint8_t *buffer;
+	size_t buffer_room, buffer_most;
+	uint8_t *device;
+	size_t device_length;
+	enum wh_device_format device_format;
+};
+
+static void world_say(struct world *w, char what)
+{
+	if (w->orders < sizeof(w->order) - 1)
+		w->order[w->orders++] = what;
+}
+
+static int world_refuse(struct world *w, int code, struct wh_err *err)
+{
+	return w->mute ? code : err_set(err, code, "the world does not want to");
+}
+
+static struct world_call *world_called(struct world *w, char what, unsigned block, uint64_t offset,
+				       uint64_t length)
+{
+	static __thread struct world_call nowhere;
+	struct world_call *call;
+
+	nowhere = (struct world_call){ 0 };
+	if (w->threads || w->calls == WORLD_CALLS)
+		return &nowhere;
+	call = &w->call[w->calls++];
+	*call = (struct world_call){
+		.what = what, .block = block, .offset = offset, .length = length
+	};
+	return call;
+}
+
+static const struct region *world_region(const struct world *w, unsigned block)
+{
+	return w->dest.block[block].region;
+}
+
+static uint64_t *world_present(struct world *w, unsigned block)
+{
+	return w->present[w->block_of[block]];
+}
+
+static int world_block(void *ctx, const struct ram_block *line, struct dest_block *block,
+		       struct wh_err *err)
+{
+	struct world *w = ctx;
+	uint64_t page = line->page_size ? line->page_size : TARGET_PAGE;
+	int at = region_named(w->region, WORLD_BLOCKS, line->name.text, line->name.length);
+	size_t words;
+
+	if (w->block_result)
+		return world_refuse(w, w->block_result, err);
+	if (at < 0)
+		return err_set(err, -EPROTO, "there is no block '%s' here", line->name.text);
+	if (line->used > w->region[at].length)
+		return err_set(err, -EPROTO, "block '%s' is too large", line->name.text);
+	words = bits_words(w->region[at].length / TARGET_PAGE);
+	*block = (struct dest_block){
+		.region = &w->region[at],
+		.used = w->bad_used ? line->used + TARGET_PAGE : line->used,
+		.page_size = w->region[at].page_size > page ? w->region[at].page_size : page,
+		.arrived = w->bitmaps[at],
+		.received = w->bitmaps[at] + words,
+		.asked = w->bitmaps[at] + 2 * words,
+	};
+	if (w->bad_page_size)
+		block->page_size = 3 * TARGET_PAGE;
+	w->block_of[w->known++] = (unsigned)at;
+	return 0;
+}
+
+static int world_send(void *ctx, const void *message, size_t length, struct wh_err *err)
+{
+	struct world *w = ctx;
+	struct rp_msg msg;
+	size_t used;
+	int ret;
+
+	if (w->fail_send) {
+		ret = w->fail_send;
+		if (w->fail_once)
+			w->fail_send = 0;
+		return world_refuse(w, ret, err);
+	}
+	ret = rp_get(message, length, &used, &msg, NULL);
+	if (ret != 1 || used != length)
+		abort(); /* half a message, or two */
+	pthread_mutex_lock(&w->lock);
+	/* That was the last message. A request of the other thread that was on its way then
+	 * is what send() has to drop. */
+	if (w->shut && (!w->threads || msg.kind == RP_SHUT))
+		abort();
+	w->shut |= msg.kind == RP_SHUT;
+	w->sent[w->sents++ % WORLD_SENT] = msg;
+	if (w->hear)
+		w->hear(w, &msg);
+	if (msg.kind == RP_SHUT)
+		world_say(w, msg.shut.value ? '1' : '0');
+	if (msg.kind == RP_PONG)
+		world_say(w, 'P');
+	pthread_mutex_unlock(&w->lock);
+	return 0;
+}
+
+static uint8_t *world_room(void *ctx, enum channel channel, unsigned block, uint64_t offset)
+{
+	struct world *w = ctx;
+
+	if (!w->armed || w->alias)
+		return world_region(w, block)->addr + offset;
+	return w->stage[channel] + offset % WORLD_STAGE;
+}
+
+/* Is any of it marked, so that it was removed since? */
+static bool world_marked(struct world *w, unsigned block, uint64_t offset, uint64_t length)
+{
+	uint64_t first = offset / TARGET_PAGE, end = (offset + length) / TARGET_PAGE;
+
+	return bits_next_set(w->dest.block[block].received, first, end) < end;
+}
+
+/* Place host page by host page until one is there. */
+static enum placed world_fill(struct world *w, enum channel channel, unsigned block,
+			      uint64_t offset, uint64_t length, bool zero, uint64_t *done)
+{
+	const struct region *region = world_region(w, block);
+	uint64_t *present = world_present(w, block);
+
+	if (offset % region->page_size || length % region->page_size || !length ||
+	    offset + length > region->length)
+		abort();
+	if (!zero && !w->alias && offset / WORLD_STAGE != (offset + length - 1) / WORLD_STAGE)
+		abort();
+	for (*done = 0; *done < length; *done += region->page_size, offset += region->page_size) {
+		bool there = bits_test_set(present, offset / TARGET_PAGE);
+
+		if (there)
+			return PLACED_BEFORE;
+		for (uint64_t p = 1; p < region->page_size / TARGET_PAGE; p++)
+			bits_set(present, offset / TARGET_PAGE + p);
+		if (zero)
+			memset(region->addr + offset, 0, region->page_size);
+		else if (!w->alias)
+			memcpy(region->addr + offset, w->stage[channel] + offset % WORLD_STAGE,
+			       region->page_size);
+	}
+	return PLACED_OK;
+}
+
+static enum placed world_put(struct world *w, enum channel channel, unsigned block, uint64_t offset,
+			     uint64_t length, bool wake, bool zero, uint64_t *done,
+			     struct wh_err *err)
+{
+	struct world_call *call = world_called(w, zero ? 'z' : 'p', block, offset, length);
+	struct world_step step = { PLACED_OK, length };
+
+	if (!w->armed)
+		abort();
+	if (w->before_put) {
+		void (*once)(struct world * w) = w->before_put;
+
+		w->before_put = NULL;
+		once(w);
+	}
+	call->channel = channel;
+	call->wake = wake;
+	*done = 0;
+	if (w->chaos && __atomic_add_fetch(&w->chaos_calls, 1, __ATOMIC_RELAXED) % w->chaos == 0)
+		return PLACED_CHANGING;
+	if (w->step_at < w->steps)
+		step = w->step[w->step_at++];
+	step.done -= step.done % world_region(w, block)->page_size;
+	if (step.done > length || step.outcome == PLACED_OK)
+		step.done = length;
+	if (step.done)
+		call->outcome = world_fill(w, channel, block, offset, step.done, zero, done);
+	if (call->outcome == PLACED_OK)
+		call->outcome = step.outcome;
+	/* It says so because one is there */
+	if (step.outcome == PLACED_BEFORE && *done < length)
+		bits_range_set(world_present(w, block), (offset + *done) / TARGET_PAGE,
+			       world_region(w, block)->page_size / TARGET_PAGE);
+	if (call->outcome == PLACED_FAILED && !w->mute)
+		err_set(err, -EIO, "the memory is broken");
+	return call->outcome;
+}
+
+static void world_hold(void *ctx, bool hold)
+{
+	struct world *w = ctx;
+
+	if (!w->removes)
+		return;
+	if (hold)
+		pthread_mutex_lock(&w->gate);
+	else
+		pthread_mutex_unlock(&w->gate);
+}
+
+static enum placed world_place(void *ctx, enum channel channel, unsigned block, uint64_t offset,
+			       uint64_t length, bool wake, uint64_t *done, struct wh_err *err)
+{
+	struct world *w = ctx;
+	enum placed placed = PLACED_CHANGING;
+
+	*done = 0;
+	world_hold(ctx, true);
+	if (!w->removes || !world_marked(w, block, offset, length)) {
+		placed = world_put(w, channel, block, offset, length, wake, false, done, err);
+		if (*done && world_marked(w, block, offset, *done))
+			abort(); /* marked before it was there */
+	}
+	world_hold(ctx, false);
+	return placed;
+}
+
+static enum placed world_zero(void *ctx, enum channel channel, unsigned block, uint64_t offset,
+			      uint64_t length, bool wake, uint64_t *done, struct wh_err *err)
+{
+	enum placed placed;
+
+	world_hold(ctx, true);
+	placed = world_put(ctx, channel, block, offset, length, wake, true, done, err);
+	world_hold(ctx, false);
+	return placed;
+}
+
+static int world_wake(void *ctx, unsigned block, uint64_t offset, uint64_t length,
+		      struct wh_err *err)
+{
+	struct world *w = ctx;
+
+	if (w->fail_wake)
+		return world_refuse(w, w->fail_wake, err);
+	world_called(w, 'w', block, offset, length);
+	return 0;
+}
+
+static int world_discard(void *ctx, unsigned block, uint64_t offset, uint64_t length,
+			 struct wh_err *err)
+{
+	struct world *w = ctx;
+	const struct region *region = world_region(w, block);
+
+	if (w->fail_discard)
+		return world_refuse(w, w->fail_discard, err);
+	if (offset + length > w->dest.block[block].used || offset % region->page_size)
+		abort();
+	world_called(w, 'd', block, offset, length);
+	if (madvise(region->addr + offset, length, MADV_DONTNEED) < 0)
+		abort();
+	return 0;
+}
+
+static int world_advise(void *ctx, struct wh_err *err)
+{
+	struct world *w = ctx;
+
+	if (w->fail_advise)
+		return world_refuse(w, w->fail_advise, err);
+	w->advises++;
+	world_say(w, 'V');
+	return 0;
+}
+
+static int world_arm(void *ctx, struct wh_err *err)
+{
+	struct world *w = ctx;
+
+	world_say(w, 'A');
+	if (w->fail_arm)
+		return world_refuse(w, w->fail_arm, err);
+	w->arms++;
+	/* What was written is there; what was only said to be zero is not. */
+	for (unsigned i = 0; i < w->dest.blocks; i++) {
+		uint64_t each = world_region(w, i)->page_size / TARGET_PAGE;
+
+		for (uint64_t at = 0; at < w->dest.block[i].used / TARGET_PAGE; at++)
+			if (bits_test(w->dest.block[i].received, at) &&
+			    world_region(w, i)->addr[at * TARGET_PAGE])
+				bits_range_set(world_present(w, i), at - at % each, each);
+	}
+	w->armed = true;
+	return 0;
+}
+
+static int world_disarm(void *ctx, struct wh_err *err)
+{
+	struct world *w = ctx;
+
+	if (w->fail_disarm)
+		return world_refuse(w, w->fail_disarm, err);
+	w->disarms++;
+	world_say(w, 'D');
+	return 0;
+}
+
+static uint8_t *world_buffer(void *ctx, size_t size, struct wh_err *err)
+{
+	struct world *w = ctx;
+	uint8_t *more;
+
+	if (w->fail_buffer) {
+		world_refuse(w, w->fail_buffer, err);
+		return NULL;
+	}
+	if (size > w->buffer_most)
+		w->buffer_most = size;
+	if (size <= w->buffer_room)
+		return w->buffer;
+	/* Moved each time, so that who keeps the old one is found out. */
+	more = malloc(size);
+	if (w->buffer_room)
+		memcpy(more, w->buffer, w->buffer_room);
+	free(w->buffer);
+	w->buffer = more;
+	w->buffer_room = size;
+	return more;
+}
+
+static int world_device(void *ctx, const void *data, size_t length, enum wh_device_format format,
+			struct wh_err *err)
+{
+	struct world *w = ctx;
+
+	if (w->device_result < 0)
+		return world_refuse(w, w->device_result, err);
+	w->devices++;
+	world_say(w, 'L');
+	free(w->device);
+	w->device = malloc(length + 1);
+	if (length)
+		memcpy(w->device, data, length);
+	w->device_length = length;
+	w->device_format = format;
+	return w->device_result;
+}
+
+static int world_start(void *ctx, struct wh_err *err)
+{
+	struct world *w = ctx;
+
+	world_say(w, 'S');
+	if (w->fail_start)
+		return world_refuse(w, w->fail_start, err);
+	w->starts++;
+	return 0;
+}
+
+static void world_moved(void *ctx, enum dest_phase from, enum dest_phase to,
+			const struct wh_err *err)
+{
+	struct world *w = ctx;
+
+	if (!dest_phase_may(from, to) || dest_get_phase(&w->dest) != to)
+		abort();
+	if ((to == DEST_FAILED || to == DEST_PAUSED) != (err != NULL))
+		abort();
+	if (err && (err->code >= 0 || !err->text[0]))
+		abort();
+	if (err)
+		w->reason = *err;
+	if (w->moves < WORLD_MOVES)
+		w->move[w->moves++] = to;
+}
+
+static void world_last_page(void *ctx)
+{
+	struct world *w = ctx;
+
+	__atomic_fetch_add(&w->last_pages, 1, __ATOMIC_RELAXED);
+}
+
+static const struct dest_ops world_ops = {
+	.block = world_block,
+	.send = world_send,
+	.room = world_room,
+	.place = world_place,
+	.zero = world_zero,
+	.hold = world_hold,
+	.wake = world_wake,
+	.discard = world_discard,
+	.advise = world_advise,
+	.arm = world_arm,
+	.disarm = world_disarm,
+	.buffer = world_buffer,
+	.device = world_device,
+	.start = world_start,
+	.moved = world_moved,
+	.last_page = world_last_page,
+};
+
+static const struct world_block {
+	const char *name;
+	uint64_t length;
+	uint64_t used;
+	uint64_t page_size;	   /* here */
+	uint64_t source_page_size; /* there */
+} world_blocks[WORLD_BLOCKS] = {
+	[RAM] = { "pc.ram", UINT64_C(6) << 20, UINT64_C(6) << 20, TARGET_PAGE, 0 },
+	[HUGE] = { "huge", 2 * HUGE_PAGE, 2 * HUGE_PAGE, HUGE_PAGE, HUGE_PAGE },
+	[ROM] = { "rom", UINT64_C(128) << 10, UINT64_C(64) << 10, TARGET_PAGE, 4 * TARGET_PAGE },
+};
+
+/* Before and behind it there is nothing */
+static uint8_t *world_map(size_t bytes)
+{
+	uint8_t *at = mmap(NULL, bytes + 2 * HUGE_PAGE, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED || mprotect(at + HUGE_PAGE, bytes, PROT_READ | PROT_WRITE) < 0)
+		abort();
+	return at + HUGE_PAGE;
+}
+
+static void world_init_dest(struct world *w, bool postcopy)
+{
+	struct dest_config config = {
+		.postcopy = postcopy,
+		.device_state_max = WORLD_DEVICE,
+		.urgent_wait_ns = 1000,
+	};
+
+	dest_init(&w->dest, &world_ops, w, &config);
+}
+
+static struct world *world_new(bool postcopy)
+{
+	struct world *w = calloc(1, sizeof(*w));
+
+	for (unsigned i = 0; i < WORLD_BLOCKS; i++) {
+		const struct world_block *from = &world_blocks[i];
+		size_t words = bits_words(from->length / TARGET_PAGE);
+
+		w->region[i] = (struct region){
+			.addr = world_map(from->length),
+			.length = from->length,
+			.page_size = from->page_size,
+			.fd = -1,
+		};
+		snprintf(w->region[i].name, sizeof(w->region[i].name), "%s", from->name);
+		w->bitmaps[i] = calloc(3 * words, sizeof(uint64_t));
+		w->present[i] = calloc(words, sizeof(uint64_t));
+	}
+	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
+		w->stage[i] = world_map(WORLD_STAGE);
+	pthread_mutex_init(&w->gate, NULL);
+	pthread_mutex_init(&w->lock, NULL);
+	world_init_dest(w, postcopy);
+	return w;
+}
+
+/* As new, for the next of many runs in one process */
+UNUSED static void world_reset(struct world *w, bool postcopy)
+{
+	struct world old = *w;
+
+	for (unsigned i = 0; i < WORLD_BLOCKS; i++) {
+		size_t words = bits_words(w->region[i].length / TARGET_PAGE);
+
+		memset(w->bitmaps[i], 0, 3 * words * sizeof(uint64_t));
+		memset(w->present[i], 0, words * sizeof(uint64_t));
+		if (madvise(w->region[i].addr, w->region[i].length, MADV_DONTNEED) < 0)
+			abort();
+	}
+	free(w->buffer);
+	free(w->device);
+	memset(w, 0, sizeof(*w));
+	memcpy(w->region, old.region, sizeof(w->region));
+	memcpy(w->bitmaps, old.bitmaps, sizeof(w->bitmaps));
+	memcpy(w->present, old.present, sizeof(w->present));
+	memcpy(w->stage, old.stage, sizeof(w->stage));
+	pthread_mutex_init(&w->gate, NULL);
+	pthread_mutex_init(&w->lock, NULL);
+	world_init_dest(w, postcopy);
+}
+
+UNUSED static void world_free(struct world *w)
+{
+	for (unsigned i = 0; i < WORLD_BLOCKS; i++) {
+		munmap(w->region[i].addr - HUGE_PAGE, w->region[i].length + 2 * HUGE_PAGE);
+		free(w->bitmaps[i]);
+		free(w->present[i]);
+	}
+	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
+		munmap(w->stage[i] - HUGE_PAGE, WORLD_STAGE + 2 * HUGE_PAGE);
+	free(w->buffer);
+	free(w->device);
+	free(w);
+}
+
+/* The next answers of place() and zero() */
+UNUSED static void world_script(struct world *w, enum placed outcome, uint64_t done, unsigned times)
+{
+	while (times-- && w->steps < WORLD_STEPS)
+		w->step[w->steps++] = (struct world_step){ outcome, done };
+}
+
+/* How many of these were sent */
+UNUSED static unsigned world_count(const struct world *w, enum rp_kind kind)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < w->sents && i < WORLD_SENT; i++)
+		count += w->sent[i].kind == kind;
+	return count;
+}
+
+#endif /* SELFTESTS_POSTCOPY_DEST_WORLD_H */

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SELFTESTS_SIM_DEST_SIDE_H
+#define SELFTESTS_SIM_DEST_SIDE_H
+
+#include "selftests/sim/dest_ops.h"
+
+/*
+ * What a joining does for the destination. Each dest_does_...() is one thing that a
+ * thread or the kernel might do next; it returns whether there was anything to do.
+ */
+
+static inline bool dest_over_sim(const struct sim *sim)
+{
+	return dest_phase_ended(dest_get_phase(&sim->dest.engine));
+}
+
+/* What an engine's function returned on this channel. */
+static inline void dest_returned(struct sim *sim, enum channel channel, int ret,
+				 const struct wh_err *err)
+{
+	struct sim_inlet *inlet = &sim->dest.inlet[channel];
+
+	sim->dest.wake_ns = 0; /* a joining steps after each completion */
+	if (ret < 0 && !err->text[0])
+		sim_fail(sim, "dest fails without a sentence");
+	if (ret < 0)
+		inlet->ended = true;
+	inlet->retry_ns = 0;
+	if (ret == DEST_RETRY) {
+		inlet->retry_ns = sim->now_ns + sim->dest.engine.channel[channel].retry_ns;
+		if (inlet->retry_ns == sim->now_ns)
+			sim_fail(sim, "dest retries without end");
+	}
+	guest_check_awake(sim);
+}
+
+/* Bytes of a channel that have arrived, some more of them */
+static inline bool dest_does_input(struct sim *sim, enum channel channel)
+{
+	struct sim_inlet *inlet = &sim->dest.inlet[channel];
+	struct pipe *pipe = &sim->pipe[channel == CHANNEL_MAIN ? PIPE_MAIN : PIPE_URGENT];
+	size_t ready, take, used = 0;
+	struct wh_err err = { 0 };
+	int ret;
+
+	if (!sim->dest.up[channel] || inlet->ended || sim->dest.closed)
+		return false;
+	if (inlet->retry_ns > sim->now_ns)
+		return false;
+	/* the urgent channel may be ahead of the package: it is not read before that */
+	if (channel == CHANNEL_URGENT && !sim->dest.armed && !dest_over_sim(sim))
+		return false;
+	ready = pipe_ready(sim, pipe);
+	if (!ready && !inlet->retry_ns) {
+		if (!pipe_ended(pipe))
+			return false;
+		inlet->ended = true;
+		sim_trace(sim, "dest: %s channel closed", channel ? "urgent" : "main");
+		dest_link_lost(&sim->dest.engine, channel, NULL);
+		sim->dest.wake_ns = 0;
+		return true;
+	}
+	take = ready ? 1 + sim_pick(sim, ready < sim->plan.bite ? ready : sim->plan.bite) : 0;
+	if (inlet->have + take > 4 * STREAM_NEED_MAX)
+		take = 0;
+	pipe_read(pipe, inlet->bytes + inlet->have, take);
+	inlet->have += take;
+	ret = dest_input(&sim->dest.engine, channel, inlet->bytes, inlet->have, &used, sim->now_ns,
+			 &err);
+	if (used > inlet->have)
+		sim_fail(sim, "dest takes more than there is");
+	inlet->have -= used;
+	memmove(inlet->bytes, inlet->bytes + used, inlet->have);
+	inlet->idle_due = true;
+	if (ret == 0 && inlet->have >= dest_need(&sim->dest.engine, channel) && !dest_over_sim(sim))
+		sim_fail(sim, "dest leaves %zu bytes and needs %zu", inlet->have,
+			 dest_need(&sim->dest.engine, channel));
+	dest_returned(sim, channel, ret, &err);
+	return true;
+}
+
+/* No more bytes at hand: before the thread sleeps */
+static inline bool dest_does_idle(struct sim *sim, enum channel channel)
+{
+	struct sim_inlet *inlet = &sim->dest.inlet[channel];
+	struct wh_err err = { 0 };
+
+	if (!inlet->idle_due || inlet->retry_ns || sim->dest.closed || inlet->ended)
+		return false;
+	inlet->idle_due = false;
+	dest_returned(sim, channel, dest_idle(&sim->dest.engine, channel, sim->now_ns, &err), &err);
+	return true;
+}
+
+/* Is there a userfaultfd to read from? In PAUSED there is, without any channel. */
+static inline bool dest_watches(const struct sim *sim)
+{
+	return sim->dest.armed && !sim->dest.disarmed &&
+	       dest_get_phase(&sim->dest.engine) != DEST_FAILED;
+}
+
+/* Read messages of the kernel; removals are told at once, faults when there is time. */
+static inline bool dest_does_read(struct sim *sim)
+{
+	struct sim_dest *dest = &sim->dest;
+	struct vcpu *message[SIM_EVENTS];
+	unsigned count;
+
+	if (!dest->messages || !dest_watches(sim) || dest->faults + dest->messages > SIM_EVENTS)
+		return false;
+	count = 1 + (unsigned)sim_pick(sim, dest->messages);
+	memcpy(message, dest->message, sizeof(message));
+	dest->messages -= count;
+	memmove(dest->message, dest->message + count, dest->messages * sizeof(*dest->message));
+	for (unsigned i = 0; i < count; i++) {
+		struct vcpu *vcpu = message[i];
+
+		if (vcpu->state != VCPU_FAULTED)
+			continue;
+		dest->fault[dest->faults++] =
+			(struct sim_fault){ .block = vcpu->block,
+					    .page = vcpu->page,
+					    .vcpu = (unsigned)(vcpu - sim->vcpu) };
+		vcpu->state = VCPU_READ;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		struct vcpu *vcpu = message[i];
+
+		if (vcpu->state != VCPU_REMOVES)
+			continue;
+		vcpu->state = VCPU_REMOVE_READ;
+		dest_removed(&dest->engine, vcpu->block, vcpu->page * TARGET_PAGE,
+			     vcpu->pages * TARGET_PAGE);
+	}
+	dest->wake_ns = 0;
+	guest_check_awake(sim);
+	return true;
+}
+
+static inline bool dest_does_fault(struct sim *sim)
+{
+	struct sim_dest *dest = &sim->dest;
+	struct wh_err err = { 0 };
+	struct sim_fault fault;
+	struct vcpu *vcpu;
+	unsigned i;
+	int ret;
+
+	if (!dest->faults || !dest_watches(sim))
+		return false;
+	i = (unsigned)sim_pick(sim, dest->faults);
+	fault = dest->fault[i];
+	if (fault.at_ns > sim->now_ns)
+		return false;
+	dest->fault[i] = dest->fault[--dest->faults];
+	vcpu = &sim->vcpu[fault.vcpu];
+	ret = dest_fault(&dest->engine, fault.block, fault.page * TARGET_PAGE, vcpu->tid,
+			 sim->now_ns, &err);
+	if (ret == DEST_RETRY) {
+		fault.at_ns = sim->now_ns + 1 + sim_pick(sim, 50 * SIM_US);
+		dest->fault[dest->faults++] = fault;
+	} else if (vcpu->state == VCPU_READ && vcpu->block == fault.block &&
+		   vcpu->page == fault.page) {
+		vcpu->state = VCPU_ASKED;
+		/* of a dead link a request that failed is remembered, for another link */
+		if (ret == 0 && !sim->dead && !dest_over_sim(sim))
+			check_asked(sim, vcpu);
+	}
+	if (ret < 0 && !err.text[0])
+		sim_fail(sim, "dest_fault() fails without a sentence");
+	dest->wake_ns = 0;
+	guest_check_awake(sim);
+	return true;
+}
+
+static inline bool dest_does_step(struct sim *sim)
+{
+	struct sim_dest *dest = &sim->dest;
+	struct wh_err err = { 0 };
+	int ret;
+
+	if (dest_over_sim(sim))
+		return false;
+	if (dest->loaded_ns <= sim->now_ns) {
+		dest->loaded_ns = SIM_NEVER;
+		ret = dest_device_loaded(&dest->engine, 0, sim->now_ns, &err);
+		dest->wake_ns = 0;
+		if (ret < 0 && !err.text[0])
+			sim_fail(sim, "dest_device_loaded() fails without a sentence");
+		return true;
+	}
+	if (dest->wake_ns > sim->now_ns)
+		return false;
+	ret = dest_step(&dest->engine, sim->now_ns, &dest->wake_ns, &err);
+	if (ret < 0 && !err.text[0])
+		sim_fail(sim, "dest_step() fails without a sentence");
+	guest_check_awake(sim);
+	return true;
+}
+
+/* A connection is accepted, and has said what it is */
+static inline bool dest_does_accept(struct sim *sim)
+{
+	for (enum channel channel = CHANNEL_MAIN; channel < CHANNEL_COUNT; channel++) {
+		struct pipe *pipe = &sim->pipe[channel == CHANNEL_MAIN ? PIPE_MAIN : PIPE_URGENT];
+		struct wh_err err = { 0 };
+
+		if (!pipe->open || sim->dest.up[channel] || sim->dest.closed)
+			continue;
+		if (channel == CHANNEL_URGENT && !sim->dest.up[CHANNEL_MAIN])
+			continue;
+		sim->dest.up[channel] = true;
+		if (dest_connected(&sim->dest.engine, channel, &err) < 0) {
+			/* over already */
+			sim_trace(sim, "dest: %s", err.text);
+			sim->dest.inlet[channel].ended = true;
+			pipe->reader_gone = true;
+		}
+		return true;
+	}
+	return false;
+}
+
+static inline bool dest_does_close(struct sim *sim)
+{
+	if (!dest_over_sim(sim) || sim->dest.closed)
+		return false;
+	sim->dest.closed = true;
+	sim->pipe[PIPE_MAIN].reader_gone = true;
+	sim->pipe[PIPE_URGENT].reader_gone = true;
+	sim->pipe[PIPE_REPLY].writer_gone = true;
+	sim_trace(sim, "dest: closed");
+	return true;
+}
+
+static inline void dest_side_begin(struct sim *sim)
+{
+	struct dest_config config = {
+		.postcopy = sim->plan.postcopy,
+		.device_state_max = 1 << 20,
+		.urgent_wait_ns = sim->plan.urgent_wait_ns,
+	};
+
+	sim->dest.loaded_ns = SIM_NEVER;
+	dest_init(&sim->dest.engine, &sim_dest_ops, sim, &config);
+}
+
+#endif /* SELFTESTS_SIM_DEST_SIDE_H */

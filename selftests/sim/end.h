@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef SELFTESTS_SIM_END_H
+#define SELFTESTS_SIM_END_H
+
+#include "selftests/sim/plan.h"
+
+/*
+ * What has to be true at the end, and what was met on the way there.
+ */
+
+/* What all seeds together have met: a run that met nothing proves nothing. */
+static struct tally {
+	uint64_t postcopy, precopy, urgent, requests, faults, removals, rounds, huge, steps;
+	uint64_t ends[SOURCE_PHASE_COUNT][DEST_PHASE_COUNT];
+} tally;
+
+static inline void check_equal(struct sim *sim)
+{
+	for (unsigned i = 0; i < sim->blocks; i++) {
+		for (uint64_t page = 0; page < sim->block[i].pages; page++) {
+			const uint8_t *truth = truth_page(sim, i, page);
+
+			if (page_present(sim, i, page) ?
+				    memcmp(dest_page_at(sim, i, page), truth, TARGET_PAGE) :
+				    !page_is_zero(truth))
+				sim_fail(sim, "page %llu of block %u is wrong at the end",
+					 (unsigned long long)page, i);
+		}
+	}
+}
+
+/* A broken postcopy: each page is whole at one of the two ends, and the bits say where. */
+static inline void check_nothing_lost(struct sim *sim)
+{
+	for (unsigned i = 0; i < sim->blocks; i++) {
+		const uint64_t *received = sim->dest.engine.block[i].received;
+
+		for (uint64_t page = 0; page < sim->block[i].pages; page++) {
+			const uint8_t *truth = truth_page(sim, i, page);
+			bool there = page_present(sim, i, page);
+
+			if (!bits_test(received, page)) {
+				if (there)
+					sim_fail(sim, "page %llu of block %u is there, not marked",
+						 (unsigned long long)page, i);
+				if (memcmp(source_page(sim, i, page), truth, TARGET_PAGE))
+					sim_fail(sim, "page %llu of block %u is lost",
+						 (unsigned long long)page, i);
+			} else if (there ? memcmp(dest_page_at(sim, i, page), truth, TARGET_PAGE) :
+					   !page_is_zero(truth)) {
+				sim_fail(sim, "page %llu of block %u is marked and wrong",
+					 (unsigned long long)page, i);
+			}
+		}
+	}
+}
+
+static inline void check_source_keeps_all(struct sim *sim)
+{
+	for (unsigned i = 0; i < sim->blocks; i++)
+		if (memcmp(sim->block[i].source.addr, sim->block[i].truth,
+			   sim->block[i].pages * TARGET_PAGE))
+			sim_fail(sim, "memory of the source is wrong in block %u", i);
+}
+
+/* Which two ends go together when something broke. */
+static inline bool may_end(const struct sim *sim, enum source_phase source, enum dest_phase dest)
+{
+	switch (source) {
+	case SOURCE_DONE:
+		/* who asked for no answer gets none */
+		return dest == DEST_DONE || (dest == DEST_FAILED && !sim->plan.return_path);
+	case SOURCE_FAILED:
+	case SOURCE_CANCELLED:
+		return dest == DEST_FAILED;
+	case SOURCE_UNKNOWN:
+		return dest == DEST_DONE || dest == DEST_FAILED;
+	case SOURCE_PAUSED:
+		/* failed: before the guest ran there; done: but the last word got lost */
+		return dest == DEST_PAUSED || dest == DEST_FAILED || dest == DEST_DONE;
+	case SOURCE_SETUP:
+	case SOURCE_PRECOPY:
+	case SOURCE_SWITCHOVER:
+	case SOURCE_HANDOVER:
+	case SOURCE_POSTCOPY:
+	case SOURCE_ENDING:
+	case SOURCE_PHASE_COUNT:
+		break;
+	}
+	return false;
+}
+
+static inline void check_end(struct sim *sim, bool broken)
+{
+	enum source_phase source = source_get_phase(sim->source.engine);
+	enum dest_phase dest = dest_get_phase(&sim->dest.engine);
+
+	tally.ends[source][dest]++;
+	/* unregistering lets go of who waits in madvise() */
+	for (unsigned i = 0; i < SIM_VCPUS; i++)
+		if (sim->vcpu[i].state >= VCPU_REMOVES)
+			vcpu_zap(sim, &sim->vcpu[i]);
+	if (sim->source_runs && sim->dest_runs)
+		sim_fail(sim, "two guests at the end");
+	if (sim->source_runs != (source == SOURCE_FAILED || source == SOURCE_CANCELLED))
+		sim_fail(sim, "source %s, and the guest %s", source_phase_name(source),
+			 sim->source_runs ? "runs" : "does not run");
+	if (sim->dest_runs != sim->dest.started)
+		sim_fail(sim, "the guest at the destination has vanished");
+	if (sim->source.cancel_promised && source != SOURCE_CANCELLED)
+		sim_fail(sim, "cancelled was promised, it is %s", source_phase_name(source));
+	if (broken ? !may_end(sim, source, dest) : source != SOURCE_DONE || dest != DEST_DONE)
+		sim_fail(sim, "ends: source %s, dest %s", source_phase_name(source),
+			 dest_phase_name(dest));
+	/* a time-out was waited for where somebody should have been woken */
+	if (!broken && sim->now_ns >= PATIENCE_NS)
+		sim_fail(sim, "it took %llu s", (unsigned long long)(sim->now_ns / SIM_S));
+	if (dest == DEST_DONE)
+		check_equal(sim);
+	if (dest == DEST_PAUSED)
+		check_nothing_lost(sim);
+	if (dest == DEST_FAILED && source != SOURCE_DONE)
+		check_source_keeps_all(sim);
+	/* nobody sleeps where everything is there */
+	for (unsigned i = 0; i < SIM_VCPUS; i++)
+		if (dest == DEST_DONE && vcpu_sleeps(&sim->vcpu[i]))
+			sim_fail(sim, "vcpu %u sleeps for ever", sim->vcpu[i].tid);
+}
+
+static inline void count(struct sim *sim)
+{
+	const struct source_counters *counters = source_get_counters(sim->source.engine);
+
+	if (sim->dest.armed)
+		tally.postcopy++;
+	else
+		tally.precopy++;
+	tally.urgent += counters->pages_urgent;
+	tally.requests += counters->requests;
+	tally.rounds += counters->rounds;
+	tally.steps += sim->step;
+	for (unsigned i = 0; i < sim->blocks; i++)
+		tally.huge += sim->block[i].source.page_size == SIM_HUGE;
+	tally.faults += sim->faults;
+	tally.removals += sim->removals;
+	/* no page goes twice after the switch */
+	if (sim->dest.armed && !sim->plan.removes && sim->dest.engine.counters.pages_before)
+		sim_fail(sim, "%llu pages came twice",
+			 (unsigned long long)sim->dest.engine.counters.pages_before);
+}
+
+#endif /* SELFTESTS_SIM_END_H */
