@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef POSTCOPY_DUMP_INTERNAL_H
+#define POSTCOPY_DUMP_INTERNAL_H
+
+#include "wire/device.h"
+#include "wire/return_path.h"
+#include "wire/stream.h"
+
+#include <stdbool.h>
+#include <wherry/dump.h>
+
+/* The state of a dump, for dump.c, which takes bytes, and dump_text.c, which makes lines */
+
+struct bytes {
+	uint8_t *at;
+	size_t length;
+	size_t room;
+};
+
+/* Neighbouring pages of one kind that are one line */
+struct run {
+	uint64_t offset; /* of the first one in the stream */
+	uint64_t start;
+	uint64_t pages; /* 0: there is none */
+	unsigned block;
+	enum ram_record record;
+};
+
+struct wh_dump {
+	enum wh_dump_kind kind;
+	bool pages;
+	void (*line)(void *opaque, uint64_t offset, const char *text);
+	void *opaque;
+	struct bytes buffer;  /* not taken yet */
+	uint64_t offset;      /* of its first byte */
+	uint64_t begin;	      /* of the message that is being taken */
+	struct wh_err failed; /* said again by every later call */
+	struct run run;
+
+	struct stream_in stream; /* its list serves the urgent channel too */
+	struct ram_in urgent;
+	bool begun;
+
+	struct bytes kept;    /* package, or device state to the end of the connection */
+	uint64_t kept_offset; /* of its first byte */
+	struct device_scan scan;
+	bool described; /* device state and description are complete */
+
+	bool bitmap; /* of the return path: a bitmap follows */
+};
+
+void dump_say(struct wh_dump *dump, uint64_t offset, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+void dump_run_end(struct wh_dump *dump);
+void dump_say_ram(struct wh_dump *dump, const struct ram_event *event);
+void dump_say_event(struct wh_dump *dump, const struct stream_event *event);
+void dump_say_message(struct wh_dump *dump, const struct rp_msg *msg);
+void dump_say_state(struct wh_dump *dump, uint64_t offset, const char *indent, const uint8_t *state,
+		    size_t length);
+void dump_say_package(struct wh_dump *dump, const struct package *package);
+
+#endif /* POSTCOPY_DUMP_INTERNAL_H */

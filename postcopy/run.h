@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef POSTCOPY_RUN_H
+#define POSTCOPY_RUN_H
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "postcopy/dest.h"
+#include "postcopy/source.h"
+#include "ring/loop.h"
+#include "ring/socket.h"
+#include "uffd/dirty.h"
+#include "uffd/placer.h"
+
+#include <pthread.h>
+#include <wherry/wherry.h>
+
+/*
+ * The joining: gives the engines descriptors, time and threads. Who owns what:
+ *
+ *	bulk loop	listener or dial, main channel, engine steps, everything rare
+ *	fault loop	destination: uffd and urgent channel; source: return path and
+ *			urgent channel
+ *
+ * With wh_start() each loop has a thread; with wh_process() both are one loop on the
+ * caller's thread, and all of this works unchanged because nothing here waits
+ * anywhere but in loop_step(). What one loop has for the other goes through struct
+ * mailbox and loop_wake(); what both may call (sending on the return path) has a lock
+ * of its own.
+ */
+
+#define RUN_LOOP_ENTRIES 64 /* operations under way at once, per loop */
+#define INLET_BYTES (1u << 20)
+#define REPLY_BYTES (64u << 10)
+#define PENDING_MAX 4
+#define RETRY_FAULTS 256u
+#define FAULT_RETRY_NS (50 * NS_PER_US) /* first retry of a fault while the map changes */
+
+/* Bytes of one channel on their way into the destination's engine. */
+struct inlet {
+	struct wh_migration *m;
+	enum channel channel;
+	struct loop *loop;
+	struct op recv;
+	struct op retry;
+	int fd;
+	uint8_t *buf;
+	size_t start;
+	size_t have;
+	bool dirty; /* fed since the last dest_idle() */
+	bool ended; /* nothing more comes */
+};
+
+/* The return path's way out; any thread. */
+struct reply {
+	pthread_mutex_t lock;
+	struct op poll;
+	int fd;
+	int error;
+	bool shut; /* SHUT was the last message */
+	size_t have;
+	uint8_t buf[REPLY_BYTES];
+};
+
+/* A connection that has not said yet what it is. */
+struct pending {
+	struct wh_migration *m;
+	struct op peek;
+	struct op timer;
+	int fd;
+	uint8_t magic[4];
+};
+
+/* A fault whose zero page could not be placed yet. */
+struct retry_fault {
+	unsigned block;
+	uint32_t tid;
+	uint64_t offset;
+	uint64_t since_ns;
+};
+
+/* From one loop to the other; under migration.post_lock, rare. */
+struct mailbox {
+	int urgent_fd;	  /* to the fault loop: a connected urgent channel, -1 none */
+	bool urgent_lost; /* to the bulk loop */
+	struct wh_err urgent_err;
+	bool reply_lost; /* source, to the bulk loop: the return path broke */
+	struct wh_err reply_err;
+	bool device_loaded; /* to the bulk loop */
+	int device_result;
+	bool armed;	   /* to the fault loop: read the uffd from here on */
+	bool close;	   /* to the fault loop: close your channels */
+	bool fault_failed; /* to the bulk loop: serving faults ended with an error */
+	struct wh_err fault_err;
+};
+
+struct dest_side {
+	struct dest engine;
+	struct listener listener;
+	struct pending pending[PENDING_MAX];
+	struct inlet inlet[CHANNEL_COUNT];
+	struct reply reply;
+	uint64_t heard_bytes; /* as of heard_ns, when bytes came or nothing was owed */
+	uint64_t heard_ns;
+	bool main_up;
+	bool urgent_up;
+	bool closing;
+	bool stopped;
+	bool finished; /* memory was given back to the VMM */
+
+	struct uffd uffd;
+	bool uffd_open;
+	bool armed; /* atomic: set by the bulk loop, read by both */
+	struct placer placer[RAM_BLOCKS_MAX];
+	bool placer_up[RAM_BLOCKS_MAX];
+	struct stage stage[CHANNEL_COUNT];
+	struct op fault_read;
+	struct op fault_timer;
+	uint8_t fault_buf[UFFD_BATCH * UFFD_MSG_BYTES];
+	struct retry_fault retry[RETRY_FAULTS];
+	unsigned retries;
+	uint64_t retry_ns;
+	pthread_mutex_t gate; /* with config.removes: events against placing */
+
+	uint8_t *device; /* the engine's buffer */
+	size_t device_room;
+};
+
+struct source_side {
+	struct wh_migration *owner;
+	struct source *engine;
+	struct source_block *block; /* index as migration.region */
+	struct uri uri;
+	struct dial dial;
+	struct dial urgent_dial;
+	int fd;
+	int urgent_fd;
+	struct op send;
+	struct op recv;
+	struct op urgent_send;
+	struct msghdr msg;
+	struct msghdr urgent_msg;
+	struct batch *batch;
+	struct batch *urgent_batch;
+	size_t sent;
+	size_t urgent_sent;
+	uint8_t reply_buf[16384];
+	size_t reply_have;
+	struct op reply_timer; /* looks again whether the queue of requests has room */
+	bool request_ended;    /* the return path is not read any more */
+	bool urgent_ended;     /* nothing more is sent on the urgent channel */
+	bool closing;
+	bool logging; /* writes are being logged */
+	bool own_log; /* by log, not by the VMM */
+	struct dirty_log log;
+	void *device;
+	size_t device_length;
+};
+
+struct wh_migration {
+	enum wh_role role;
+	struct wh_config config;
+	struct wh_callbacks cb;
+	char machine[256];
+	char uri[URI_TEXT];
+	struct region region[RAM_BLOCKS_MAX];
+	unsigned regions;
+
+	struct loop *bulk;
+	struct loop *fault; /* == bulk with wh_process() */
+	struct op tick;	    /* bulk loop: engine time */
+	uint64_t tick_ns;
+	bool threaded;
+	bool started;
+	bool set_up; /* wh_connect() or wh_listen() was called */
+	pthread_t bulk_thread;
+	pthread_t fault_thread;
+	bool fault_running;
+	bool stop;	   /* atomic: wh_free() */
+	bool ended;	   /* atomic: the bulk loop is done, result is final */
+	bool fault_closed; /* atomic: the fault loop has closed its channels */
+
+	pthread_mutex_t post_lock;
+	struct mailbox post;
+
+	pthread_mutex_t wait_lock;
+	pthread_cond_t wait_cond;
+	struct wh_err result;
+	enum wh_phase phase; /* atomic */
+
+	uint64_t begin_ns;
+	uint64_t end_ns;
+	uint64_t own_bytes;   /* atomic */
+	uint64_t pages_total; /* atomic */
+	pthread_mutex_t rate_lock;
+	uint64_t rate_at_ns;
+	uint64_t rate_bytes;
+	uint64_t rate;
+
+	struct dest_side *dest;
+	struct source_side *source;
+};
+
+/* Behind a partial send: what is left of the message */
+void msg_advance(struct msghdr *msg, size_t sent);
+
+/* run.c */
+int run_add_region(struct wh_migration *m, const struct wh_block *block, struct wh_err *err);
+void run_log(struct wh_migration *m, enum wh_log_level level, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* run_drive.c */
+void run_moved(struct wh_migration *m, enum wh_phase phase, const struct wh_err *err);
+/* The engine wants to be called at this time; bulk loop */
+void run_tick(struct wh_migration *m, uint64_t at_ns);
+/* The fault loop has closed its channels and will not touch the engine again */
+bool run_fault_closed(struct wh_migration *m);
+
+/* run_dest.c, run_source.c: one turn of each loop after its completions */
+int dest_side_new(struct wh_migration *m, struct wh_err *err);
+/* Threads are gone: completions that loop_close() brings back change nothing any more. */
+void dest_side_stop(struct wh_migration *m);
+void dest_side_free(struct wh_migration *m);
+int dest_side_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* true: it has ended */
+bool dest_side_turn(struct wh_migration *m);
+void dest_side_fault_turn(struct wh_migration *m);
+void dest_side_stats(const struct wh_migration *m, struct wh_stats *stats);
+
+int source_side_new(struct wh_migration *m, struct wh_err *err);
+void source_side_stop(struct wh_migration *m);
+void source_side_free(struct wh_migration *m);
+int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+int source_side_open_urgent(struct wh_migration *m, struct wh_err *err);
+bool source_side_turn(struct wh_migration *m);
+void source_side_request_turn(struct wh_migration *m);
+void source_side_stats(const struct wh_migration *m, struct wh_stats *stats);
+
+/* run_inlet.c */
+int inlet_open(struct inlet *inlet, struct wh_migration *m, enum channel channel, struct loop *loop,
+	       int fd, struct wh_err *err);
+/* Nothing more is received; the descriptor is closed when the kernel has let go of it. */
+void inlet_close(struct inlet *inlet);
+bool inlet_busy(const struct inlet *inlet);
+/* Before sleeping: what lies in runs is placed */
+void inlet_idle(struct inlet *inlet);
+void inlet_fini(struct inlet *inlet);
+
+/* run_reply.c */
+int reply_send(struct wh_migration *m, const void *message, size_t length, struct wh_err *err);
+void reply_turn(struct wh_migration *m);
+bool reply_flushed(struct wh_migration *m);
+
+/* run_place.c: the engine's view of memory */
+extern const struct dest_ops run_dest_ops;
+int run_place_open(struct wh_migration *m, struct wh_err *err);
+void run_place_close(struct wh_migration *m);
+
+/* run_fault.c */
+void fault_turn(struct wh_migration *m);
+void fault_close(struct wh_migration *m);
+
+/* run_source_ops.c */
+extern const struct source_ops run_source_ops;
+int run_source_log_start(struct wh_migration *m, struct wh_err *err);
+void run_source_log_stop(struct wh_migration *m);
+
+#endif /* POSTCOPY_RUN_H */

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Joining: bytes of one channel from its socket into the destination's engine.
+ *
+ * One buffer, one receive under way, always into the room behind what is left over.
+ * The engine copies pages out of it, so a byte is moved twice: by the kernel into
+ * the buffer, and into its place.
+ */
+#include "postcopy/run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The channel has ended; reason NULL for an orderly close by the peer. */
+static void inlet_lost(struct inlet *inlet, const struct wh_err *reason)
+{
+	struct wh_migration *m = inlet->m;
+
+	inlet->ended = true;
+	if (inlet->channel == CHANNEL_MAIN || m->fault == m->bulk) {
+		dest_link_lost(&m->dest->engine, inlet->channel, reason);
+		return;
+	}
+	pthread_mutex_lock(&m->post_lock);
+	m->post.urgent_lost = true;
+	if (reason)
+		m->post.urgent_err = *reason;
+	pthread_mutex_unlock(&m->post_lock);
+	loop_wake(m->bulk);
+}
+
+static void inlet_receive(struct inlet *inlet)
+{
+	size_t need = dest_need(&inlet->m->dest->engine, inlet->channel);
+
+	if (inlet->ended)
+		return;
+	if (inlet->have == 0)
+		inlet->start = 0;
+	if (inlet->start && INLET_BYTES - inlet->start < 2 * need + STREAM_NEED_MAX) {
+		memmove(inlet->buf, inlet->buf + inlet->start, inlet->have);
+		inlet->start = 0;
+	}
+	loop_recv(inlet->loop, &inlet->recv, inlet->fd, inlet->buf + inlet->start + inlet->have,
+		  INLET_BYTES - inlet->start - inlet->have, 0);
+}
+
+static void inlet_later(struct inlet *inlet)
+{
+	uint64_t wait_ns = inlet->m->dest->engine.channel[inlet->channel].retry_ns;
+
+	if (!op_busy(&inlet->retry))
+		loop_timer(inlet->loop, &inlet->retry, clock_now_ns() + wait_ns);
+}
+
+/* The engine has an error and says so in its next step, which is the bulk loop's. */
+static void inlet_failed(struct inlet *inlet)
+{
+	inlet->ended = true;
+	loop_wake(inlet->m->bulk);
+}
+
+/* Hand over what there is; go on receiving when all that can be taken was. */
+static void inlet_feed(struct inlet *inlet)
+{
+	struct dest *engine = &inlet->m->dest->engine;
+	struct wh_err err = { 0 };
+	size_t used = 0;
+	int ret;
+
+	ret = dest_input(engine, inlet->channel, inlet->buf + inlet->start, inlet->have, &used,
+			 clock_now_ns(), &err);
+	inlet->start += used;
+	inlet->have -= used;
+	inlet->dirty = true;
+	if (ret == DEST_RETRY)
+		inlet_later(inlet);
+	else if (ret < 0)
+		inlet_failed(inlet);
+	else
+		inlet_receive(inlet);
+}
+
+static void inlet_received(struct op *op, int result)
+{
+	struct inlet *inlet = (struct inlet *)((char *)op - offsetof(struct inlet, recv));
+	struct wh_err err = { 0 };
+
+	if (inlet->ended)
+		return;
+	if (result == -EINTR || result == -EAGAIN) {
+		inlet_receive(inlet);
+		return;
+	}
+	if (result == 0) {
+		inlet_idle(inlet);
+		inlet_lost(inlet, NULL);
+		return;
+	}
+	if (result < 0) {
+		inlet_idle(inlet);
+		err_sys(&err, result, "%s channel: receive",
+			inlet->channel == CHANNEL_MAIN ? "main" : "urgent");
+		inlet_lost(inlet, &err);
+		return;
+	}
+	inlet->have += (size_t)result;
+	inlet_feed(inlet);
+}
+
+static void inlet_retried(struct op *op, int result)
+{
+	struct inlet *inlet = (struct inlet *)((char *)op - offsetof(struct inlet, retry));
+
+	if (result == -ECANCELED || inlet->ended)
+		return;
+	if (op_busy(&inlet->recv))
+		inlet_idle(inlet); /* it was dest_idle() that has to be tried again */
+	else
+		inlet_feed(inlet);
+}
+
+void inlet_idle(struct inlet *inlet)
+{
+	struct wh_err err = { 0 };
+	int ret;
+
+	if (!inlet->m || !inlet->dirty || op_busy(&inlet->retry))
+		return;
+	inlet->dirty = false;
+	ret = dest_idle(&inlet->m->dest->engine, inlet->channel, clock_now_ns(), &err);
+	if (ret == DEST_RETRY) {
+		inlet->dirty = true;
+		inlet_later(inlet);
+	} else if (ret < 0) {
+		inlet_failed(inlet);
+	}
+}
+
+int inlet_open(struct inlet *inlet, struct wh_migration *m, enum channel channel, struct loop *loop,
+	       int fd, struct wh_err *err)
+{
+	*inlet = (struct inlet){
+		.channel = channel,
+		.loop = loop,
+		.fd = fd,
+		.recv.done = inlet_received,
+		.retry.done = inlet_retried,
+	};
+	inlet->buf = malloc(INLET_BYTES);
+	if (!inlet->buf)
+		return err_set(err, -ENOMEM, "channel: no memory for its buffer");
+	__atomic_fetch_add(&m->own_bytes, INLET_BYTES, __ATOMIC_RELAXED);
+	inlet->m = m;
+	inlet_receive(inlet);
+	return 0;
+}
+
+bool inlet_busy(const struct inlet *inlet)
+{
+	return op_busy(&inlet->recv) || op_busy(&inlet->retry);
+}
+
+void inlet_close(struct inlet *inlet)
+{
+	if (!inlet->m)
+		return;
+	inlet->ended = true;
+	if (op_busy(&inlet->recv))
+		loop_cancel(inlet->loop, &inlet->recv);
+	if (op_busy(&inlet->retry))
+		loop_cancel(inlet->loop, &inlet->retry);
+}
+
+/* When no longer busy, or the loop is closed. */
+void inlet_fini(struct inlet *inlet)
+{
+	if (!inlet->m)
+		return;
+	close(inlet->fd);
+	free(inlet->buf);
+	__atomic_fetch_sub(&inlet->m->own_bytes, INLET_BYTES, __ATOMIC_RELAXED);
+	*inlet = (struct inlet){ .fd = -1 };
+}

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Joining: the source's main channel on the bulk loop, and its end. A batch is sent
+ * by one sendmsg() straight out of guest memory; the next is asked for when the
+ * kernel has taken all of it.
+ */
+#include "base/bits.h"
+#include "postcopy/run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What lies in the bulk channel's buffer delays requested pages, on whichever channel. */
+#define BULK_SEND_BUFFER (256 << 10)
+
+static struct source_side *of_op(struct op *op, size_t offset)
+{
+	return (struct source_side *)((char *)op - offset);
+}
+
+int source_side_new(struct wh_migration *m, struct wh_err *err)
+{
+	struct source_side *side = calloc(1, sizeof(*side));
+
+	if (!side)
+		return err_set(err, -ENOMEM, "source: no memory");
+	m->source = side;
+	side->owner = m;
+	side->fd = side->urgent_fd = -1;
+	side->engine = calloc(1, source_bytes());
+	side->block = calloc(RAM_BLOCKS_MAX, sizeof(*side->block));
+	side->batch = malloc(sizeof(*side->batch));
+	side->urgent_batch = malloc(sizeof(*side->urgent_batch));
+	if (!side->engine || !side->block || !side->batch || !side->urgent_batch) {
+		source_side_free(m);
+		return err_set(err, -ENOMEM, "source: no memory");
+	}
+	m->own_bytes += sizeof(*side) + source_bytes() + RAM_BLOCKS_MAX * sizeof(*side->block) +
+			2 * sizeof(*side->batch);
+	return 0;
+}
+
+static int source_add(struct wh_migration *m, unsigned i, struct wh_err *err)
+{
+	struct source_block *block = &m->source->block[i];
+	size_t words = bits_words(m->region[i].length / TARGET_PAGE);
+
+	block->region = &m->region[i];
+	block->dirty = calloc(words, sizeof(uint64_t));
+	if (!block->dirty)
+		return err_set(err, -ENOMEM, "block '%s': no memory for its bitmap",
+			       m->region[i].name);
+	m->own_bytes += words * sizeof(uint64_t);
+	wire_name_set(&block->name, m->region[i].name);
+	return source_add_block(m->source->engine, block, err);
+}
+
+void msg_advance(struct msghdr *msg, size_t sent)
+{
+	while (sent && sent >= msg->msg_iov->iov_len) {
+		sent -= msg->msg_iov->iov_len;
+		msg->msg_iov++;
+		msg->msg_iovlen--;
+	}
+	if (sent) {
+		msg->msg_iov->iov_base = (char *)msg->msg_iov->iov_base + sent;
+		msg->msg_iov->iov_len -= sent;
+	}
+}
+
+static void source_send(struct wh_migration *m);
+
+static void source_lost(struct wh_migration *m, enum channel channel, const struct wh_err *err)
+{
+	source_link_lost(m->source->engine, channel, err, clock_now_ns());
+}
+
+static void source_send_done(struct op *op, int result)
+{
+	struct source_side *side = of_op(op, offsetof(struct source_side, send));
+	struct wh_migration *m = side->owner;
+	struct wh_err err = { 0 };
+
+	if (side->closing)
+		return;
+	if (result == -EINTR || result == -EAGAIN) {
+		source_send(m);
+		return;
+	}
+	if (result <= 0) {
+		err_sys(&err, result ? result : -EPIPE, "main channel: send");
+		source_lost(m, CHANNEL_MAIN, &err);
+		return;
+	}
+	side->sent += (size_t)result;
+	if (side->sent < side->batch->bytes) {
+		msg_advance(&side->msg, (size_t)result);
+		source_send(m);
+		return;
+	}
+	source_sent(side->engine, side->batch->bytes, clock_now_ns());
+}
+
+static void source_send(struct wh_migration *m)
+{
+	struct source_side *side = m->source;
+
+	loop_sendmsg(m->bulk, &side->send, side->fd, &side->msg, MSG_WAITALL | MSG_NOSIGNAL);
+}
+
+/*
+ * The engine's next batch. It is asked while one is under way as well: cancel and the
+ * destination's last word must not wait for a peer that takes no more bytes.
+ */
+static void source_pump(struct wh_migration *m)
+{
+	struct source_side *side = m->source;
+	struct wh_err err = { 0 };
+	int todo;
+
+	todo = source_next(side->engine, clock_now_ns(), side->batch, &err);
+	if (todo == SOURCE_SEND) {
+		side->sent = 0;
+		side->msg = (struct msghdr){
+			.msg_iov = side->batch->iov,
+			.msg_iovlen = side->batch->count,
+		};
+		source_send(m);
+	} else if (todo == SOURCE_WAIT) {
+		run_tick(m, source_wake_ns(side->engine));
+	}
+	/* An end, good or bad, shows in the phase. */
+}
+
+static void source_up(struct wh_migration *m)
+{
+	struct source_side *side = m->source;
+
+	source_connected(side->engine, clock_now_ns());
+	/* The request loop begins to read the return path. */
+	pthread_mutex_lock(&m->post_lock);
+	m->post.armed = true;
+	pthread_mutex_unlock(&m->post_lock);
+	loop_wake(m->fault);
+}
+
+static void urgent_dialed(struct dial *dial, int fd, struct wh_err *err)
+{
+	struct source_side *side =
+		(struct source_side *)((char *)dial - offsetof(struct source_side, urgent_dial));
+	struct wh_migration *m = side->owner;
+	bool at_start = m->config.urgent == WH_URGENT_AT_START;
+
+	if (side->closing) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	if (fd >= 0) {
+		pthread_mutex_lock(&m->post_lock);
+		m->post.urgent_fd = fd;
+		pthread_mutex_unlock(&m->post_lock);
+		loop_wake(m->fault);
+	} else if (at_start) {
+		/* The destination waits for both before it reads anything. */
+		err_wrap(err, "urgent channel");
+		source_lost(m, CHANNEL_URGENT, err);
+		return;
+	} else {
+		run_log(m, WH_LOG_WARNING, "no urgent channel: %s", err->text);
+	}
+	source_urgent_opened(side->engine, fd >= 0 ? 0 : fd);
+	if (at_start)
+		source_up(m);
+}
+
+/* On the bulk loop, by the engine at the switch, or from here at the start */
+int source_side_open_urgent(struct wh_migration *m, struct wh_err *err)
+{
+	struct source_side *side = m->source;
+	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
+
+	if (side->uri.kind == URI_FD)
+		return err_set(err, -EOPNOTSUPP, "fd: has one connection only");
+	side->urgent_dial.done = urgent_dialed;
+	return dial_start(&side->urgent_dial, m->bulk, &side->uri, m->config.connect_timeout_ns,
+			  &tuning, err);
+}
+
+static void main_dialed(struct dial *dial, int fd, struct wh_err *err)
+{
+	struct source_side *side =
+		(struct source_side *)((char *)dial - offsetof(struct source_side, dial));
+	struct wh_migration *m = side->owner;
+	struct wh_err failure = { 0 };
+
+	if (side->closing) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	if (fd < 0) {
+		source_lost(m, CHANNEL_MAIN, err);
+		return;
+	}
+	side->fd = fd;
+	if (m->config.urgent != WH_URGENT_AT_START || !m->config.postcopy) {
+		source_up(m);
+	} else if (source_side_open_urgent(m, &failure) < 0) {
+		err_wrap(&failure, "urgent channel");
+		source_lost(m, CHANNEL_URGENT, &failure);
+	}
+}
+
+int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	struct source_side *side = m->source;
+	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
+	struct source_config config = {
+		.postcopy = m->config.postcopy,
+		.return_path = m->config.return_path,
+		.urgent = m->config.postcopy ? m->config.urgent : WH_URGENT_OFF,
+		.bandwidth = m->config.bandwidth,
+		.postcopy_bandwidth = m->config.postcopy_bandwidth,
+		.downtime_ns = m->config.downtime_ns,
+		.postcopy_after_ns = m->config.postcopy_after_ns,
+		.dead_peer_ns = m->config.dead_peer_ns,
+	};
+	int ret;
+
+	if (config.postcopy)
+		tuning.send_buffer = BULK_SEND_BUFFER;
+	wire_name_set(&config.machine, m->machine);
+	source_init(side->engine, &run_source_ops, m, &config);
+	for (unsigned i = 0; i < m->regions; i++) {
+		ret = source_add(m, i, err);
+		if (ret < 0)
+			return ret;
+	}
+	ret = run_source_log_start(m, err);
+	if (ret < 0)
+		return ret;
+	side->uri = *uri;
+	side->send.done = source_send_done;
+	side->dial.done = main_dialed;
+	return dial_start(&side->dial, m->bulk, uri, m->config.connect_timeout_ns, &tuning, err);
+}
+
+/* What the request loop has for this one. */
+static void source_mail(struct wh_migration *m)
+{
+	struct mailbox post;
+
+	pthread_mutex_lock(&m->post_lock);
+	post = m->post;
+	m->post.urgent_lost = false;
+	m->post.reply_lost = false;
+	m->post.fault_failed = false;
+	pthread_mutex_unlock(&m->post_lock);
+
+	if (post.urgent_lost)
+		source_lost(m, CHANNEL_URGENT, &post.urgent_err);
+	if (post.reply_lost)
+		source_lost(m, CHANNEL_MAIN, &post.reply_err);
+	if (post.fault_failed)
+		source_lost(m, CHANNEL_MAIN, &post.fault_err);
+}
+
+static bool source_close(struct wh_migration *m)
+{
+	struct source_side *side = m->source;
+
+	side->closing = true;
+	dial_cancel(&side->dial);
+	dial_cancel(&side->urgent_dial);
+	if (op_busy(&side->send))
+		loop_cancel(m->bulk, &side->send);
+	if (op_busy(&m->tick))
+		loop_cancel(m->bulk, &m->tick);
+	run_source_log_stop(m);
+	if (!run_fault_closed(m) || dial_busy(&side->dial) || dial_busy(&side->urgent_dial) ||
+	    op_busy(&side->send) || op_busy(&m->tick))
+		return false;
+	if (side->fd >= 0)
+		close(side->fd);
+	side->fd = -1;
+	return true;
+}
+
+bool source_side_turn(struct wh_migration *m)
+{
+	source_mail(m);
+	if (!wh_phase_ended(wh_get_phase(m)))
+		source_pump(m);
+	return wh_phase_ended(wh_get_phase(m)) && source_close(m);
+}
+
+void source_side_stop(struct wh_migration *m)
+{
+	m->source->closing = true;
+	m->source->request_ended = true;
+	m->source->urgent_ended = true;
+}
+
+/* Loops are closed and threads gone. */
+void source_side_free(struct wh_migration *m)
+{
+	struct source_side *side = m->source;
+
+	run_source_log_stop(m);
+	if (side->fd >= 0)
+		close(side->fd);
+	if (side->urgent_fd >= 0)
+		close(side->urgent_fd);
+	if (m->post.urgent_fd >= 0)
+		close(m->post.urgent_fd);
+	if (side->block)
+		for (unsigned i = 0; i < m->regions; i++)
+			free(side->block[i].dirty);
+	free(side->device);
+	free(side->urgent_batch);
+	free(side->batch);
+	free(side->block);
+	free(side->engine);
+	free(side);
+	m->source = NULL;
+}
+
+static uint64_t counter(const uint64_t *at)
+{
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+
+void source_side_stats(const struct wh_migration *m, struct wh_stats *stats)
+{
+	const struct source_counters *c = source_get_counters(m->source->engine);
+
+	stats->bytes = counter(&c->bytes[CHANNEL_MAIN]) + counter(&c->bytes[CHANNEL_URGENT]);
+	stats->bytes_return = counter(&c->bytes_return);
+	stats->pages_normal = counter(&c->pages_normal);
+	stats->pages_zero = counter(&c->pages_zero);
+	stats->pages_urgent = counter(&c->pages_urgent);
+	stats->rounds = counter(&c->rounds);
+	stats->bandwidth = counter(&c->bandwidth);
+	stats->dirty_rate = counter(&c->dirty_rate);
+	stats->downtime_ns = counter(&c->downtime_ns);
+	stats->requests = counter(&c->requests);
+	stats->fault_p50_ns = hist_quantile(&c->serve_hist, 500);
+	stats->fault_p99_ns = hist_quantile(&c->serve_hist, 990);
+	stats->fault_max_ns = counter(&c->serve_hist.max_ns);
+	stats->fault_sum_ns = counter(&c->serve_hist.sum_ns);
+	if (m->set_up)
+		stats->pages_left = source_pages_left(m->source->engine);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Joining: figures and names for the outside.
+ */
+#include "postcopy/run.h"
+
+static const char *const phase_names[] = {
+	[WH_PHASE_SETUP] = "setup",
+	[WH_PHASE_PRECOPY] = "active",
+	[WH_PHASE_SWITCHOVER] = "device",
+	[WH_PHASE_POSTCOPY] = "postcopy-active",
+	[WH_PHASE_PAUSED] = "postcopy-paused",
+	[WH_PHASE_DONE] = "completed",
+	[WH_PHASE_FAILED] = "failed",
+	[WH_PHASE_UNKNOWN] = "unknown",
+	[WH_PHASE_CANCELLED] = "cancelled",
+};
+_Static_assert(sizeof(phase_names) / sizeof(phase_names[0]) == WH_PHASE_COUNT, "a name a phase");
+
+const char *wh_phase_name(enum wh_phase phase)
+{
+	return (unsigned)phase < WH_PHASE_COUNT ? phase_names[phase] : "?";
+}
+
+bool wh_phase_ended(enum wh_phase phase)
+{
+	switch (phase) {
+	case WH_PHASE_SETUP:
+	case WH_PHASE_PRECOPY:
+	case WH_PHASE_SWITCHOVER:
+	case WH_PHASE_POSTCOPY:
+		return false;
+	case WH_PHASE_PAUSED:
+	case WH_PHASE_DONE:
+	case WH_PHASE_FAILED:
+	case WH_PHASE_UNKNOWN:
+	case WH_PHASE_CANCELLED:
+	case WH_PHASE_COUNT:
+		break;
+	}
+	return true;
+}
+
+#define RATE_SPAN_NS (100 * NS_PER_MS)
+
+/* Bytes a second over the time since the last look, but not over less than a span. */
+static uint64_t rate_update(struct wh_migration *m, uint64_t bytes)
+{
+	uint64_t now = clock_now_ns();
+	uint64_t rate;
+
+	pthread_mutex_lock(&m->rate_lock);
+	if (!m->rate_at_ns)
+		m->rate_at_ns = m->begin_ns;
+	if (now - m->rate_at_ns >= RATE_SPAN_NS && bytes >= m->rate_bytes) {
+		m->rate = (uint64_t)((double)(bytes - m->rate_bytes) * (double)NS_PER_S /
+				     (double)(now - m->rate_at_ns));
+		m->rate_at_ns = now;
+		m->rate_bytes = bytes;
+	}
+	rate = m->rate;
+	pthread_mutex_unlock(&m->rate_lock);
+	return rate;
+}
+
+void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats)
+{
+	/* Only the rate's own memory is written, under its lock. */
+	struct wh_migration *m = (struct wh_migration *)(uintptr_t)migration;
+	uint64_t rate;
+
+	*stats = (struct wh_stats){ .phase = wh_get_phase(m) };
+	stats->now_ns =
+		(__atomic_load_n(&m->ended, __ATOMIC_ACQUIRE) ? m->end_ns : clock_now_ns()) -
+		m->begin_ns;
+	stats->pages_total = __atomic_load_n(&m->pages_total, __ATOMIC_RELAXED);
+	stats->own_bytes = __atomic_load_n(&m->own_bytes, __ATOMIC_RELAXED);
+	if (m->role == WH_DEST)
+		dest_side_stats(m, stats);
+	else
+		source_side_stats(m, stats);
+	rate = rate_update(m, stats->bytes);
+	if (!stats->bandwidth)
+		stats->bandwidth = rate;
+	if (rate && stats->pages_left && !wh_phase_ended(stats->phase))
+		stats->left_ns = (uint64_t)((double)stats->pages_left * (double)TARGET_PAGE *
+					    (double)NS_PER_S / (double)rate);
+}
