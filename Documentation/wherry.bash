@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+#
+# bash completion for wherry
+# shellcheck shell=bash
+
+_wherry()
+{
+	local current=${COMP_WORDS[COMP_CWORD]}
+	local previous=${COMP_WORDS[COMP_CWORD - 1]}
+	local command=${COMP_WORDS[1]-}
+	local words=
+
+	COMPREPLY=()
+	if [ "$COMP_CWORD" -eq 1 ]; then
+		words='demo receive check dump --help --version'
+	else
+		case $command:$previous in
+		demo:--memory) words='private memfd hugetlb' ;;
+		demo:--urgent) words='off switch start' ;;
+		receive:--memory) words='memfd private' ;;
+		receive:--postcopy | receive:--urgent) words='on off' ;;
+		receive:--out)
+			mapfile -t COMPREPLY < <(compgen -d -- "$current")
+			return
+			;;
+		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
+			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
+			receive:--device-max | receive:--timeout)
+			return
+			;;
+		demo:*)
+			words='--ram --vcpus --memory --threads --rate --uri --urgent
+				--postcopy-after --bandwidth --postcopy-bandwidth --fault-spin
+				--own-loop --json --help'
+			;;
+		receive:*)
+			words='--out --force --postcopy --urgent --touch --memory --hugetlb
+				--device-max --timeout --json --quiet --help'
+			;;
+		check:*) words='--json --help' ;;
+		dump:*)
+			words='--urgent --return-path --pages --help'
+			if [ "${current#-}" = "$current" ]; then
+				mapfile -t COMPREPLY < <(compgen -f -- "$current")
+				return
+			fi
+			;;
+		esac
+	fi
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+}
+complete -F _wherry wherry

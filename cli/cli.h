@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+/*
+ * wherry: one file (or a few) a subcommand. A subcommand gets "wherry NAME" as argv[0],
+ * so that getopt_long() begins its sentences with it, and returns the exit status: 0, 1
+ * for what went wrong, 2 for how it was called.
+ */
+#define EXIT_USAGE 2
+
+int cmd_check(int argc, char **argv);
+int cmd_demo(int argc, char **argv);
+int cmd_dump(int argc, char **argv);
+int cmd_receive(int argc, char **argv);
+
+/*
+ * "wherry NAME: ..." and where to read more, on stderr; no @format where getopt_long()
+ * has said what is wrong. Return: EXIT_USAGE
+ */
+int cli_usage(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Of main(): what stdout could not take is a failure too. Return: status, or 1 */
+int cli_finish(const char *name, int status);
+
+#endif /* CLI_CLI_H */

@@ -1,0 +1,476 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wherry demo: move a guest that never stops writing from one process to another.
+ */
+#include "cli/cli.h"
+#include "cli/demo.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef WH_LIBEXEC
+#define WH_LIBEXEC "/usr/local/libexec/wherry"
+#endif
+
+#define VMM_NAME "wherry-vmm"
+#define ARGS_MAX 64
+#define END_GRACE_MS 2000 /* for a process that was asked to end */
+#define NS_PER_MS 1000000ull
+
+static const char usage[] =
+	"usage: wherry demo [options]\n"
+	"\n"
+	"Starts two processes of the example VMM, lets the guest in the first one write all\n"
+	"its memory for ever, moves it to the second one while it runs (precopy, then\n"
+	"postcopy), and verifies every byte there.\n"
+	"\n"
+	"  --ram SIZE              memory of the guest (1G)\n"
+	"  --vcpus N               its processors (2)\n"
+	"  --memory KIND           private, memfd or hugetlb (private)\n"
+	"  --threads               plain threads instead of /dev/kvm\n"
+	"  --rate PAGES            a second and processor that it writes (150000; 0: all it can)\n"
+	"  --uri URI               of the link: tcp:HOST:PORT or unix:PATH (tcp:127.0.0.1:0)\n"
+	"  --urgent off|switch|start  second connection for awaited pages (switch)\n"
+	"  --postcopy-after MS     in precopy until then (4000; 0: precopy only)\n"
+	"  --bandwidth SIZE        bytes a second in precopy (600M, which is less than the\n"
+	"                          guest writes; 0: no limit)\n"
+	"  --postcopy-bandwidth SIZE  of the background pages of postcopy (600M)\n"
+	"  --fault-spin US         poll for faults so long before sleeping\n"
+	"  --own-loop              both ends drive the migration from their own event loops\n"
+	"  --json                  one JSON object a line\n"
+	"  --help\n"
+	"\n"
+	"Exit status: 0 moved and verified; 1 not; 2 usage.\n";
+
+/* Arguments that go on to the VMM: to both ends, or to the source or destination only */
+enum demo_to {
+	TO_BOTH,
+	TO_SOURCE,
+	TO_DEST,
+	TO_NOBODY,
+};
+
+struct demo_args {
+	const char *arg[DEMO_END_COUNT][ARGS_MAX];
+	unsigned count[DEMO_END_COUNT];
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 * NS_PER_MS + (uint64_t)t.tv_nsec;
+}
+
+/* Beside this program in a build tree, else where it was installed. */
+static int find_program(char *path, size_t room)
+{
+	char self[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char *slash;
+
+	if (n > 0) {
+		self[n] = '\0';
+		slash = strrchr(self, '/');
+		if (slash &&
+		    (size_t)snprintf(path, room, "%.*s/%s", (int)(slash - self), self, VMM_NAME) <
+			    room &&
+		    !access(path, X_OK))
+			return 0;
+	}
+	if ((size_t)snprintf(path, room, "%s/%s", WH_LIBEXEC, VMM_NAME) < room &&
+	    !access(path, X_OK))
+		return 0;
+	fprintf(stderr, "wherry demo: %s is neither beside this program nor in %s\n", VMM_NAME,
+		WH_LIBEXEC);
+	return -ENOENT;
+}
+
+static void args_add(struct demo_args *args, enum demo_end end, const char *arg)
+{
+	if (args->count[end] < ARGS_MAX - 1)
+		args->arg[end][args->count[end]++] = arg;
+}
+
+/* Its output is ours to read; it ends when we do, however that happens. */
+static int child_start(struct demo_child *child, const char *program, const char *const *args)
+{
+	pid_t parent = getpid();
+	int pipe_fd[2];
+	sigset_t none;
+
+	if (pipe2(pipe_fd, O_CLOEXEC) < 0) {
+		perror("wherry demo: pipe");
+		return -1;
+	}
+	child->pid = fork();
+	if (child->pid < 0) {
+		perror("wherry demo: fork");
+		close(pipe_fd[0]);
+		close(pipe_fd[1]);
+		return -1;
+	}
+	if (!child->pid) {
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
+		dup2(pipe_fd[1], STDOUT_FILENO);
+		/* exec takes strings that it does not write */
+		execv(program, (char *const *)(uintptr_t)args);
+		fprintf(stderr, "wherry demo: %s: %s\n", program, strerror(errno));
+		_exit(127);
+	}
+	close(pipe_fd[1]);
+	child->out = pipe_fd[0];
+	return 0;
+}
+
+static void child_reap(struct demo_child *child, int flags)
+{
+	if (child->pid > 0 && !child->reaped &&
+	    waitpid(child->pid, &child->status, flags) == child->pid)
+		child->reaped = true;
+}
+
+/* Whatever still runs is asked to end, and made to if it does not. */
+static void children_end(struct demo *demo)
+{
+	uint64_t until = now_ns() + END_GRACE_MS * NS_PER_MS;
+	struct demo_child *child;
+
+	for (child = demo->child; child < demo->child + DEMO_END_COUNT; child++) {
+		child_reap(child, WNOHANG);
+		if (child->pid > 0 && !child->reaped)
+			kill(child->pid, SIGTERM);
+	}
+	for (child = demo->child; child < demo->child + DEMO_END_COUNT; child++) {
+		while (child->pid > 0 && !child->reaped && now_ns() < until) {
+			poll(NULL, 0, 5);
+			child_reap(child, WNOHANG);
+		}
+		if (child->pid > 0 && !child->reaped) {
+			kill(child->pid, SIGKILL);
+			child_reap(child, 0);
+		}
+		if (child->out >= 0)
+			close(child->out);
+		json_object_put(child->latest);
+		json_object_put(child->summary);
+	}
+}
+
+static void keep(json_object **kept, json_object *line)
+{
+	json_object_put(*kept);
+	*kept = json_object_get(line);
+}
+
+/* The first one is the cause, the others follow from it. */
+static void child_error(struct demo_child *child, const char *text)
+{
+	if (!*child->error)
+		snprintf(child->error, sizeof(child->error), "%s", text);
+}
+
+static void child_line(struct demo *demo, struct demo_child *child, const char *text)
+{
+	const char *end = child == &demo->child[DEMO_DEST] ? "destination" : "source";
+	json_object *line = json_tokener_parse(text);
+	const char *kind = demo_string(line, "kind");
+
+	if (!strcmp(kind, "status")) {
+		keep(&child->latest, line);
+		demo_progress(demo);
+	} else if (!strcmp(kind, "summary")) {
+		keep(&child->summary, line);
+	} else if (!strcmp(kind, "listening")) {
+		snprintf(child->uri, sizeof(child->uri), "%s", demo_string(line, "uri"));
+	} else if (!strcmp(kind, "phase")) {
+		snprintf(child->phase, sizeof(child->phase), "%s", demo_string(line, "phase"));
+		demo_say(demo, "%s: %s%s%s", end, child->phase,
+			 *demo_string(line, "error") ? ": " : "", demo_string(line, "error"));
+		child_error(child, demo_string(line, "error"));
+	} else if (!strcmp(kind, "guest")) {
+		demo_say(demo, "%s: guest %s: %" PRIu64 " vCPUs (%s), %" PRIu64 " MiB", end,
+			 demo_string(line, "what"), demo_number(line, "vcpus"),
+			 demo_string(line, "cpus_by"), demo_number(line, "ram_bytes") >> 20);
+	} else if (!strcmp(kind, "log")) {
+		const char *level = demo_string(line, "level");
+		bool plain = !strcmp(level, "debug") || !strcmp(level, "info");
+
+		demo_say(demo, "%s: %s%s%s", end, plain ? "" : level, plain ? "" : ": ",
+			 demo_string(line, "text"));
+		if (!strcmp(level, "error"))
+			child_error(child, demo_string(line, "text"));
+	}
+	json_object_put(line);
+}
+
+static void child_read(struct demo *demo, struct demo_child *child)
+{
+	ssize_t n =
+		read(child->out, child->line + child->have, sizeof(child->line) - 1 - child->have);
+	char *newline;
+
+	if (n <= 0) {
+		if (n < 0 && errno == EINTR)
+			return;
+		close(child->out);
+		child->out = -1;
+		child_reap(child, 0);
+		return;
+	}
+	child->have += (size_t)n;
+	child->line[child->have] = '\0';
+	while ((newline = strchr(child->line, '\n'))) {
+		*newline = '\0';
+		child_line(demo, child, child->line);
+		child->have -= (size_t)(newline + 1 - child->line);
+		memmove(child->line, newline + 1, child->have + 1);
+	}
+	if (child->have == sizeof(child->line) - 1)
+		child->have = 0; /* no line of ours is so long */
+}
+
+/* One turn of at most @ms (-1: for ever); false: a signal says that it is enough */
+static bool demo_turn(struct demo *demo, int signal_fd, int ms)
+{
+	struct pollfd fds[] = {
+		{ .fd = signal_fd, .events = POLLIN },
+		{ .fd = demo->child[DEMO_SOURCE].out, .events = POLLIN },
+		{ .fd = demo->child[DEMO_DEST].out, .events = POLLIN },
+	};
+
+	if (poll(fds, sizeof(fds) / sizeof(fds[0]), ms) < 0)
+		return errno == EINTR;
+	if (fds[0].revents)
+		return false;
+	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
+		if (demo->child[i].out >= 0 && fds[1 + i].revents)
+			child_read(demo, &demo->child[i]);
+	return true;
+}
+
+/* One end is gone or says that it failed: the other one has nobody to wait for. */
+static bool demo_failed(const struct demo *demo)
+{
+	for (unsigned i = 0; i < DEMO_END_COUNT; i++) {
+		const struct demo_child *child = &demo->child[i];
+
+		if (child->reaped && (!WIFEXITED(child->status) || WEXITSTATUS(child->status)))
+			return true;
+		if (!strcmp(child->phase, "failed") || !strcmp(child->phase, "postcopy-paused"))
+			return true;
+	}
+	return false;
+}
+
+/* Return: 0 both have ended; -EINTR; -EIO one failed; -EINVAL it does not like its arguments */
+static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
+{
+	struct demo_child *source = &demo->child[DEMO_SOURCE];
+	struct demo_child *dest = &demo->child[DEMO_DEST];
+
+	if (child_start(dest, demo->program, args->arg[DEMO_DEST]))
+		return -EIO;
+	while (!*dest->uri) {
+		if (!demo_turn(demo, signal_fd, -1))
+			return -EINTR;
+		if (dest->reaped)
+			return WIFEXITED(dest->status) && WEXITSTATUS(dest->status) == EXIT_USAGE ?
+				       -EINVAL :
+				       -EIO;
+	}
+	args_add(args, DEMO_SOURCE, "--to");
+	args_add(args, DEMO_SOURCE, dest->uri);
+	if (child_start(source, demo->program, args->arg[DEMO_SOURCE]))
+		return -EIO;
+	while (!source->reaped || !dest->reaped) {
+		if (!demo_turn(demo, signal_fd, -1))
+			return -EINTR;
+		if (demo_failed(demo))
+			return -EIO;
+	}
+	return 0;
+}
+
+/* After a failure: both say why, and end by themselves (--hold 0). */
+static void demo_drain(struct demo *demo, int signal_fd)
+{
+	uint64_t until = now_ns() + END_GRACE_MS * NS_PER_MS;
+
+	while ((demo->child[DEMO_SOURCE].out >= 0 || demo->child[DEMO_DEST].out >= 0) &&
+	       now_ns() < until && demo_turn(demo, signal_fd, END_GRACE_MS))
+		;
+}
+
+static const struct {
+	struct option option;
+	enum demo_to to;
+} demo_options[] = {
+	{ { "ram", required_argument, NULL, 0 }, TO_BOTH },
+	{ { "vcpus", required_argument, NULL, 0 }, TO_BOTH },
+	{ { "memory", required_argument, NULL, 0 }, TO_BOTH },
+	{ { "threads", no_argument, NULL, 0 }, TO_BOTH },
+	{ { "rate", required_argument, NULL, 0 }, TO_BOTH },
+	{ { "urgent", required_argument, NULL, 0 }, TO_BOTH },
+	{ { "own-loop", no_argument, NULL, 0 }, TO_BOTH },
+	{ { "bandwidth", required_argument, NULL, 0 }, TO_SOURCE },
+	{ { "postcopy-bandwidth", required_argument, NULL, 0 }, TO_SOURCE },
+	{ { "fault-spin", required_argument, NULL, 0 }, TO_DEST },
+	{ { "uri", required_argument, NULL, 'u' }, TO_NOBODY },
+	{ { "postcopy-after", required_argument, NULL, 'p' }, TO_NOBODY },
+	{ { "json", no_argument, NULL, 'j' }, TO_NOBODY },
+	{ { "help", no_argument, NULL, 'h' }, TO_NOBODY },
+};
+#define OPTION_COUNT (sizeof(demo_options) / sizeof(demo_options[0]))
+
+static void option_pass(struct demo_args *args, unsigned which, char *const *names)
+{
+	for (enum demo_end end = DEMO_SOURCE; end < DEMO_END_COUNT; end++) {
+		if (demo_options[which].to != TO_BOTH &&
+		    demo_options[which].to != (end == DEMO_SOURCE ? TO_SOURCE : TO_DEST))
+			continue;
+		args_add(args, end, names[which]);
+		if (optarg)
+			args_add(args, end, optarg);
+	}
+}
+
+/*
+ * What both ends always get, and the defaults. The link is slower than the guest writes,
+ * as links are: precopy alone would not end, on any machine.
+ */
+static void args_default(struct demo *demo, struct demo_args *args)
+{
+	static const char *const sides[] = { [DEMO_SOURCE] = "source", [DEMO_DEST] = "dest" };
+	static const char *const link[] = { "--bandwidth", "600M", "--postcopy-bandwidth", "600M" };
+	static const char *const both[] = { "--json", "--hold", "0",	 "--ram",
+					    "1G",     "--rate", "150000" };
+
+	for (enum demo_end end = DEMO_SOURCE; end < DEMO_END_COUNT; end++) {
+		args_add(args, end, demo->program);
+		args_add(args, end, sides[end]);
+		for (unsigned i = 0; i < sizeof(both) / sizeof(both[0]); i++)
+			args_add(args, end, both[i]);
+	}
+	for (unsigned i = 0; i < sizeof(link) / sizeof(link[0]); i++)
+		args_add(args, DEMO_SOURCE, link[i]);
+}
+
+static void args_postcopy(struct demo_args *args, const char *after)
+{
+	bool postcopy = strcmp(after, "0") != 0;
+
+	for (enum demo_end end = DEMO_SOURCE; end < DEMO_END_COUNT; end++) {
+		args_add(args, end, "--postcopy");
+		args_add(args, end, postcopy ? "on" : "off");
+	}
+	if (!postcopy)
+		return;
+	args_add(args, DEMO_SOURCE, "--postcopy-after");
+	args_add(args, DEMO_SOURCE, after);
+	/* Postcopy is to be seen even where the link is faster than the guest */
+	args_add(args, DEMO_SOURCE, "--downtime");
+	args_add(args, DEMO_SOURCE, "1");
+}
+
+/* Return: 0; or the exit status plus one */
+static int demo_read_options(struct demo *demo, struct demo_args *args, int argc, char **argv)
+{
+	static char names[OPTION_COUNT][32];
+	struct option options[OPTION_COUNT + 1] = { 0 };
+	char *name_at[OPTION_COUNT];
+	const char *after = "4000";
+	int option, at = 0;
+
+	for (unsigned i = 0; i < OPTION_COUNT; i++) {
+		options[i] = demo_options[i].option;
+		snprintf(names[i], sizeof(names[i]), "--%s", options[i].name);
+		name_at[i] = names[i];
+	}
+	while ((option = getopt_long(argc, argv, "", options, &at)) != -1) {
+		if (option == 0)
+			option_pass(args, (unsigned)at, name_at);
+		else if (option == 'u')
+			demo->listen = optarg;
+		else if (option == 'p')
+			after = optarg;
+		else if (option == 'j')
+			demo->json = true;
+		else if (option == 'h')
+			return fputs(usage, stdout) < 0 ? 2 : 1;
+		else
+			return cli_usage("demo", NULL) + 1; /* getopt has said what */
+	}
+	if (optind < argc)
+		return cli_usage("demo", "what is %s?", argv[optind]) + 1;
+	args_add(args, DEMO_DEST, "--listen");
+	args_add(args, DEMO_DEST, demo->listen);
+	args_postcopy(args, after);
+	return 0;
+}
+
+static int signals_open(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN); /* a reader that goes away must not leave children behind */
+	return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+int cmd_demo(int argc, char **argv)
+{
+	static struct demo demo;
+	static struct demo_args args;
+	char program[PATH_MAX];
+	int signal_fd, ret;
+	bool right;
+
+	demo = (struct demo){ .program = program, .listen = "tcp:127.0.0.1:0" };
+	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
+		demo.child[i].out = -1;
+	args_default(&demo, &args);
+	ret = demo_read_options(&demo, &args, argc, argv);
+	if (ret)
+		return ret - 1;
+	if (find_program(program, sizeof(program)))
+		return 1;
+	signal_fd = signals_open();
+	if (signal_fd < 0) {
+		perror("wherry demo: signalfd");
+		return 1;
+	}
+	demo.terminal = !demo.json && isatty(STDOUT_FILENO);
+	demo.begin_ns = now_ns();
+	ret = demo_run(&demo, &args, signal_fd);
+	if (ret == -EIO)
+		demo_drain(&demo, signal_fd);
+	right = ret != -EINVAL && demo_summary(&demo, ret == -EINTR) && !ret;
+	children_end(&demo);
+	close(signal_fd);
+	if (ret == -EINVAL)
+		return cli_usage("demo", NULL);
+	return right ? 0 : 1;
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CLI_DEMO_H
+#define CLI_DEMO_H
+
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * wherry demo: two processes of the example VMM, and what they say (demo.c) made into
+ * progress and a summary (demo_show.c).
+ */
+
+#define DEMO_LINE_MAX 16384
+
+enum demo_end {
+	DEMO_SOURCE,
+	DEMO_DEST,
+	DEMO_END_COUNT
+};
+
+/**
+ * struct demo_child - One process of the VMM
+ * @out:	Read end of its output; -1 when that has ended
+ * @status:	What waitpid() said, once @reaped
+ * @latest:	Its last "status" line, for json_object_put(); NULL before
+ * @summary:	Its "summary" line, the same
+ * @error:	The first sentence about a failure that it said
+ */
+struct demo_child {
+	pid_t pid;
+	int out;
+	bool reaped;
+	int status;
+	size_t have;
+	char line[DEMO_LINE_MAX];
+	char phase[32];
+	char error[512];
+	char uri[256];
+	json_object *latest;
+	json_object *summary;
+};
+
+struct demo {
+	const char *program;
+	const char *listen;
+	bool json;
+	bool terminal;	/* a line that is written over and over */
+	unsigned shown; /* columns of it */
+	struct demo_child child[DEMO_END_COUNT];
+	uint64_t shown_ns;
+	uint64_t rate_ns; /* when rate_bytes were sent */
+	uint64_t rate_bytes;
+	uint64_t begin_ns;
+};
+
+/* demo_show.c */
+/* A number of a child's line; 0 if it is not there */
+uint64_t demo_number(json_object *line, const char *name);
+const char *demo_string(json_object *line, const char *name);
+/* A line that stays: "precopy", a round, an error */
+void demo_say(struct demo *demo, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Where it is now; at most as often as the children say so */
+void demo_progress(struct demo *demo);
+/* Return: true if everything went right */
+bool demo_summary(struct demo *demo, bool interrupted);
+
+#endif /* CLI_DEMO_H */

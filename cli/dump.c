@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wherry dump: a recorded stream, message by message.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <wherry/wherry.h>
+
+static const char help[] =
+	"usage: wherry dump [--urgent | --return-path] [--pages] FILE\n\n"
+	"Prints a recorded migration stream, each message with the offset of its first byte.\n"
+	"FILE is - for standard input.\n\n"
+	"  --urgent       FILE is an urgent (postcopy-preempt) channel\n"
+	"  --return-path  FILE is a return path, destination to source\n"
+	"  --pages        a line for each page, not for each run of pages\n"
+	"  --help         this text\n\n"
+	"Exit status: 0; 1 if the stream is damaged or breaks off, after what can be read of it.\n";
+
+static void print_line(void *opaque, uint64_t offset, const char *text)
+{
+	(void)opaque;
+	printf("%10" PRIx64 "  %s\n", offset, text);
+}
+
+static int feed(struct wh_dump *dump, int fd, const char *file)
+{
+	static char buf[1 << 18];
+	struct wh_err err = { 0 };
+	uint64_t offset = 0;
+	ssize_t n;
+
+	for (;;) {
+		n = read(fd, buf, sizeof(buf));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0) {
+			fflush(stdout);
+			fprintf(stderr, "wherry dump: %s: read at offset %" PRIu64 ": %s\n", file,
+				offset, strerrordesc_np(errno));
+			return 1;
+		}
+		offset += (uint64_t)n;
+		/* What came before an error stands before it, where both go to one place. */
+		if (n == 0 ? wh_dump_end(dump, &err) : wh_dump_feed(dump, buf, (size_t)n, &err)) {
+			fflush(stdout);
+			fprintf(stderr, "wherry dump: %s: %s\n", file, err.text);
+			return 1;
+		}
+		if (n == 0)
+			return 0;
+	}
+}
+
+static int dump_file(const char *file, enum wh_dump_kind kind, bool pages)
+{
+	struct wh_dump *dump;
+	struct wh_err err = { 0 };
+	int status, fd;
+
+	fd = strcmp(file, "-") ? open(file, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
+	if (fd < 0) {
+		fprintf(stderr, "wherry dump: %s: %s\n", file, strerrordesc_np(errno));
+		return 1;
+	}
+	if (wh_dump_new(&dump, kind, pages, print_line, NULL, &err) < 0) {
+		fprintf(stderr, "wherry dump: %s\n", err.text);
+		close(fd);
+		return 1;
+	}
+	status = feed(dump, fd, file);
+	wh_dump_free(dump);
+	close(fd);
+	return status;
+}
+
+int cmd_dump(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "urgent", no_argument, NULL, 'u' },
+		{ "return-path", no_argument, NULL, 'r' },
+		{ "pages", no_argument, NULL, 'p' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	enum wh_dump_kind kind = WH_DUMP_STREAM;
+	bool pages = false;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "+urph", options, NULL)) != -1) {
+		switch (option) {
+		case 'u':
+		case 'r':
+			if (kind != WH_DUMP_STREAM)
+				return cli_usage("dump",
+						 "--urgent and --return-path exclude each other");
+			kind = option == 'u' ? WH_DUMP_URGENT : WH_DUMP_RETURN_PATH;
+			break;
+		case 'p':
+			pages = true;
+			break;
+		case 'h':
+			fputs(help, stdout);
+			return 0;
+		default:
+			return cli_usage("dump", NULL);
+		}
+	}
+	if (argc - optind != 1)
+		return cli_usage("dump", "it takes one FILE, not %d", argc - optind);
+	return dump_file(argv[optind], kind, pages);
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wherry: which subcommand.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <wherry/wherry.h>
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *what;
+} commands[] = {
+	{ "demo", cmd_demo, "move a running guest between two processes, and verify it" },
+	{ "receive", cmd_receive, "take a migration from a QEMU and keep it in a directory" },
+	{ "check", cmd_check, "tell what this machine can do" },
+	{ "dump", cmd_dump, "print a recorded stream, message by message" },
+};
+
+#define COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static void help(void)
+{
+	printf("usage: wherry COMMAND [OPTION]... [ARGUMENT]...\n\n"
+	       "Moves the memory of running virtual machines between hosts.\n\n"
+	       "Commands:\n");
+	for (size_t i = 0; i < COMMANDS; i++)
+		printf("  %-9s %s\n", commands[i].name, commands[i].what);
+	printf("\n  wherry COMMAND --help   options of a command\n"
+	       "  wherry --version        version\n\n"
+	       "See wherry(1).\n");
+}
+
+int cli_usage(const char *name, const char *format, ...)
+{
+	va_list args;
+
+	if (format) {
+		fprintf(stderr, "wherry %s: ", name);
+		va_start(args, format);
+		vfprintf(stderr, format, args);
+		va_end(args);
+		fputc('\n', stderr);
+	}
+	fprintf(stderr, "Try 'wherry %s --help'.\n", name);
+	return EXIT_USAGE;
+}
+
+int cli_finish(const char *name, int status)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return status;
+	fprintf(stderr, "wherry %s: standard output: %s\n", name, strerrordesc_np(errno));
+	return status ? status : 1;
+}
+
+/* Is one letter wrong, too many or missing, or are two in the wrong order? */
+static bool is_close(const char *a, const char *b)
+{
+	size_t same = 0;
+
+	while (a[same] && a[same] == b[same])
+		same++;
+	a += same;
+	b += same;
+	if (!*a || !*b)
+		return strlen(a) + strlen(b) < 2;
+	if (a[0] == b[1] && a[1] == b[0] && !strcmp(a + 2, b + 2))
+		return true;
+	return !strcmp(a + 1, b + 1) || !strcmp(a + 1, b) || !strcmp(a, b + 1);
+}
+
+static int unknown(const char *name)
+{
+	fprintf(stderr, "wherry: there is no command '%s'", name);
+	for (size_t i = 0; i < COMMANDS; i++)
+		if (is_close(name, commands[i].name))
+			fprintf(stderr, "; is it '%s'?", commands[i].name);
+	fprintf(stderr, "\nTry 'wherry --help'.\n");
+	return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	static char title[32];
+
+	if (argc < 2) {
+		fprintf(stderr, "wherry: a command is missing\nTry 'wherry --help'.\n");
+		return EXIT_USAGE;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+		help();
+		return cli_finish("help", 0);
+	}
+	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+		printf("wherry %s\n", wh_version());
+		return cli_finish("version", 0);
+	}
+	for (size_t i = 0; i < COMMANDS; i++) {
+		if (strcmp(argv[1], commands[i].name) != 0)
+			continue;
+		snprintf(title, sizeof(title), "wherry %s", commands[i].name);
+		argv[1] = title;
+		return cli_finish(commands[i].name, commands[i].run(argc - 1, argv + 1));
+	}
+	return unknown(argv[1]);
+}

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wherry receive: the capture. A folder is one if and only if it has a manifest. So
+ * the manifest of an old capture goes before anything of it is changed, and the new one
+ * comes, by rename, when all it speaks of is safe on disk.
+ */
+#include "cli/receive.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define MANIFEST_PART MANIFEST_NAME ".part"
+#define RUN_BYTES (1u << 20) /* written and hashed at once, while it is in the cache */
+#define MANIFEST_VERSION 1
+
+static bool holds(const struct receive_out *out, const char *name)
+{
+	return !faccessat(out->fd, name, F_OK, AT_SYMLINK_NOFOLLOW);
+}
+
+static int check_empty(const struct receive_out *out, struct wh_err *err)
+{
+	DIR *dir = fdopendir(openat(out->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	const struct dirent *entry;
+	int ret = 0;
+
+	if (!dir)
+		return receive_fail(err, -errno, "%s: %m", out->path);
+	while (!ret && (entry = readdir(dir)))
+		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+			ret = receive_fail(err, -ENOTEMPTY,
+					   "%s is not empty and holds no %s: it is no capture, and "
+					   "nothing is written there (there is %.100s)",
+					   out->path, MANIFEST_NAME, entry->d_name);
+	closedir(dir);
+	return ret;
+}
+
+int receive_out_open(struct receive *receive, struct wh_err *err)
+{
+	struct receive_out *out = &receive->out;
+
+	if (!mkdir(out->path, 0700))
+		out->made = true;
+	else if (errno != EEXIST)
+		return receive_fail(err, -errno, "%s: %m", out->path);
+	out->fd = open(out->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (out->fd < 0)
+		return receive_fail(err, -errno, "%s: %m", out->path);
+	if (flock(out->fd, LOCK_EX | LOCK_NB) < 0)
+		return receive_fail(err, -errno, "%s: another wherry receive writes there",
+				    out->path);
+	if (faccessat(out->fd, ".", W_OK | X_OK, AT_EACCESS) < 0)
+		return receive_fail(err, -errno, "%s: %m", out->path);
+	if (!holds(out, MANIFEST_NAME)) {
+		int ret = check_empty(out, err);
+
+		out->ours = !ret;
+		return ret;
+	}
+	if (!out->force)
+		return receive_fail(err, -EEXIST, "%s holds a capture; --force gives it up",
+				    out->path);
+	out->replaces = true;
+	out->ours = true;
+	return 0;
+}
+
+void receive_out_room(struct receive *receive)
+{
+	struct receive_out *out = &receive->out;
+	struct statvfs fs;
+	uint64_t room;
+
+	if (out->warned || fstatvfs(out->fd, &fs) < 0)
+		return;
+	room = (uint64_t)fs.f_bavail * fs.f_frsize;
+	if (receive->bytes <= room)
+		return;
+	out->warned = true;
+	receive_say(receive, "note",
+		    "%.100s has room for %" PRIu64 " MiB; unless enough of the guest's memory is "
+		    "zero that will not do",
+		    out->path, room >> 20);
+}
+
+/* A name out of a manifest: only what lies in the folder itself is taken away. */
+static void drop_listed(const struct receive_out *out, json_object *object)
+{
+	json_object *name;
+
+	if (json_object_object_get_ex(object, "file", &name) &&
+	    !strchr(json_object_get_string(name), '/'))
+		unlinkat(out->fd, json_object_get_string(name), 0);
+}
+
+static int drop_old(struct receive_out *out, struct wh_err *err)
+{
+	int fd = openat(out->fd, MANIFEST_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	json_object *manifest = fd < 0 ? NULL : json_object_from_fd(fd);
+	json_object *part;
+
+	if (fd >= 0)
+		close(fd);
+	if (unlinkat(out->fd, MANIFEST_NAME, 0) < 0 || fsync(out->fd) < 0) {
+		json_object_put(manifest);
+		return receive_fail(err, -errno, "%s/" MANIFEST_NAME ": %m", out->path);
+	}
+	if (json_object_object_get_ex(manifest, "blocks", &part) &&
+	    json_object_is_type(part, json_type_array))
+		for (size_t i = 0; i < json_object_array_length(part); i++)
+			drop_listed(out, json_object_array_get_idx(part, i));
+	if (json_object_object_get_ex(manifest, "device_state", &part))
+		drop_listed(out, part);
+	json_object_put(manifest);
+	out->replaces = false;
+	return 0;
+}
+
+static int open_new(const struct receive_out *out, const char *name, struct wh_err *err)
+{
+	int fd = openat(out->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return receive_fail(err, -errno, "%s/%s: %m", out->path, name);
+	return fd;
+}
+
+/* Return: 0 or a negative errno */
+static int write_all(int fd, const uint8_t *data, size_t length, uint64_t offset)
+{
+	while (length) {
+		ssize_t n = pwrite(fd, data, length, (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		data += n;
+		length -= (size_t)n;
+		offset += (uint64_t)n;
+	}
+	return 0;
+}
+
+static bool page_is_zero(const uint8_t *page)
+{
+	return !page[0] && !memcmp(page, page + 1, RECEIVE_PAGE - 1);
+}
+
+/* Zero pages are left out of the file, its length says that they are there. */
+static int write_run(struct receive_block *block, int fd, uint64_t from, uint64_t to)
+{
+	uint64_t at = from;
+	int ret = 0;
+
+	while (at < to && !ret) {
+		uint64_t begin;
+
+		while (at < to && page_is_zero(block->at + at))
+			at += RECEIVE_PAGE;
+		begin = at;
+		while (at < to && !page_is_zero(block->at + at))
+			at += RECEIVE_PAGE;
+		ret = write_all(fd, block->at + begin, at - begin, begin);
+		block->stored += at - begin;
+	}
+	return ret;
+}
+
+static void digest_text(XXH128_hash_t hash, char text[33])
+{
+	XXH128_canonical_t canonical;
+
+	XXH128_canonicalFromHash(&canonical, hash);
+	for (size_t i = 0; i < sizeof(canonical.digest); i++)
+		snprintf(text + 2 * i, 3, "%02x", canonical.digest[i]);
+}
+
+static int write_block(struct receive *receive, struct receive_block *block, XXH3_state_t *hash,
+		       struct wh_err *err)
+{
+	struct receive_out *out = &receive->out;
+	int fd = open_new(out, block->file, err);
+	int ret = 0;
+
+	if (fd < 0)
+		return fd;
+	out->wrote++;
+	XXH3_128bits_reset(hash);
+	for (uint64_t at = 0; at < block->length && !ret; at += RUN_BYTES) {
+		uint64_t end = block->length - at < RUN_BYTES ? block->length : at + RUN_BYTES;
+
+		if (__atomic_load_n(&receive->write_stop, __ATOMIC_ACQUIRE)) {
+			ret = -ECANCELED;
+			break;
+		}
+		XXH3_128bits_update(hash, block->at + at, end - at);
+		ret = write_run(block, fd, at, end);
+	}
+	digest_text(XXH3_128bits_digest(hash), block->digest);
+	if (!ret && ftruncate(fd, (off_t)block->length) < 0)
+		ret = -errno;
+	close(fd);
+	if (ret) {
+		errno = -ret;
+		return receive_fail(err, ret, "%s/%s: writing block '%.100s': %m", out->path,
+				    block->file, block->name);
+	}
+	return 0;
+}
+
+static int write_device(struct receive *receive, struct wh_err *err)
+{
+	int fd = open_new(&receive->out, DEVICE_NAME, err);
+	int ret;
+
+	if (fd < 0)
+		return fd;
+	receive->out.wrote_device = true;
+	ret = write_all(fd, receive->device, receive->device_length, 0);
+	close(fd);
+	digest_text(XXH3_128bits(receive->device, receive->device_length), receive->device_digest);
+	if (ret) {
+		errno = -ret;
+		return receive_fail(err, ret, "%s/" DEVICE_NAME ": %m", receive->out.path);
+	}
+	return 0;
+}
+
+int receive_out_write(struct receive *receive, struct wh_err *err)
+{
+	struct receive_out *out = &receive->out;
+	XXH3_state_t *hash;
+	int ret = 0;
+
+	if (out->replaces)
+		ret = drop_old(out, err);
+	hash = XXH3_createState();
+	if (!ret && !hash)
+		ret = receive_fail(err, -ENOMEM, "no memory for a digest");
+	while (!ret && out->wrote < receive->blocks)
+		ret = write_block(receive, &receive->block[out->wrote], hash, err);
+	XXH3_freeState(hash);
+	return ret ? ret : write_device(receive, err);
+}
+
+static void add_string(json_object *object, const char *name, const char *value)
+{
+	json_object_object_add(object, name, json_object_new_string(value));
+}
+
+static void add_number(json_object *object, const char *name, uint64_t value)
+{
+	json_object_object_add(object, name, json_object_new_uint64(value));
+}
+
+static json_object *manifest_block(const struct receive_block *block)
+{
+	json_object *object = json_object_new_object();
+
+	add_string(object, "name", block->name);
+	add_string(object, "file", block->file);
+	add_number(object, "length", block->length);
+	add_number(object, "page_size", block->page_size);
+	add_number(object, "stored", block->stored);
+	add_string(object, "xxh3_128", block->digest);
+	return object;
+}
+
+static json_object *manifest_device(const struct receive *receive)
+{
+	json_object *object = json_object_new_object();
+
+	add_string(object, "file", DEVICE_NAME);
+	add_string(object, "format", receive->device_format == WH_DEVICE_QEMU ? "qemu" : "own");
+	add_number(object, "length", receive->device_length);
+	add_string(object, "xxh3_128", receive->device_digest);
+	return object;
+}
+
+/* A stranger's bytes: what JSON could not take is a question mark */
+static void add_machine(json_object *manifest, const char *machine)
+{
+	char text[256];
+	size_t n;
+
+	for (n = 0; n < sizeof(text) - 1 && machine[n]; n++)
+		text[n] = (char)(machine[n] >= 0x20 && machine[n] <= 0x7e ? machine[n] : '?');
+	text[n] = '\0';
+	add_string(manifest, "machine", text);
+}
+
+static json_object *manifest_new(const struct receive *receive)
+{
+	json_object *manifest = json_object_new_object();
+	json_object *blocks = json_object_new_array();
+
+	add_string(manifest, "kind", "wherry-capture");
+	add_number(manifest, "version", MANIFEST_VERSION);
+	add_string(manifest, "made_by", wh_version());
+	add_machine(manifest, wh_get_machine(receive->migration));
+	for (unsigned i = 0; i < receive->blocks; i++)
+		json_object_array_add(blocks, manifest_block(&receive->block[i]));
+	add_machine(manifest, wh_get_machine(receive->migration));
+	json_object_object_add(manifest, "blocks", blocks);
+	json_object_object_add(manifest, "device_state", manifest_device(receive));
+	json_object_object_add(manifest, "migration", receive_figures(receive));
+	return manifest;
+}
+
+static int sync_file(const struct receive_out *out, const char *name, struct wh_err *err)
+{
+	int fd = openat(out->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int ret = 0;
+
+	if (fd < 0 || fsync(fd) < 0)
+		ret = receive_fail(err, -errno, "%s/%s: %m", out->path, name);
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+static int write_manifest(const struct receive *receive, struct wh_err *err)
+{
+	const struct receive_out *out = &receive->out;
+	json_object *manifest = manifest_new(receive);
+	const char *text =
+		json_object_to_json_string_ext(manifest, JSON_C_TO_STRING_PRETTY |
+								 JSON_C_TO_STRING_SPACED |
+								 JSON_C_TO_STRING_NOSLASHESCAPE);
+	int fd = open_new(out, MANIFEST_PART, err);
+	int ret = fd;
+
+	if (fd >= 0) {
+		ret = write_all(fd, (const uint8_t *)text, strlen(text), 0);
+		if (!ret)
+			ret = write_all(fd, (const uint8_t *)"\n", 1, strlen(text));
+		if (!ret && fsync(fd) < 0)
+			ret = -errno;
+		close(fd);
+		if (ret) {
+			errno = -ret;
+			receive_fail(err, ret, "%s/" MANIFEST_PART ": %m", out->path);
+		}
+	}
+	json_object_put(manifest);
+	return ret;
+}
+
+int receive_out_finish(struct receive *receive, struct wh_err *err)
+{
+	struct receive_out *out = &receive->out;
+	int ret = sync_file(out, DEVICE_NAME, err);
+
+	for (unsigned i = 0; i < receive->blocks && !ret; i++)
+		ret = sync_file(out, receive->block[i].file, err);
+	if (!ret)
+		ret = write_manifest(receive, err);
+	if (!ret &&
+	    (fsync(out->fd) < 0 || renameat(out->fd, MANIFEST_PART, out->fd, MANIFEST_NAME) < 0 ||
+	     fsync(out->fd) < 0))
+		ret = receive_fail(err, -errno, "%s/" MANIFEST_NAME ": %m", out->path);
+	return ret;
+}
+
+void receive_out_close(struct receive *receive, bool complete)
+{
+	struct receive_out *out = &receive->out;
+
+	if (out->fd < 0) {
+		if (out->made)
+			rmdir(out->path);
+		return;
+	}
+	if (!complete && out->ours && !out->replaces) {
+		unlinkat(out->fd, MANIFEST_NAME, 0);
+		unlinkat(out->fd, MANIFEST_PART, 0);
+		for (unsigned i = 0; i < out->wrote; i++)
+			unlinkat(out->fd, receive->block[i].file, 0);
+		if (out->wrote_device)
+			unlinkat(out->fd, DEVICE_NAME, 0);
+	}
+	close(out->fd);
+	out->fd = -1;
+	if (!complete && out->made)
+		rmdir(out->path);
+}
