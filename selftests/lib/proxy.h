@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef LIB_PROXY_H
+#define LIB_PROXY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * A thread between the two ends of a migration, over TCP on the loopback: forwards every
+ * connection, counts, and cuts all of them at once, at a byte or when it is told to.
+ */
+
+struct proxy;
+
+/**
+ * struct proxy_script - What it does to the connections
+ * @cut_at:	After so many bytes from the source; 0: only by proxy_cut()
+ * @deaf:	Nothing goes from the destination to the source; its end does
+ * @stall:	A cut is silence instead: connections stay, nothing is forwarded
+ */
+struct proxy_script {
+	uint64_t cut_at;
+	bool deaf;
+	bool stall;
+};
+
+/* @to: the destination's URI, tcp:127.0.0.1:PORT. NULL: no */
+struct proxy *proxy_start(const char *to, const struct proxy_script *script);
+/* Where the source connects to */
+const char *proxy_uri(const struct proxy *proxy);
+/* From the source so far; any thread */
+uint64_t proxy_bytes(const struct proxy *proxy);
+void proxy_cut(struct proxy *proxy);
+void proxy_end(struct proxy *proxy);
+
+#endif /* LIB_PROXY_H */
