@@ -231,14 +231,17 @@ $(STATIC): $(LIB_OBJS)
 	$(Q)$(AR) rcs $@ $(BUILD)/libwherry.o
 
 # Linked statically: it can be copied to another machine or into an initramfs alone, and
-# needs no path to the shared library while it lies in build/
+# needs no path to the shared library while it lies in build/. Whoever runs it while it is
+# made again finds the one or the other
 $(BUILD)/wherry: $(CLI_OBJS) $(STATIC)
-	$(call say,LD)$(LINK) -pie -o $@ $(CLI_OBJS) $(STATIC) $(EXTRA_LIBS) $(CLI_LIBS) $(LIB_LIBS)
+	$(call say,LD)$(LINK) -pie -o $@.new $(CLI_OBJS) $(STATIC) $(EXTRA_LIBS) $(CLI_LIBS) $(LIB_LIBS)
+	$(Q)mv $@.new $@
 
 .PHONY: vmm
 vmm: $(VMM)
 $(BUILD)/wherry-vmm: $(VMM_OBJS) $(STATIC)
-	$(call say,LD)$(LINK) -pie -o $@ $(VMM_OBJS) $(STATIC) $(EXTRA_LIBS) $(LIB_LIBS)
+	$(call say,LD)$(LINK) -pie -o $@.new $(VMM_OBJS) $(STATIC) $(EXTRA_LIBS) $(LIB_LIBS)
+	$(Q)mv $@.new $@
 
 # ---- Tests --------------------------------------------------------------------
 
