@@ -68,6 +68,9 @@ struct dest_block {
  *		Taken while contents are put into room(), which may be memory the guest has
  *		in use again. place() has to look at the received bits under it itself, and
  *		says PLACED_CHANGING if one is set by then
+ * @ahead:	As room(), for contents that are not there yet: they may turn out to be those
+ *		of another page, and of this page another channel's may come meanwhile,
+ *		unless it is @owned. NULL if they have to come some other way
  * @wake:	Waiters in the range
  * @discard:	Drop memory so that it is missing
  * @advise:	Postcopy may come: no huge pages from here on
@@ -90,6 +93,8 @@ struct dest_ops {
 	enum placed (*zero)(void *ctx, enum channel channel, unsigned block, uint64_t offset,
 			    uint64_t length, bool wake, uint64_t *done, struct wh_err *err);
 	void (*hold)(void *ctx, bool hold);
+	uint8_t *(*ahead)(void *ctx, enum channel channel, unsigned block, uint64_t offset,
+			  bool owned);
 	int (*wake)(void *ctx, unsigned block, uint64_t offset, uint64_t length,
 		    struct wh_err *err);
 	int (*discard)(void *ctx, unsigned block, uint64_t offset, uint64_t length,
@@ -158,6 +163,10 @@ struct dest_channel {
 	bool before; /* and whose copy is dropped */
 	unsigned next_block;
 	uint64_t next_offset;
+	/* private to dest_ahead.c: so many pages have come in a row, the last one is ... */
+	unsigned row;
+	unsigned row_block;
+	uint64_t row_offset;
 };
 
 struct dest_counters {
@@ -232,6 +241,34 @@ int dest_connected(struct dest *dest, enum channel channel, struct wh_err *err);
 int dest_input(struct dest *dest, enum channel channel, const uint8_t *buf, size_t length,
 	       size_t *used, uint64_t now_ns, struct wh_err *err);
 size_t dest_need(const struct dest *dest, enum channel channel);
+
+/* Pages expected in a row at most, and what stands in front of each: be64 */
+#define DEST_AHEAD_MAX 64u
+#define DEST_HEAD_BYTES 8u
+
+struct dest_ahead {
+	unsigned count;
+	bool begun; /* the head of the first one was taken already */
+	uint8_t *at[DEST_AHEAD_MAX];
+};
+
+/**
+ * dest_expect() - Where the contents of the next pages go, if they come in a row
+ *
+ * On the channel's thread, when the last dest_input() has taken all it could. What is
+ * received there is given to dest_input() piece by piece where it lies, head, contents,
+ * head, ... After each head dest_contents() tells whether it was the one expected; if
+ * not, the rest has to be given to dest_input() from somewhere else, behind
+ * dest_unexpected(). Nothing is promised: a plan may be dropped.
+ *
+ * Return: ahead->count; 0 if there is nothing to go by
+ */
+unsigned dest_expect(struct dest *dest, enum channel channel, struct dest_ahead *ahead);
+/* Where contents are to lie whose head was just taken; NULL: none are next, or not so */
+uint8_t *dest_contents(struct dest *dest, enum channel channel);
+/* Pages first to end - 1 of what was expected may have been written to, in vain */
+void dest_unexpected(struct dest *dest, enum channel channel, const struct dest_ahead *ahead,
+		     unsigned first, unsigned end);
 
 /**
  * dest_idle() - No more bytes at hand: place what lies in runs

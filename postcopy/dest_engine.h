@@ -11,6 +11,7 @@
  *	dest_stream.c	what the main channel says
  *	dest_load.c	device state: package, end of precopy, starting the guest
  *	dest_page.c	pages: arrive, place, receive-mark
+ *	dest_ahead.c	pages: where they go before they have come
  *	dest_fault.c	faults: request, wake; who waits and for how long
  */
 
@@ -62,6 +63,8 @@ int dest_ended(struct dest *dest, uint64_t now_ns, struct wh_err *err);
 
 /* dest_page.c */
 
+#define RUN_BYTES (UINT64_C(2) << 20) /* a stage; larger host pages have a larger one */
+
 /* The page was not taken: dest_channel.held has it, and its contents are to come again */
 #define DEST_HELD 3
 
@@ -82,6 +85,11 @@ int dest_later(struct dest *dest, enum channel channel, enum placed outcome, uin
 	       struct wh_err *err);
 /* It went on: forget how long it did not */
 void dest_went_on(struct dest *dest, enum channel channel);
+
+/* dest_ahead.c */
+
+/* A page has been taken */
+void dest_row(struct dest_channel *c, const struct ram_event *event);
 
 /* dest_fault.c */
 

@@ -29,7 +29,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define RUN_BYTES (UINT64_C(2) << 20) /* a stage; larger host pages have a larger one */
 #define RETRY_FIRST_NS (20 * NS_PER_US)
 #define RETRY_MOST_NS NS_PER_MS
 #define NO_MEMORY_NS (10 * NS_PER_S)
@@ -54,7 +53,8 @@ static int page_precopy(struct dest *dest, const struct ram_event *event, struct
 
 	switch (event->record) {
 	case RAM_GOT_PAGE:
-		memcpy(at, event->data, TARGET_PAGE);
+		if (at != event->data) /* it was received in its place */
+			memcpy(at, event->data, TARGET_PAGE);
 		count_add(&dest->counters.pages_normal, 1);
 		break;
 	case RAM_GOT_ZERO:
@@ -81,6 +81,7 @@ static int page_precopy(struct dest *dest, const struct ram_event *event, struct
 		break;
 	}
 	trace(page_arrive, event->block, page, CHANNEL_MAIN);
+	dest_row(&dest->channel[CHANNEL_MAIN], event);
 	bits_set(block->arrived, page);
 	bits_set(block->received, page);
 	return 0;
@@ -339,9 +340,9 @@ static void page_fill(struct dest *dest, enum channel channel, unsigned block, u
 	if (!bits_test(dest->block[block].received, offset / TARGET_PAGE)) {
 		uint8_t *at = ops->room(dest->ctx, channel, block, offset);
 
-		if (data)
+		if (data && data != at)
 			memcpy(at, data, TARGET_PAGE);
-		else
+		else if (!data)
 			memset(at, 0, TARGET_PAGE);
 	}
 	if (ops->hold)
@@ -443,6 +444,7 @@ static int page_postcopy(struct dest *dest, enum channel channel, const struct r
 	if (!c->inside)
 		c->before = bits_test_set(block->arrived, event->offset / TARGET_PAGE);
 	page_count(dest, channel, event);
+	dest_row(c, event);
 	if (c->before)
 		count_add(&dest->counters.pages_before, 1);
 	else

@@ -4,7 +4,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
-#include "postcopy/dest.h"
+#include "postcopy/intake.h"
 #include "postcopy/source.h"
 #include "ring/loop.h"
 #include "ring/socket.h"
@@ -29,7 +29,6 @@
  */
 
 #define RUN_LOOP_ENTRIES 64 /* operations under way at once, per loop */
-#define INLET_BYTES (1u << 20)
 #define REPLY_BYTES (64u << 10)
 #define PENDING_MAX 4
 #define RETRY_FAULTS 256u
@@ -43,9 +42,10 @@ struct inlet {
 	struct op recv;
 	struct op retry;
 	int fd;
-	uint8_t *buf;
-	size_t start;
-	size_t have;
+	uint8_t *buf; /* of intake */
+	struct intake intake;
+	struct iovec piece[INTAKE_PIECES];
+	struct msghdr msg;
 	bool dirty; /* fed since the last dest_idle() */
 	bool ended; /* nothing more comes */
 };

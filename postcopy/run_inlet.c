@@ -2,15 +2,12 @@
 /*
  * Joining: bytes of one channel from its socket into the destination's engine.
  *
- * One buffer, one receive under way, always into the room behind what is left over.
- * The engine copies pages out of it, so a byte is moved twice: by the kernel into
- * the buffer, and into its place.
+ * One receive under way, always to where the intake (intake.h) wants the next bytes.
  */
 #include "postcopy/run.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 /* The channel has ended; reason NULL for an orderly close by the peer. */
@@ -33,18 +30,13 @@ static void inlet_lost(struct inlet *inlet, const struct wh_err *reason)
 
 static void inlet_receive(struct inlet *inlet)
 {
-	size_t need = dest_need(&inlet->m->dest->engine, inlet->channel);
-
 	if (inlet->ended)
 		return;
-	if (inlet->have == 0)
-		inlet->start = 0;
-	if (inlet->start && INLET_BYTES - inlet->start < 2 * need + STREAM_NEED_MAX) {
-		memmove(inlet->buf, inlet->buf + inlet->start, inlet->have);
-		inlet->start = 0;
-	}
-	loop_recv(inlet->loop, &inlet->recv, inlet->fd, inlet->buf + inlet->start + inlet->have,
-		  INLET_BYTES - inlet->start - inlet->have, 0);
+	inlet->msg = (struct msghdr){
+		.msg_iov = inlet->piece,
+		.msg_iovlen = intake_room(&inlet->intake, inlet->piece),
+	};
+	loop_recvmsg(inlet->loop, &inlet->recv, inlet->fd, &inlet->msg, 0);
 }
 
 static void inlet_later(struct inlet *inlet)
@@ -62,18 +54,12 @@ static void inlet_failed(struct inlet *inlet)
 	loop_wake(inlet->m->bulk);
 }
 
-/* Hand over what there is; go on receiving when all that can be taken was. */
-static void inlet_feed(struct inlet *inlet)
+/* Hand over what has come; go on receiving when all that can be taken was. */
+static void inlet_feed(struct inlet *inlet, size_t bytes)
 {
-	struct dest *engine = &inlet->m->dest->engine;
 	struct wh_err err = { 0 };
-	size_t used = 0;
-	int ret;
+	int ret = intake_took(&inlet->intake, bytes, clock_now_ns(), &err);
 
-	ret = dest_input(engine, inlet->channel, inlet->buf + inlet->start, inlet->have, &used,
-			 clock_now_ns(), &err);
-	inlet->start += used;
-	inlet->have -= used;
 	inlet->dirty = true;
 	if (ret == DEST_RETRY)
 		inlet_later(inlet);
@@ -106,8 +92,7 @@ static void inlet_received(struct op *op, int result)
 		inlet_lost(inlet, &err);
 		return;
 	}
-	inlet->have += (size_t)result;
-	inlet_feed(inlet);
+	inlet_feed(inlet, (size_t)result);
 }
 
 static void inlet_retried(struct op *op, int result)
@@ -119,7 +104,7 @@ static void inlet_retried(struct op *op, int result)
 	if (op_busy(&inlet->recv))
 		inlet_idle(inlet); /* it was dest_idle() that has to be tried again */
 	else
-		inlet_feed(inlet);
+		inlet_feed(inlet, 0);
 }
 
 void inlet_idle(struct inlet *inlet)
@@ -149,11 +134,12 @@ int inlet_open(struct inlet *inlet, struct wh_migration *m, enum channel channel
 		.recv.done = inlet_received,
 		.retry.done = inlet_retried,
 	};
-	inlet->buf = malloc(INLET_BYTES);
+	inlet->buf = malloc(INTAKE_BYTES);
 	if (!inlet->buf)
 		return err_set(err, -ENOMEM, "channel: no memory for its buffer");
-	__atomic_fetch_add(&m->own_bytes, INLET_BYTES, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&m->own_bytes, INTAKE_BYTES, __ATOMIC_RELAXED);
 	inlet->m = m;
+	intake_init(&inlet->intake, &m->dest->engine, channel, inlet->buf);
 	inlet_receive(inlet);
 	return 0;
 }
@@ -181,6 +167,6 @@ void inlet_fini(struct inlet *inlet)
 		return;
 	close(inlet->fd);
 	free(inlet->buf);
-	__atomic_fetch_sub(&inlet->m->own_bytes, INLET_BYTES, __ATOMIC_RELAXED);
+	__atomic_fetch_sub(&inlet->m->own_bytes, INTAKE_BYTES, __ATOMIC_RELAXED);
 	*inlet = (struct inlet){ .fd = -1 };
 }

@@ -205,6 +205,23 @@ static void op_hold(void *ctx, bool hold)
 		pthread_mutex_unlock(&m->dest->gate);
 }
 
+/* Where only this channel's thread places, or nobody yet: not in a mapping of the file */
+static uint8_t *op_ahead(void *ctx, enum channel channel, unsigned block, uint64_t offset,
+			 bool owned)
+{
+	struct wh_migration *m = ctx;
+	struct dest_side *side = m->dest;
+	const struct stage *stage = &side->stage[channel];
+	uint8_t *at;
+
+	if (!__atomic_load_n(&side->armed, __ATOMIC_ACQUIRE))
+		return side->engine.block[block].region->addr + offset;
+	if (m->config.removes)
+		return NULL;
+	at = placer_room(&side->placer[block], stage, offset);
+	return owned || (at >= stage->memory && at < stage->memory + stage->size) ? at : NULL;
+}
+
 static int op_wake(void *ctx, unsigned block, uint64_t offset, uint64_t length, struct wh_err *err)
 {
 	return placer_wake(&side_of(ctx)->placer[block], offset, length, err);
@@ -339,6 +356,7 @@ const struct dest_ops run_dest_ops = {
 	.place = op_place,
 	.zero = op_zero,
 	.hold = op_hold,
+	.ahead = op_ahead,
 	.wake = op_wake,
 	.discard = op_discard,
 	.advise = op_advise,

@@ -123,6 +123,8 @@ void loop_recv(struct loop *loop, struct op *op, int fd, void *buf, size_t lengt
  * There is no SIGPIPE, whatever the flags.
  */
 void loop_sendmsg(struct loop *loop, struct op *op, int fd, const struct msghdr *msg, int flags);
+/* As recvmsg(): into several pieces of memory; @msg and they stay until done() */
+void loop_recvmsg(struct loop *loop, struct op *op, int fd, struct msghdr *msg, int flags);
 /* Completes with a descriptor, close-on-exec and non-blocking */
 void loop_accept(struct loop *loop, struct op *op, int fd);
 /*

@@ -126,6 +126,16 @@ void loop_sendmsg(struct loop *loop, struct op *op, int fd, const struct msghdr 
 	io_uring_sqe_set_data(sqe, op);
 }
 
+void loop_recvmsg(struct loop *loop, struct op *op, int fd, struct msghdr *msg, int flags)
+{
+	struct io_uring_sqe *sqe = op_begin(loop, op);
+
+	if (!sqe)
+		return;
+	io_uring_prep_recvmsg(sqe, fd, msg, (unsigned)flags);
+	io_uring_sqe_set_data(sqe, op);
+}
+
 void loop_accept(struct loop *loop, struct op *op, int fd)
 {
 	struct io_uring_sqe *sqe = op_begin(loop, op);

@@ -77,6 +77,13 @@ void ram_in_learn(struct ram_in *in)
 	in->learn = true;
 }
 
+enum ram_in_at ram_in_at(const struct ram_in *in)
+{
+	if (in->step == STEP_PAGE)
+		return RAM_IN_AT_CONTENTS;
+	return in->step == STEP_HEAD && in->have_block ? RAM_IN_AT_RECORD : RAM_IN_AT_OTHER;
+}
+
 /* 1 a whole str8 is at hand; 0 and in->need: it is not */
 static int have_name(struct ram_in *in, const struct input *input)
 {

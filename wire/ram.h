@@ -86,6 +86,20 @@ struct ram_in {
 
 void ram_in_init(struct ram_in *in, bool urgent);
 
+/**
+ * enum ram_in_at - What the next unit is
+ * @RAM_IN_AT_RECORD:	The be64 of a record, and there is a block that it may go on with
+ * @RAM_IN_AT_CONTENTS:	A page's contents: of @block and @offset of struct ram_in
+ * @RAM_IN_AT_OTHER:	Anything else
+ */
+enum ram_in_at {
+	RAM_IN_AT_RECORD,
+	RAM_IN_AT_CONTENTS,
+	RAM_IN_AT_OTHER,
+};
+
+enum ram_in_at ram_in_at(const struct ram_in *in);
+
 /* A new connection goes on with the same list: a record in the middle is forgotten. */
 void ram_in_reconnect(struct ram_in *in);
 

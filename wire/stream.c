@@ -466,6 +466,11 @@ static const struct {
 
 _Static_assert(sizeof(steps) / sizeof(steps[0]) == STEP_COUNT, "a function a step");
 
+enum ram_in_at stream_in_at(const struct stream_in *in)
+{
+	return in->step == STEP_RAM ? ram_in_at(&in->ram) : RAM_IN_AT_OTHER;
+}
+
 void stream_in_where(const struct stream_in *in, struct wh_err *err)
 {
 	unsigned long long offset = in->offset;

@@ -112,6 +112,9 @@ void stream_in_learn(struct stream_in *in);
 int stream_in_next(struct stream_in *in, const uint8_t *buf, size_t length, size_t *used,
 		   struct stream_event *event, struct wh_err *err);
 
+/* What the next unit is, as far as it is one of ram's; else RAM_IN_AT_OTHER */
+enum ram_in_at stream_in_at(const struct stream_in *in);
+
 /* Puts in front of a sentence at which byte, and in what, the stream is */
 void stream_in_where(const struct stream_in *in, struct wh_err *err);
 

@@ -207,6 +207,14 @@ static uint8_t *world_room(void *ctx, enum channel channel, unsigned block, uint
 	return w->stage[channel] + offset % WORLD_STAGE;
 }
 
+static uint8_t *world_ahead(void *ctx, enum channel channel, unsigned block, uint64_t offset,
+			    bool owned)
+{
+	struct world *w = ctx;
+
+	return w->armed && w->alias && !owned ? NULL : world_room(ctx, channel, block, offset);
+}
+
 /* Is any of it marked, so that it was removed since? */
 static bool world_marked(struct world *w, unsigned block, uint64_t offset, uint64_t length)
 {
@@ -474,6 +482,7 @@ static const struct dest_ops world_ops = {
 	.place = world_place,
 	.zero = world_zero,
 	.hold = world_hold,
+	.ahead = world_ahead,
 	.wake = world_wake,
 	.discard = world_discard,
 	.advise = world_advise,

@@ -98,6 +98,18 @@ static inline uint8_t *dest_op_room(void *ctx, enum channel channel, unsigned bl
 	return sim->dest.stage[channel] + offset % SIM_STAGE;
 }
 
+static inline uint8_t *dest_op_ahead(void *ctx, enum channel channel, unsigned block,
+				     uint64_t offset, bool owned)
+{
+	struct sim *sim = ctx;
+
+	if (sim->dest.armed && sim->plan.removes)
+		return NULL;
+	if (sim->dest.armed && sim->plan.alias && !owned)
+		return NULL;
+	return dest_op_room(ctx, channel, block, offset);
+}
+
 static inline bool dest_marked(const struct sim *sim, unsigned block, uint64_t offset,
 			       uint64_t length)
 {
@@ -345,6 +357,7 @@ static const struct dest_ops sim_dest_ops = {
 	.room = dest_op_room,
 	.place = dest_op_place,
 	.zero = dest_op_zero,
+	.ahead = dest_op_ahead,
 	.wake = dest_op_wake,
 	.discard = dest_op_discard,
 	.advise = dest_op_advise,

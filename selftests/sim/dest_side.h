@@ -34,12 +34,33 @@ static inline void dest_returned(struct sim *sim, enum channel channel, int ret,
 	guest_check_awake(sim);
 }
 
+/* Some of the bytes that are ready, to where the intake wants them. Return: how many */
+static inline size_t dest_receive(struct sim *sim, struct sim_inlet *inlet, struct pipe *pipe,
+				  size_t ready)
+{
+	size_t take = 1 + sim_pick(sim, ready < sim->plan.bite ? ready : sim->plan.bite);
+	unsigned pieces = intake_room(&inlet->intake, inlet->piece);
+	size_t taken = 0;
+
+	for (unsigned i = 0; i < pieces && taken < take; i++) {
+		size_t bytes = inlet->piece[i].iov_len;
+
+		if (bytes > take - taken)
+			bytes = take - taken;
+		if (!inlet->piece[i].iov_len)
+			sim_fail(sim, "dest wants nothing");
+		pipe_read(pipe, inlet->piece[i].iov_base, bytes);
+		taken += bytes;
+	}
+	return taken;
+}
+
 /* Bytes of a channel that have arrived, some more of them */
 static inline bool dest_does_input(struct sim *sim, enum channel channel)
 {
 	struct sim_inlet *inlet = &sim->dest.inlet[channel];
 	struct pipe *pipe = &sim->pipe[channel == CHANNEL_MAIN ? PIPE_MAIN : PIPE_URGENT];
-	size_t ready, take, used = 0;
+	size_t ready, take;
 	struct wh_err err = { 0 };
 	int ret;
 
@@ -60,20 +81,14 @@ static inline bool dest_does_input(struct sim *sim, enum channel channel)
 		sim->dest.wake_ns = 0;
 		return true;
 	}
-	take = ready ? 1 + sim_pick(sim, ready < sim->plan.bite ? ready : sim->plan.bite) : 0;
-	if (inlet->have + take > 4 * STREAM_NEED_MAX)
-		take = 0;
-	pipe_read(pipe, inlet->bytes + inlet->have, take);
-	inlet->have += take;
-	ret = dest_input(&sim->dest.engine, channel, inlet->bytes, inlet->have, &used, sim->now_ns,
-			 &err);
-	if (used > inlet->have)
-		sim_fail(sim, "dest takes more than there is");
-	inlet->have -= used;
-	memmove(inlet->bytes, inlet->bytes + used, inlet->have);
+	take = ready && !inlet->retry_ns ? dest_receive(sim, inlet, pipe, ready) : 0;
+	ret = intake_took(&inlet->intake, take, sim->now_ns, &err);
 	inlet->idle_due = true;
-	if (ret == 0 && inlet->have >= dest_need(&sim->dest.engine, channel) && !dest_over_sim(sim))
-		sim_fail(sim, "dest leaves %zu bytes and needs %zu", inlet->have,
+	if (inlet->intake.have > INTAKE_BYTES)
+		sim_fail(sim, "dest takes more than there is");
+	if (ret == 0 && inlet->intake.have >= dest_need(&sim->dest.engine, channel) &&
+	    !dest_over_sim(sim))
+		sim_fail(sim, "dest leaves %zu bytes and needs %zu", inlet->intake.have,
 			 dest_need(&sim->dest.engine, channel));
 	dest_returned(sim, channel, ret, &err);
 	return true;

@@ -134,7 +134,7 @@ static inline struct sim *sim_new(void)
 	sim->source.reply = malloc(4096 + 64);
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++) {
 		sim->source.sending[i].batch = malloc(sizeof(struct batch));
-		sim->dest.inlet[i].bytes = malloc(4 * STREAM_NEED_MAX + 200000);
+		sim->dest.inlet[i].bytes = malloc(INTAKE_BYTES);
 		sim->dest.stage[i] = buffer(SIM_STAGE);
 	}
 	return sim;
@@ -227,6 +227,9 @@ static inline void reset(struct sim *sim, uint64_t seed, bool broken)
 		pipe_open(&sim->pipe[PIPE_URGENT], 1 + sim_pick(sim, 200000),
 			  sim->pipe[PIPE_MAIN].delay_ns);
 	dest_side_begin(sim);
+	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
+		intake_init(&dest->inlet[i].intake, &dest->engine, (enum channel)i,
+			    dest->inlet[i].bytes);
 	source_side_begin(sim);
 }
 

@@ -22,7 +22,7 @@
  */
 #include "base/bits.h"
 #include "base/err.h"
-#include "postcopy/dest.h"
+#include "postcopy/intake.h"
 #include "postcopy/source.h"
 #include "postcopy/source_internal.h"
 
@@ -165,7 +165,8 @@ struct sim_source {
 
 struct sim_inlet {
 	uint8_t *bytes;
-	size_t have;
+	struct intake intake;
+	struct iovec piece[INTAKE_PIECES];
 	uint64_t retry_ns; /* 0: no */
 	bool idle_due;
 	bool ended;
