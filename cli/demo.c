@@ -27,6 +27,7 @@
 
 #define VMM_NAME "wherry-vmm"
 #define ARGS_MAX 64
+#define WARM_MS 500	  /* the guest runs before it is moved */
 #define END_GRACE_MS 2000 /* for a process that was asked to end */
 #define NS_PER_MS 1000000ull
 
@@ -106,39 +107,43 @@ static void args_add(struct demo_args *args, enum demo_end end, const char *arg)
 		args->arg[end][args->count[end]++] = arg;
 }
 
-/* Its output is ours to read; it ends when we do, however that happens. */
-static int child_start(struct demo_child *child, const char *program, const char *const *args)
+/* In the child: it ends when we do, however that happens. */
+static void child_run(const char *program, const char *const *args, pid_t parent, int in, int out)
 {
-	pid_t parent = getpid();
-	int pipe_fd[2];
 	sigset_t none;
 
-	if (pipe2(pipe_fd, O_CLOEXEC) < 0) {
-		perror("wherry demo: pipe");
-		return -1;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	dup2(in, STDIN_FILENO);
+	dup2(out, STDOUT_FILENO);
+	/* exec takes strings that it does not write */
+	execv(program, (char *const *)(uintptr_t)args);
+	fprintf(stderr, "wherry demo: %s: %s\n", program, strerror(errno));
+	_exit(127);
+}
+
+/* Its input is ours to write, its output ours to read. */
+static int child_start(struct demo_child *child, const char *program, const char *const *args)
+{
+	int in[2] = { -1, -1 }, out[2] = { -1, -1 };
+	pid_t parent = getpid();
+
+	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 || (child->pid = fork()) < 0) {
+		perror("wherry demo: a process cannot be started");
+		child->pid = 0;
+	} else if (!child->pid) {
+		child_run(program, args, parent, in[0], out[1]);
 	}
-	child->pid = fork();
-	if (child->pid < 0) {
-		perror("wherry demo: fork");
-		close(pipe_fd[0]);
-		close(pipe_fd[1]);
-		return -1;
-	}
-	if (!child->pid) {
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(1);
-		dup2(pipe_fd[1], STDOUT_FILENO);
-		/* exec takes strings that it does not write */
-		execv(program, (char *const *)(uintptr_t)args);
-		fprintf(stderr, "wherry demo: %s: %s\n", program, strerror(errno));
-		_exit(127);
-	}
-	close(pipe_fd[1]);
-	child->out = pipe_fd[0];
-	return 0;
+	if (in[0] >= 0)
+		close(in[0]);
+	if (out[1] >= 0)
+		close(out[1]);
+	child->in = in[1];
+	child->out = out[0];
+	return child->pid ? 0 : -1;
 }
 
 static void child_reap(struct demo_child *child, int flags)
@@ -168,6 +173,8 @@ static void children_end(struct demo *demo)
 			kill(child->pid, SIGKILL);
 			child_reap(child, 0);
 		}
+		if (child->in >= 0)
+			close(child->in);
 		if (child->out >= 0)
 			close(child->out);
 		json_object_put(child->latest);
@@ -207,6 +214,7 @@ static void child_line(struct demo *demo, struct demo_child *child, const char *
 			 *demo_string(line, "error") ? ": " : "", demo_string(line, "error"));
 		child_error(child, demo_string(line, "error"));
 	} else if (!strcmp(kind, "guest")) {
+		child->guest_ns = now_ns();
 		demo_say(demo, "%s: guest %s: %" PRIu64 " vCPUs (%s), %" PRIu64 " MiB", end,
 			 demo_string(line, "what"), demo_number(line, "vcpus"),
 			 demo_string(line, "cpus_by"), demo_number(line, "ram_bytes") >> 20);
@@ -275,7 +283,8 @@ static bool demo_failed(const struct demo *demo)
 
 		if (child->reaped && (!WIFEXITED(child->status) || WEXITSTATUS(child->status)))
 			return true;
-		if (!strcmp(child->phase, "failed") || !strcmp(child->phase, "postcopy-paused"))
+		if (!strcmp(child->phase, "failed") || !strcmp(child->phase, "unknown") ||
+		    !strcmp(child->phase, "postcopy-paused"))
 			return true;
 	}
 	return false;
@@ -286,6 +295,7 @@ static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
 {
 	struct demo_child *source = &demo->child[DEMO_SOURCE];
 	struct demo_child *dest = &demo->child[DEMO_DEST];
+	bool begun = false;
 
 	if (child_start(dest, demo->program, args->arg[DEMO_DEST]))
 		return -EIO;
@@ -297,24 +307,28 @@ static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
 				       -EINVAL :
 				       -EIO;
 	}
-	args_add(args, DEMO_SOURCE, "--to");
-	args_add(args, DEMO_SOURCE, dest->uri);
 	if (child_start(source, demo->program, args->arg[DEMO_SOURCE]))
 		return -EIO;
 	while (!source->reaped || !dest->reaped) {
+		/* The children speak often enough for it to be noticed when it is time */
 		if (!demo_turn(demo, signal_fd, -1))
 			return -EINTR;
 		if (demo_failed(demo))
 			return -EIO;
+		if (source->guest_ns && !begun && now_ns() > source->guest_ns + WARM_MS * NS_PER_MS)
+			begun = dprintf(source->in, "migrate %s\n", dest->uri) > 0;
 	}
 	return 0;
 }
 
-/* After a failure: both say why, and end by themselves (--hold 0). */
+/* After a failure: who still runs is told to end, and says why. */
 static void demo_drain(struct demo *demo, int signal_fd)
 {
 	uint64_t until = now_ns() + END_GRACE_MS * NS_PER_MS;
 
+	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
+		if (demo->child[i].in >= 0)
+			dprintf(demo->child[i].in, "quit\n");
 	while ((demo->child[DEMO_SOURCE].out >= 0 || demo->child[DEMO_DEST].out >= 0) &&
 	       now_ns() < until && demo_turn(demo, signal_fd, END_GRACE_MS))
 		;
@@ -359,14 +373,11 @@ static void option_pass(struct demo_args *args, unsigned which, char *const *nam
  */
 static void args_default(struct demo *demo, struct demo_args *args)
 {
-	static const char *const sides[] = { [DEMO_SOURCE] = "source", [DEMO_DEST] = "dest" };
 	static const char *const link[] = { "--bandwidth", "600M", "--postcopy-bandwidth", "600M" };
-	static const char *const both[] = { "--json", "--hold", "0",	 "--ram",
-					    "1G",     "--rate", "150000" };
+	static const char *const both[] = { "--ram", "1G", "--rate", "150000" };
 
 	for (enum demo_end end = DEMO_SOURCE; end < DEMO_END_COUNT; end++) {
 		args_add(args, end, demo->program);
-		args_add(args, end, sides[end]);
 		for (unsigned i = 0; i < sizeof(both) / sizeof(both[0]); i++)
 			args_add(args, end, both[i]);
 	}
@@ -450,7 +461,7 @@ int cmd_demo(int argc, char **argv)
 
 	demo = (struct demo){ .program = program, .listen = "tcp:127.0.0.1:0" };
 	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
-		demo.child[i].out = -1;
+		demo.child[i].in = demo.child[i].out = -1;
 	args_default(&demo, &args);
 	ret = demo_read_options(&demo, &args, argc, argv);
 	if (ret)

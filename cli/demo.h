@@ -23,17 +23,21 @@ enum demo_end {
 
 /**
  * struct demo_child - One process of the VMM
+ * @in:		Write end of its input, for commands; -1 before it is started
  * @out:	Read end of its output; -1 when that has ended
  * @status:	What waitpid() said, once @reaped
+ * @guest_ns:	When it said that its guest is there; 0 before
  * @latest:	Its last "status" line, for json_object_put(); NULL before
  * @summary:	Its "summary" line, the same
  * @error:	The first sentence about a failure that it said
  */
 struct demo_child {
 	pid_t pid;
+	int in;
 	int out;
 	bool reaped;
 	int status;
+	uint64_t guest_ns;
 	size_t have;
 	char line[DEMO_LINE_MAX];
 	char phase[32];

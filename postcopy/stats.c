@@ -4,6 +4,10 @@
  */
 #include "postcopy/run.h"
 
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
 static const char *const phase_names[] = {
 	[WH_PHASE_SETUP] = "setup",
 	[WH_PHASE_PRECOPY] = "active",
@@ -85,4 +89,42 @@ void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats)
 	if (rate && stats->pages_left && !wh_phase_ended(stats->phase))
 		stats->left_ns = (uint64_t)((double)stats->pages_left * (double)TARGET_PAGE *
 					    (double)NS_PER_S / (double)rate);
+}
+
+/* All but the phase, which comes first */
+static const struct figure {
+	const char *name;
+	size_t at;
+} figures[] = {
+#define FIGURE(name)                                   \
+	{                                              \
+#name, offsetof(struct wh_stats, name) \
+	}
+	FIGURE(now_ns),	      FIGURE(bytes),	    FIGURE(bytes_return), FIGURE(pages_total),
+	FIGURE(pages_left),   FIGURE(pages_normal), FIGURE(pages_zero),	  FIGURE(pages_xbzrle),
+	FIGURE(pages_urgent), FIGURE(pages_before), FIGURE(rounds),	  FIGURE(bandwidth),
+	FIGURE(dirty_rate),   FIGURE(left_ns),	    FIGURE(downtime_ns),  FIGURE(requests),
+	FIGURE(faults),	      FIGURE(fault_p50_ns), FIGURE(fault_p99_ns), FIGURE(fault_max_ns),
+	FIGURE(fault_sum_ns), FIGURE(own_bytes),
+#undef FIGURE
+};
+#define FIGURE_COUNT (sizeof(figures) / sizeof(figures[0]))
+_Static_assert(sizeof(struct wh_stats) == (1 + FIGURE_COUNT) * sizeof(uint64_t),
+	       "every member has its line");
+
+size_t wh_stats_json(const struct wh_stats *stats, char *text, size_t room)
+{
+	size_t length =
+		(size_t)snprintf(text, room, "{\"phase\":\"%s\"", wh_phase_name(stats->phase));
+
+	for (size_t i = 0; i < FIGURE_COUNT; i++) {
+		uint64_t value;
+
+		memcpy(&value, (const char *)stats + figures[i].at, sizeof(value));
+		length +=
+			(size_t)snprintf(length < room ? text + length : NULL,
+					 length < room ? room - length : 0, ",\"%s\":%" PRIu64 "%s",
+					 figures[i].name, value, i + 1 < FIGURE_COUNT ? "" : "}");
+	}
+	return length;
 }

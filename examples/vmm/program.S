@@ -11,13 +11,14 @@
  * those before edi, and that at edi too when it stands at vmm_program_stepped. At
  * vmm_program_rewind the pass is counted, but edi is still behind the share.
  */
-#if defined(__x86_64__)
 	.section .rodata
-	.code32
-	.globl	vmm_program, vmm_program_stepped, vmm_program_rewind, vmm_program_end
-	.hidden	vmm_program, vmm_program_stepped, vmm_program_rewind, vmm_program_end
-
+	.globl	vmm_program, vmm_program_end
+	.hidden	vmm_program, vmm_program_end
 vmm_program:
+#if defined(__x86_64__)
+	.globl	vmm_program_stepped, vmm_program_rewind
+	.hidden	vmm_program_stepped, vmm_program_rewind
+	.code32
 	subl	$1, %esi
 	jb	3f
 	incb	(%edi)
@@ -38,6 +39,6 @@ vmm_program_rewind:
 	inl	%dx, %eax
 	movl	%eax, %esi
 	jmp	vmm_program
-vmm_program_end:
 #endif
-	.section .note.GNU-stack, "", @progbits
+vmm_program_end:
+	.section .note.GNU-stack, "", %progbits

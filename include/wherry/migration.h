@@ -366,6 +366,18 @@ struct wh_stats {
 void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats);
 
 /**
+ * wh_stats_json() - Figures as one JSON object, for logs and for other programs
+ * @text:	Where to; at most @room bytes, terminated if there are any. May be NULL
+ *		without room
+ *
+ * Its members are named as those of struct wh_stats, in that order; the phase is its
+ * name, everything else a number. Any thread.
+ *
+ * Return: as snprintf(), the length of the whole; what does not fit is cut off
+ */
+size_t wh_stats_json(const struct wh_stats *stats, char *text, size_t room);
+
+/**
  * struct wh_thread_wait - How long a thread stood still for missing pages
  * @tid:	As the kernel reports it
  */

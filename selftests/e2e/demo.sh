@@ -67,9 +67,10 @@ start()
 child()
 {
 	for pid in $children; do
-		if tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q " $1 "; then
-			echo "$pid"
-		fi
+		case $(tr '\0' ' ' <"/proc/$pid/cmdline") in
+		*" --listen "*) [ "$1" != dest ] || echo "$pid" ;;
+		*) [ "$1" != source ] || echo "$pid" ;;
+		esac
 	done
 }
 

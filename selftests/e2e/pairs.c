@@ -27,8 +27,7 @@ FIXTURE(pair)
 {
 	char folder[64];
 	struct huge_pages huge_pages;
-	struct vmm source;
-	struct vmm dest;
+	struct vmm_pair pair;
 };
 
 FIXTURE_VARIANT(pair)
@@ -91,8 +90,7 @@ FIXTURE_TEARDOWN(pair)
 {
 	char path[128];
 
-	vmm_end(&self->source);
-	vmm_end(&self->dest);
+	pair_end(&self->pair);
 	huge_pages_drop(&self->huge_pages);
 	snprintf(path, sizeof(path), "%.60s/socket", self->folder);
 	unlink(path);
@@ -117,7 +115,6 @@ static void common(struct args *args, const FIXTURE_VARIANT(pair) * variant)
 	add(args, "--memory", variant->memory);
 	add(args, "--postcopy", variant->how == PRECOPY ? "off" : "on");
 	add(args, "--urgent", variant->urgent);
-	add(args, "--hold", "0");
 	if (variant->own_loop)
 		add(args, "--own-loop", NULL);
 	if (variant->threads)
@@ -126,95 +123,105 @@ static void common(struct args *args, const FIXTURE_VARIANT(pair) * variant)
 		add(args, "--rate", "2000");
 }
 
-static bool listens(void *arg)
+static bool both_ended(const void *arg)
 {
-	return *((struct vmm *)arg)->uri;
+	const struct vmm_pair *pair = arg;
+
+	return pair->source.ended && pair->dest.ended;
 }
 
-static bool both_ended(void *arg)
+/* Nothing else would happen if one of them ended */
+static bool two_rounds(const void *arg)
 {
-	FIXTURE_DATA(pair) *self = arg;
+	const struct vmm_pair *pair = arg;
 
-	return self->source.ended && self->dest.ended;
+	return pair->source.rounds >= 2 || pair->source.ended || pair->dest.ended;
 }
 
-static void start_source(FIXTURE_DATA(pair) *self, const FIXTURE_VARIANT(pair) * variant)
+static void start_dest(struct vmm_pair *pair, const FIXTURE_VARIANT(pair) * variant,
+		       const char *folder)
 {
-	struct args args = { .arg = { "source" }, .count = 1 };
-
-	common(&args, variant);
-	add(&args, "--to", self->dest.uri);
-	add(&args, "--migrate-after", "50");
-	switch (variant->how) {
-	case PRECOPY:
-		break;
-	case AT_ONCE:
-		add(&args, "--postcopy-at", "0");
-		break;
-	case ROUNDS:
-		/* Slow enough for the guest to write all of it meanwhile, and to never converge */
-		add(&args, "--bandwidth", "200M");
-		add(&args, "--downtime", "0");
-		add(&args, "--postcopy-at-round", "2");
-		break;
-	}
-	/* Slow enough for the guest to come first to many pages */
-	add(&args, "--postcopy-bandwidth", "40M");
-	vmm_start(&self->source, args.arg);
-}
-
-static void start_dest(FIXTURE_DATA(pair) *self, const FIXTURE_VARIANT(pair) * variant, char *uri,
-		       size_t room)
-{
-	struct args args = { .arg = { "dest" }, .count = 1 };
+	struct args args = { .count = 0 };
+	char uri[128];
 
 	common(&args, variant);
 	if (variant->unix_link)
-		snprintf(uri, room, "unix:%.60s/socket", self->folder);
+		snprintf(uri, sizeof(uri), "unix:%.60s/socket", folder);
 	else
-		snprintf(uri, room, "tcp:127.0.0.1:0");
+		snprintf(uri, sizeof(uri), "tcp:127.0.0.1:0");
 	add(&args, "--listen", uri);
-	add(&args, "--run-after", "50");
-	vmm_start(&self->dest, args.arg);
+	vmm_start(&pair->dest, args.arg);
+}
+
+static void start_source(struct vmm_pair *pair, const FIXTURE_VARIANT(pair) * variant)
+{
+	struct args args = { .count = 0 };
+
+	common(&args, variant);
+	/* Slow enough for the guest to come first to many pages */
+	add(&args, "--postcopy-bandwidth", "40M");
+	if (variant->how == ROUNDS) {
+		/* Slow enough for the guest to write all of it meanwhile, and to never converge */
+		add(&args, "--bandwidth", "200M");
+		add(&args, "--downtime", "0");
+	}
+	vmm_start(&pair->source, args.arg);
+}
+
+static void move(struct vmm_pair *pair, enum how how)
+{
+	switch (how) {
+	case PRECOPY:
+		vmm_command(&pair->source, "migrate %s\n", pair->dest.uri);
+		break;
+	case AT_ONCE:
+		vmm_command(&pair->source, "migrate %s\npostcopy\n", pair->dest.uri);
+		break;
+	case ROUNDS:
+		vmm_command(&pair->source, "migrate %s\n", pair->dest.uri);
+		pair_until(pair, two_rounds, pair, SECONDS * 1000);
+		vmm_command(&pair->source, "postcopy\n");
+		break;
+	}
+	pair_until(pair, both_ended, pair, SECONDS * 1000);
 }
 
 TEST_F(pair, moves)
 {
-	struct vmm *both[] = { &self->source, &self->dest };
-	char uri[128];
+	const struct vmm *source = &self->pair.source;
+	const struct vmm *dest = &self->pair.dest;
 
-	start_dest(self, variant, uri, sizeof(uri));
-	ASSERT_TRUE(vmm_until(&both[1], 1, listens, &self->dest, 5000))
-	TH_LOG("%s", self->dest.text);
-	start_source(self, variant);
-	EXPECT_TRUE(vmm_until(both, 2, both_ended, self, SECONDS * 1000));
-	ASSERT_EQ(0, vmm_exit(&self->source) | vmm_exit(&self->dest))
+	start_dest(&self->pair, variant, self->folder);
+	ASSERT_TRUE(pair_until_listening(&self->pair)) TH_LOG("%s", dest->text);
+	start_source(&self->pair, variant);
+	move(&self->pair, variant->how);
+	ASSERT_EQ(0, vmm_exit(source) | vmm_exit(dest))
 	TH_LOG("source:\n%s\n%s, %llu pages left\ndestination:\n%s\n%s, %llu pages left",
-	       self->source.text, self->source.phase, (unsigned long long)self->source.pages_left,
-	       self->dest.text, self->dest.phase, (unsigned long long)self->dest.pages_left);
-	EXPECT_STREQ("completed", self->source.phase);
-	EXPECT_STREQ("completed", self->dest.phase);
-	EXPECT_EQ(0, vmm_number(&self->source, "pages_left"));
-	EXPECT_EQ(0, vmm_number(&self->dest, "pages_left"));
+	       source->text, source->phase, (unsigned long long)source->pages_left, dest->text,
+	       dest->phase, (unsigned long long)dest->pages_left);
+	EXPECT_STREQ("completed", source->phase);
+	EXPECT_STREQ("completed", dest->phase);
+	EXPECT_EQ(0, vmm_number(source, "pages_left"));
+	EXPECT_EQ(0, vmm_number(dest, "pages_left"));
+	EXPECT_EQ(0, vmm_number(source, "lost") + vmm_number(dest, "lost"));
 	/* But for the urgent channel's end mark, which nobody waits for */
-	EXPECT_GE(8, vmm_number(&self->source, "bytes") - vmm_number(&self->dest, "bytes"));
+	EXPECT_GE(8, vmm_number(source, "bytes") - vmm_number(dest, "bytes"));
 
-	EXPECT_EQ(variant->how != PRECOPY, vmm_was(&self->source, "postcopy-active"));
-	EXPECT_EQ(variant->how != PRECOPY, vmm_was(&self->dest, "postcopy-active"));
+	EXPECT_EQ(variant->how != PRECOPY, vmm_was(source, "postcopy-active"));
+	EXPECT_EQ(variant->how != PRECOPY, vmm_was(dest, "postcopy-active"));
 	if (variant->how == PRECOPY) {
-		EXPECT_EQ(0, vmm_number(&self->dest, "faults"));
-		EXPECT_LT(0, vmm_number(&self->source, "rounds"));
+		EXPECT_EQ(0, vmm_number(dest, "faults"));
+		EXPECT_LT(0, vmm_number(source, "rounds"));
 		return;
 	}
-	EXPECT_LT(0, vmm_number(&self->dest, "faults"));
-	EXPECT_LT(0, vmm_number(&self->dest, "requests"));
-	EXPECT_LT(0, vmm_number(&self->dest, "fault_p50_ns"));
-	EXPECT_EQ(strcmp(variant->urgent, "off") != 0,
-		  vmm_number(&self->source, "pages_urgent") > 0);
+	EXPECT_LT(0, vmm_number(dest, "faults"));
+	EXPECT_LT(0, vmm_number(dest, "requests"));
+	EXPECT_LT(0, vmm_number(dest, "fault_p50_ns"));
+	EXPECT_EQ(strcmp(variant->urgent, "off") != 0, vmm_number(source, "pages_urgent") > 0);
 	if (variant->how == AT_ONCE)
-		EXPECT_EQ(0, vmm_number(&self->source, "rounds"));
+		EXPECT_EQ(0, vmm_number(source, "rounds"));
 	if (variant->how == ROUNDS)
-		EXPECT_LT(1, vmm_number(&self->source, "rounds"));
+		EXPECT_LT(1, vmm_number(source, "rounds"));
 }
 
 TEST_HARNESS_MAIN

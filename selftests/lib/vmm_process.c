@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 #define ARGS_MAX 64
-#define VMMS_MAX 8
+#define SOON 5000u /* in ms: what has no reason to take long */
 
 static uint64_t now_ms(void)
 {
@@ -24,7 +25,7 @@ static uint64_t now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-static void run(const char *const *args, int out, pid_t parent)
+static void run(const char *const *args, int in, int out, pid_t parent)
 {
 	const char *build = getenv("WH_BUILD");
 	const char *argv[ARGS_MAX] = { "wherry-vmm" };
@@ -32,12 +33,12 @@ static void run(const char *const *args, int out, pid_t parent)
 	unsigned n = 1;
 
 	snprintf(program, sizeof(program), "%s/wherry-vmm", build ? build : "build");
-	for (unsigned i = 0; args[i] && n < ARGS_MAX - 2; i++)
+	for (unsigned i = 0; args[i] && n < ARGS_MAX - 1; i++)
 		argv[n++] = args[i];
-	argv[n] = "--json";
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(126);
+	dup2(in, STDIN_FILENO);
 	dup2(out, STDOUT_FILENO);
 	dup2(out, STDERR_FILENO);
 	/* exec takes strings that it does not write */
@@ -49,24 +50,34 @@ static void run(const char *const *args, int out, pid_t parent)
 int vmm_start(struct vmm *vmm, const char *const *args)
 {
 	pid_t parent = getpid();
-	int ends[2];
+	int in[2], out[2];
 
 	memset(vmm, 0, sizeof(*vmm));
-	vmm->out = -1;
-	if (pipe2(ends, O_CLOEXEC) < 0)
+	signal(SIGPIPE, SIG_IGN); /* a command may come too late */
+	if (pipe2(in, O_CLOEXEC) < 0)
 		return -errno;
-	vmm->pid = fork();
-	if (vmm->pid < 0) {
-		vmm->pid = 0;
-		close(ends[0]);
-		close(ends[1]);
+	if (pipe2(out, O_CLOEXEC) < 0) {
+		close(in[0]);
+		close(in[1]);
 		return -errno;
 	}
+	vmm->pid = fork();
 	if (!vmm->pid)
-		run(args, ends[1], parent);
-	close(ends[1]);
-	vmm->out = ends[0];
-	return 0;
+		run(args, in[0], out[1], parent);
+	close(in[0]);
+	close(out[1]);
+	vmm->in = in[1];
+	vmm->out = out[0];
+	return vmm->pid < 0 ? -EAGAIN : 0;
+}
+
+void vmm_command(const struct vmm *vmm, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vdprintf(vmm->in, format, args);
+	va_end(args);
 }
 
 static const char *text_of(json_object *line, const char *name)
@@ -104,6 +115,8 @@ static void take_line(struct vmm *vmm)
 		vmm->rounds = number_of(line, "rounds");
 		vmm->pages_left = number_of(line, "pages_left");
 	}
+	if (!strcmp(kind, "round"))
+		vmm->rounds = number_of(line, "round");
 	if (!strcmp(kind, "listening"))
 		snprintf(vmm->uri, sizeof(vmm->uri), "%s", text_of(line, "uri"));
 	if (!strcmp(kind, "phase"))
@@ -131,7 +144,6 @@ static void take(struct vmm *vmm)
 		return;
 	if (n <= 0) {
 		close(vmm->out);
-		vmm->out = -1;
 		vmm->ended = waitpid(vmm->pid, &vmm->status, 0) == vmm->pid;
 		return;
 	}
@@ -147,29 +159,82 @@ static void take(struct vmm *vmm)
 		vmm->have = 0;
 }
 
-bool vmm_until(struct vmm *const *vmms, unsigned count, bool (*so)(void *arg), void *arg,
-	       unsigned ms)
+bool pair_until(struct vmm_pair *pair, bool (*so)(const void *arg), const void *arg, unsigned ms)
 {
-	struct pollfd fds[VMMS_MAX];
+	struct vmm *vmms[] = { &pair->source, &pair->dest };
 	uint64_t until = now_ms() + ms;
+	struct pollfd fds[2];
 
 	while (!so(arg)) {
 		uint64_t now = now_ms();
 		unsigned open = 0;
 
-		for (unsigned i = 0; i < count && i < VMMS_MAX; i++) {
-			fds[i] = (struct pollfd){ .fd = vmms[i]->out, .events = POLLIN };
-			open += vmms[i]->out >= 0;
+		for (unsigned i = 0; i < 2; i++) {
+			bool speaks = vmms[i]->pid > 0 && !vmms[i]->ended;
+
+			fds[i] = (struct pollfd){ .fd = speaks ? vmms[i]->out : -1,
+						  .events = POLLIN };
+			open += speaks;
 		}
 		if (!open || now >= until)
 			return false;
-		if (poll(fds, count, (int)(until - now)) <= 0)
+		if (poll(fds, 2, (int)(until - now)) <= 0)
 			continue;
-		for (unsigned i = 0; i < count && i < VMMS_MAX; i++)
-			if (vmms[i]->out >= 0 && fds[i].revents)
+		for (unsigned i = 0; i < 2; i++)
+			if (fds[i].revents)
 				take(vmms[i]);
 	}
 	return true;
+}
+
+static bool never(const void *arg)
+{
+	(void)arg;
+	return false;
+}
+
+void pair_watch(struct vmm_pair *pair, unsigned ms)
+{
+	pair_until(pair, never, NULL, ms);
+}
+
+static bool listens(const void *arg)
+{
+	return *((const struct vmm *)arg)->uri;
+}
+
+bool pair_until_listening(struct vmm_pair *pair)
+{
+	return pair_until(pair, listens, &pair->dest, SOON);
+}
+
+static bool has_ended(const void *arg)
+{
+	return ((const struct vmm *)arg)->ended;
+}
+
+bool pair_until_ended(struct vmm_pair *pair, const struct vmm *vmm)
+{
+	return pair_until(pair, has_ended, vmm, SOON);
+}
+
+struct wanted {
+	const struct vmm *vmm;
+	const char *phase;
+};
+
+static bool is_in(const void *arg)
+{
+	const struct wanted *wanted = arg;
+
+	return !strcmp(wanted->vmm->phase, wanted->phase);
+}
+
+bool pair_until_phase(struct vmm_pair *pair, const struct vmm *vmm, const char *phase)
+{
+	struct wanted wanted = { .vmm = vmm, .phase = phase };
+
+	return pair_until(pair, is_in, &wanted, 4 * SOON);
 }
 
 int vmm_exit(const struct vmm *vmm)
@@ -200,15 +265,22 @@ void vmm_signal(const struct vmm *vmm, int number)
 		kill(vmm->pid, number);
 }
 
-void vmm_end(struct vmm *vmm)
+void vmm_forget(struct vmm *vmm)
 {
-	if (vmm->pid > 0 && !vmm->ended) {
+	if (vmm->pid <= 0)
+		return;
+	if (!vmm->ended) {
 		kill(vmm->pid, SIGKILL);
 		waitpid(vmm->pid, &vmm->status, 0);
-	}
-	if (vmm->pid > 0 && vmm->out >= 0)
 		close(vmm->out);
+	}
+	close(vmm->in);
 	json_object_put(vmm->summary);
-	vmm->summary = NULL;
-	vmm->pid = 0;
+	memset(vmm, 0, sizeof(*vmm));
+}
+
+void pair_end(struct vmm_pair *pair)
+{
+	vmm_forget(&pair->source);
+	vmm_forget(&pair->dest);
 }

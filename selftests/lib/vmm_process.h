@@ -9,8 +9,8 @@
 #include <sys/types.h>
 
 /*
- * A wherry-vmm (of the folder that was built into) and what it says, for tests that run
- * two of them. It dies with the test's process.
+ * Two wherry-vmm (of the folder that was built into), what they are told and what they
+ * say. They die with the test's process. All zero: not started.
  */
 
 #define VMM_LINE_MAX 16384
@@ -18,6 +18,7 @@
 
 struct vmm {
 	pid_t pid;
+	int in;
 	int out;
 	bool ended; /* and reaped */
 	int status;
@@ -37,30 +38,45 @@ struct vmm {
 	json_object *summary;
 };
 
+struct vmm_pair {
+	struct vmm source;
+	struct vmm dest;
+};
+
 /**
  * vmm_start() - Start one
- * @args:	Without the program's name and --json; ends with NULL
+ * @args:	Without the program's name; ends with NULL
  *
  * Return: 0 or a negative errno
  */
 int vmm_start(struct vmm *vmm, const char *const *args);
-
-/**
- * vmm_until() - Read what all of them say until something is so
- * @so:		Looked at after each piece
- *
- * Return: false if it was not so within @ms, or everything that could say it has ended
- */
-bool vmm_until(struct vmm *const *vmms, unsigned count, bool (*so)(void *arg), void *arg,
-	       unsigned ms);
+/* Lines for its stdin, each with its newline */
+void vmm_command(const struct vmm *vmm, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+void vmm_signal(const struct vmm *vmm, int number);
+/* Kills it if it still runs; another one can be started. */
+void vmm_forget(struct vmm *vmm);
 
 /* How it ended: its exit status, 256 + its signal, -1 if it has not */
 int vmm_exit(const struct vmm *vmm);
+/* Of its summary */
 uint64_t vmm_number(const struct vmm *vmm, const char *name);
 /* Was it ever in this phase? */
 bool vmm_was(const struct vmm *vmm, const char *phase);
-void vmm_signal(const struct vmm *vmm, int number);
-/* Kills it if it still runs, and forgets it. */
-void vmm_end(struct vmm *vmm);
+
+/**
+ * pair_until() - Read what both say until something is so
+ * @so:		Looked at after each piece
+ *
+ * Return: false if it was not so within @ms, or who could say it has ended
+ */
+bool pair_until(struct vmm_pair *pair, bool (*so)(const void *arg), const void *arg, unsigned ms);
+/* The same, and nothing to wait for */
+void pair_watch(struct vmm_pair *pair, unsigned ms);
+bool pair_until_listening(struct vmm_pair *pair);
+bool pair_until_phase(struct vmm_pair *pair, const struct vmm *vmm, const char *phase);
+bool pair_until_ended(struct vmm_pair *pair, const struct vmm *vmm);
+/* vmm_forget() of both */
+void pair_end(struct vmm_pair *pair);
 
 #endif /* LIB_VMM_PROCESS_H */
