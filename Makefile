@@ -76,7 +76,7 @@ LIB_SRCS := $(sort $(wildcard $(LIB_DIRS:%=%/*.c)))
 CLI_SRCS := $(sort $(wildcard cli/*.c))
 VMM_SRCS := $(sort $(wildcard examples/vmm/*.c examples/vmm/*.S))
 
-TEST_DIRS := base wire recover ring uffd postcopy sim e2e interop cli
+TEST_DIRS := base wire recover ring uffd postcopy sim model e2e interop cli
 TEST_SRCS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.c)))
 TEST_SCRIPTS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.sh)))
 TEST_LIB_SRCS := $(sort $(wildcard selftests/lib/*.c))
@@ -279,7 +279,7 @@ QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd postcopy cli)
 ASAN_NAMES := $(filter base/% wire/% recover/% postcopy/% ring/% uffd/% cli/% e2e/two, \
 	        $(TEST_NAMES))
 TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads ring/% uffd/% \
-	        e2e/two e2e/faults,$(TEST_NAMES))
+	        e2e/two e2e/faults e2e/cuts,$(TEST_NAMES))
 SLOW_CHECKS := check-clang-tidy check-cppcheck check-dist check-builds check-install check-fuzz
 
 # Name -> path of a program, of a script, of a check

@@ -6,27 +6,31 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <string.h>
+
+#define HOST_IS_LITTLE (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
 
 /*
- * Bit i is bit i % 8 of byte i / 8. Made of shifts, a word is the same bytes on
- * every host; compilers make one store of the loop where the host is little endian.
+ * Bit i is bit i % 8 of byte i / 8. Made of shifts, a word is the same bytes on every
+ * host; written out, compilers make one store or load of it where the host is little endian.
  */
 static void put_le64(uint8_t *at, uint64_t word)
 {
-	unsigned i;
-
-	for (i = 0; i < 8; i++)
-		at[i] = (uint8_t)(word >> (8 * i));
+	at[0] = (uint8_t)word;
+	at[1] = (uint8_t)(word >> 8);
+	at[2] = (uint8_t)(word >> 16);
+	at[3] = (uint8_t)(word >> 24);
+	at[4] = (uint8_t)(word >> 32);
+	at[5] = (uint8_t)(word >> 40);
+	at[6] = (uint8_t)(word >> 48);
+	at[7] = (uint8_t)(word >> 56);
 }
 
 static uint64_t get_le64(const uint8_t *at)
 {
-	uint64_t word = 0;
-	unsigned i;
-
-	for (i = 0; i < 8; i++)
-		word |= (uint64_t)at[i] << (8 * i);
-	return word;
+	return (uint64_t)at[7] << 56 | (uint64_t)at[6] << 48 | (uint64_t)at[5] << 40 |
+	       (uint64_t)at[4] << 32 | (uint64_t)at[3] << 24 | (uint64_t)at[2] << 16 |
+	       (uint64_t)at[1] << 8 | at[0];
 }
 
 /* Bits of the last word that stand for pages */
@@ -46,12 +50,11 @@ size_t bitmap_put(uint8_t *buf, const uint64_t *map, uint64_t pages)
 	uint8_t *at = buf + 8;
 
 	put_be64(buf, bitmap_bytes(pages));
-	for (i = 0; i < words; i++, at += 8) {
-		/* pages may arrive meanwhile: a bit seen here is of a page that is in place */
-		uint64_t word = __atomic_load_n(&map[i], __ATOMIC_ACQUIRE);
-
-		put_le64(at, i + 1 < words ? word : word & last_mask(pages));
-	}
+	/* pages may arrive meanwhile: a bit seen here is of a page that is in place */
+	for (i = 0; i < words; i++, at += 8)
+		put_le64(at, __atomic_load_n(&map[i], __ATOMIC_ACQUIRE));
+	if (words)
+		put_le64(at - 8, get_le64(at - 8) & last_mask(pages));
 	put_be64(at, BITMAP_END_MARK);
 	return BITMAP_FRAME + words * 8;
 }
@@ -77,8 +80,11 @@ int bitmap_get(const uint8_t *buf, size_t length, size_t *used, uint64_t *map, u
 	if (words && get_le64(bits + (words - 1) * 8) & ~last_mask(pages))
 		return err_set(err, -EPROTO, "bitmap has bits behind its %llu pages",
 			       (unsigned long long)pages);
-	for (i = 0; i < words; i++)
-		map[i] = get_le64(bits + i * 8);
+	if (HOST_IS_LITTLE)
+		memcpy(map, bits, words * 8);
+	else
+		for (i = 0; i < words; i++)
+			map[i] = get_le64(bits + i * 8);
 	*used = BITMAP_FRAME + words * 8;
 	return 1;
 }
