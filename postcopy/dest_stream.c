@@ -174,7 +174,8 @@ static int command_discard(struct dest *dest, const struct cmd_msg *msg, struct 
 
 static int command_ping(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err)
 {
-	struct rp_msg pong = { .kind = RP_PONG, .pong.value = msg->ping.value };
+	uint32_t value = msg->ping.value == PING_WHO ? PONG_OURS : msg->ping.value;
+	struct rp_msg pong = { .kind = RP_PONG, .pong.value = value };
 
 	if (!dest->return_path)
 		return err_set(err, -EPROTO, "PING without a return path");

@@ -12,9 +12,9 @@
 #include <assert.h>
 #include <string.h>
 
-static_assert(INTAKE_BYTES >= DEST_AHEAD_MAX * (DEST_HEAD_BYTES + TARGET_PAGE),
+static_assert(INTAKE_BYTES >= (size_t)DEST_AHEAD_MAX * (DEST_HEAD_BYTES + TARGET_PAGE),
 	      "all that was received in vain has room in the buffer");
-static_assert(INTAKE_BYTES >= 3 * STREAM_NEED_MAX, "a unit, and room behind it");
+static_assert(INTAKE_BYTES >= (size_t)3 * STREAM_NEED_MAX, "a unit, and room behind it");
 
 void intake_init(struct intake *intake, struct dest *dest, enum channel channel, uint8_t *buf)
 {

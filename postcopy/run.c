@@ -39,7 +39,7 @@ void wh_config_init(struct wh_config *config)
 		.connect_timeout_ns = 10 * NS_PER_S,
 		.dead_peer_ns = 10 * NS_PER_S,
 		.device_state_max = UINT64_C(256) << 20,
-		.fault_cpu = -1,
+		.fault_cpu = WH_FAULT_CPU_FOLLOW,
 	};
 }
 
@@ -58,7 +58,7 @@ static int config_check(const struct wh_config *config, enum wh_role role, struc
 		return err_set(err, -EINVAL,
 			       "config: device_state_max is %llu, not between 1 and 4 GiB",
 			       (unsigned long long)config->device_state_max);
-	if (config->fault_cpu >= CPU_SETSIZE || config->fault_cpu < -1)
+	if (config->fault_cpu >= CPU_SETSIZE || config->fault_cpu < WH_FAULT_CPU_ANY)
 		return err_set(err, -EINVAL, "config: fault_cpu %d", config->fault_cpu);
 	return 0;
 }

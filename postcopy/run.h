@@ -12,6 +12,7 @@
 #include "uffd/placer.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <wherry/wherry.h>
 
 /*
@@ -78,6 +79,22 @@ struct retry_fault {
 	uint64_t since_ns;
 };
 
+/* Where guest threads run, and the fault thread with them: run_follow.c */
+#define FOLLOW_THREADS 64u
+
+struct follow {
+	struct follow_thread {
+		uint32_t tid;
+		int cpu;
+		uint64_t since_ns;
+		uint64_t believed_ns;
+	} thread[FOLLOW_THREADS];
+	cpu_set_t may;
+	int cpu; /* bound to; -1 */
+	unsigned others;
+	bool on;
+};
+
 /* From one loop to the other; under migration.post_lock, rare. */
 struct mailbox {
 	int urgent_fd;	  /* to the fault loop: a connected urgent channel, -1 none */
@@ -113,6 +130,7 @@ struct dest_side {
 	struct placer placer[RAM_BLOCKS_MAX];
 	bool placer_up[RAM_BLOCKS_MAX];
 	struct stage stage[CHANNEL_COUNT];
+	struct follow follow; /* the fault thread's */
 	struct op fault_read;
 	struct op fault_timer;
 	uint8_t fault_buf[UFFD_BATCH * UFFD_MSG_BYTES];
@@ -258,6 +276,11 @@ void run_place_close(struct wh_migration *m);
 /* run_fault.c */
 void fault_turn(struct wh_migration *m);
 void fault_close(struct wh_migration *m);
+
+/* run_follow.c, on the fault thread */
+void follow_begin(struct wh_migration *m);
+/* One of this thread's faults has been served, and the loop is about to wait */
+void follow_fault(struct wh_migration *m, uint32_t tid, uint64_t now_ns);
 
 /* run_source_ops.c */
 extern const struct source_ops run_source_ops;

@@ -130,6 +130,14 @@ static void fault_event(struct wh_migration *m, const struct uffd_event *event, 
 	}
 }
 
+static void fault_follow(struct wh_migration *m, const struct uffd_event *events, int count,
+			 uint64_t now_ns)
+{
+	for (int i = 0; i < count; i++)
+		if (events[i].kind == UFFD_FAULT)
+			follow_fault(m, events[i].tid, now_ns);
+}
+
 static void fault_read_again(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
@@ -160,6 +168,7 @@ static void fault_was_read(struct op *op, int result)
 			goto failed;
 		for (int i = 0; i < count; i++)
 			fault_event(m, &events[i], now_ns);
+		fault_follow(m, events, count, now_ns);
 	}
 	fault_read_again(m);
 	return;
@@ -205,6 +214,7 @@ static void fault_polled(struct op *op, int result)
 		loop_wake(m->bulk);
 		return;
 	}
+	fault_follow(m, events, count, clock_now_ns());
 	loop_poll(m->fault, &side->fault_read, side->uffd.fd, POLLIN);
 }
 

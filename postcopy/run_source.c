@@ -342,6 +342,7 @@ void source_side_stats(const struct wh_migration *m, struct wh_stats *stats)
 	stats->pages_normal = counter(&c->pages_normal);
 	stats->pages_zero = counter(&c->pages_zero);
 	stats->pages_urgent = counter(&c->pages_urgent);
+	stats->pages_again = counter(&c->pages_again);
 	stats->rounds = counter(&c->rounds);
 	stats->bandwidth = counter(&c->bandwidth);
 	stats->dirty_rate = counter(&c->dirty_rate);

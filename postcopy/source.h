@@ -103,6 +103,7 @@ struct source_counters {
 	uint64_t bytes[CHANNEL_COUNT];
 	uint64_t bytes_return;
 	uint64_t pages_normal, pages_zero, pages_urgent;
+	uint64_t pages_again; /* over the urgent channel though they were sent before */
 	uint64_t rounds;
 	uint64_t requests;
 	uint64_t bandwidth;  /* bytes a second, estimate */

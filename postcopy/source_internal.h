@@ -164,7 +164,9 @@ struct source {
 
 	/* request */
 	uint64_t reply_offset;
-	int reply_block; /* of the last REQ_PAGES_ID, -1 none */
+	int reply_block;  /* of the last REQ_PAGES_ID, -1 none */
+	bool peer_ours;	  /* see PING_WHO */
+	bool urgent_over; /* the end mark is out */
 	bool urgent_sending;
 	uint64_t urgent_pages; /* in the batch that is out */
 

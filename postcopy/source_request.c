@@ -9,8 +9,11 @@
 
 /*
  * Requests: from the return path into the queue, and from the queue into batches.
- * They are never acknowledged, the page is the answer; what is asked for and clean
- * is on its way already and is left alone.
+ * They are never acknowledged, the page is the answer. What is asked for and clean is on
+ * its way already, behind all that lies in the bulk channel's buffers: megabytes, where
+ * the link is fast and the other end slower. A destination of ours gets it once more, on
+ * the urgent channel, and drops the copy that comes second; any other has to wait. Not
+ * so a huge page, which is no sooner there than what lies in front of it.
  *
  * The queue has one producer and one taker. Each end owns its index; slot contents
  * are published by the release of `tail` and given back by the release of `head`.
@@ -69,6 +72,16 @@ static int find_block(const struct source *source, const struct wire_name *name)
 	return -1;
 }
 
+/* Request thread. Behind the end mark there is nothing more. */
+static bool may_go_again(const struct source *source, const struct source_request *request)
+{
+	const struct source_block *b = &source->block[request->block];
+
+	return source->peer_ours && !source->urgent_over && request->pages == 1 &&
+	       b->region->page_size == TARGET_PAGE &&
+	       __atomic_load_n(&source->urgent_open, __ATOMIC_ACQUIRE);
+}
+
 static int take_request(struct source *source, uint64_t start, uint32_t length, uint64_t now_ns,
 			struct wh_err *err)
 {
@@ -92,8 +105,9 @@ static int take_request(struct source *source, uint64_t start, uint32_t length, 
 			       (unsigned long long)region->length);
 	source_count(&source->counters.requests, 1);
 	trace(page_request, request.block, request.page, request.pages);
-	if (bits_next_set(b->dirty, request.page, request.page + request.pages) ==
-	    request.page + request.pages)
+	if (!may_go_again(source, &request) &&
+	    bits_next_set(b->dirty, request.page, request.page + request.pages) ==
+		    request.page + request.pages)
 		return 0;
 	queue_push(source, &request);
 	/* the other thread answers it only where there is no urgent channel */
@@ -129,6 +143,7 @@ static int take_message(struct source *source, const struct rp_msg *msg, uint64_
 	case RP_SHUT:
 		return take_shut(source, msg->shut.value, err);
 	case RP_PONG:
+		source->peer_ours |= msg->pong.value == PONG_OURS;
 		__atomic_store_n(&source->pong, true, __ATOMIC_RELEASE);
 		return 1;
 	case RP_REQ_PAGES_ID:
@@ -196,6 +211,21 @@ int source_input(struct source *source, const uint8_t *buf, size_t length, size_
 	return 0;
 }
 
+/* The page of the request, whether it has gone out or not. Return: is it taken now? */
+static bool serve_again(struct source *source)
+{
+	struct source_request *request = &source->serving.request;
+	uint64_t page = request->page;
+
+	request->pages = 0;
+	if (source_claim(source, CHANNEL_URGENT, request->block, page))
+		return true;
+	source->channel[CHANNEL_URGENT].span =
+		(struct source_span){ request->block, page, page + 1 };
+	source_count(&source->counters.pages_again, 1);
+	return false;
+}
+
 /* The next dirty host page of the request being served, taken. Return: is there one? */
 static bool next_asked(struct source *source, enum channel channel)
 {
@@ -246,10 +276,14 @@ uint64_t source_serve(struct source *source, enum channel channel, struct batch 
 			serving->active = true;
 			serving->found = false;
 		}
-		if (!next_asked(source, channel))
-			continue;
+		if (channel == CHANNEL_URGENT && may_go_again(source, &serving->request)) {
+			claimed += serve_again(source);
+		} else {
+			if (!next_asked(source, channel))
+				continue;
+			claimed += span->end - span->page;
+		}
 		serving->found = true;
-		claimed += span->end - span->page;
 		trace(page_serve, span->block, span->page, span->end - span->page);
 	}
 	return claimed;
@@ -280,8 +314,10 @@ bool source_urgent(struct source *source, uint64_t now_ns, struct batch *batch)
 	batch_reset(batch);
 	source->urgent_pages += source_serve(source, CHANNEL_URGENT, batch, &fill);
 	/* set when no page is left, hence behind all of them */
-	if (__atomic_exchange_n(&source->urgent_end, false, __ATOMIC_ACQUIRE))
+	if (__atomic_exchange_n(&source->urgent_end, false, __ATOMIC_ACQUIRE)) {
+		source->urgent_over = true;
 		batch_commit(batch, ram_put_eos(batch_arena(batch)));
+	}
 	source->urgent_sending = batch->count;
 	return batch->count;
 }

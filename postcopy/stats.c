@@ -102,10 +102,10 @@ static const struct figure {
 	}
 	FIGURE(now_ns),	      FIGURE(bytes),	    FIGURE(bytes_return), FIGURE(pages_total),
 	FIGURE(pages_left),   FIGURE(pages_normal), FIGURE(pages_zero),	  FIGURE(pages_xbzrle),
-	FIGURE(pages_urgent), FIGURE(pages_before), FIGURE(rounds),	  FIGURE(bandwidth),
-	FIGURE(dirty_rate),   FIGURE(left_ns),	    FIGURE(downtime_ns),  FIGURE(requests),
-	FIGURE(faults),	      FIGURE(fault_p50_ns), FIGURE(fault_p99_ns), FIGURE(fault_max_ns),
-	FIGURE(fault_sum_ns), FIGURE(own_bytes),
+	FIGURE(pages_urgent), FIGURE(pages_before), FIGURE(pages_again),  FIGURE(rounds),
+	FIGURE(bandwidth),    FIGURE(dirty_rate),   FIGURE(left_ns),	  FIGURE(downtime_ns),
+	FIGURE(requests),     FIGURE(faults),	    FIGURE(fault_p50_ns), FIGURE(fault_p99_ns),
+	FIGURE(fault_max_ns), FIGURE(fault_sum_ns), FIGURE(own_bytes),
 #undef FIGURE
 };
 #define FIGURE_COUNT (sizeof(figures) / sizeof(figures[0]))

@@ -41,6 +41,14 @@ struct rp_msg {
 #define RP_PAYLOAD_MAX 512u
 #define RP_MSG_MAX (RP_HEADER + RP_PAYLOAD_MAX)
 
+/*
+ * Are both ends ours? A PING with PING_WHO is echoed by a QEMU as any other; a destination
+ * of ours answers PONG_OURS: in postcopy it takes a page for the second time, whichever
+ * copy comes first, and drops the other.
+ */
+#define PING_WHO UINT32_C(0x57485259)
+#define PONG_OURS UINT32_C(0x57485201)
+
 /* Writes the message; buf has room for RP_MSG_MAX. Return: bytes written */
 size_t rp_put(uint8_t *buf, const struct rp_msg *msg);
 

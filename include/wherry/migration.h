@@ -179,6 +179,10 @@ enum wh_urgent {
 	WH_URGENT_AT_START,
 };
 
+/* Instead of a processor's number, for struct wh_config.fault_cpu */
+#define WH_FAULT_CPU_FOLLOW (-1)
+#define WH_FAULT_CPU_ANY (-2)
+
 /**
  * struct wh_config - How to migrate
  * @size:		sizeof(struct wh_config), set by wh_config_init()
@@ -206,7 +210,9 @@ enum wh_urgent {
  * @dead_peer_ns:	A peer silent for so long, where it owes an answer, is gone
  * @device_state_max:	Destination: bytes of device state accepted
  *
- * @fault_cpu:		Destination: processor of the fault thread, -1: any
+ * @fault_cpu:		Destination: processor of the fault thread; or where the guest threads
+ *			are that fault (WH_FAULT_CPU_FOLLOW); or left to the kernel
+ *			(WH_FAULT_CPU_ANY). For wh_start() only
  * @fault_priority:	Its SCHED_FIFO priority, 0: none
  * @fault_spin_ns:	It polls so long before it sleeps (adaptive: less while that does
  *			not pay), 0: never. For wh_start() only
@@ -348,6 +354,7 @@ struct wh_stats {
 	uint64_t pages_xbzrle;
 	uint64_t pages_urgent; /* over the urgent channel */
 	uint64_t pages_before; /* came though they were there */
+	uint64_t pages_again;  /* source: sent twice, asked for while they were on their way */
 	uint64_t rounds;
 	uint64_t bandwidth;   /* bytes a second, estimate */
 	uint64_t dirty_rate;  /* pages a second, last round */

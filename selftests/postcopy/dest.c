@@ -154,6 +154,21 @@ TEST_F(dest, precopy_with_return_path)
 	EXPECT_EQ(1, w->sent[0].pong.value);
 }
 
+/* A source that asks who we are is told; any other number comes back as it is. */
+TEST_F(dest, who_is_it)
+{
+	struct bytes b = { .block = -1 };
+
+	bytes_begin(&b, true, true, ALL);
+	bytes_ping(&b, PING_WHO);
+	bytes_ping(&b, PING_WHO + 1);
+	ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &b, &self->err));
+	ASSERT_EQ(3, self->w->sents);
+	EXPECT_EQ(PONG_OURS, self->w->sent[1].pong.value);
+	EXPECT_EQ(PING_WHO + 1, self->w->sent[2].pong.value);
+	bytes_free(&b);
+}
+
 TEST_F(dest, postcopy)
 {
 	struct world *w = self->w;

@@ -100,6 +100,45 @@ TEST(urgent_channel_answers_alone)
 	world_fini(&w);
 }
 
+/* Of a page that is on its way already, what lies before it on the main channel may take long. */
+TEST(a_destination_of_ours_gets_it_again)
+{
+	struct world w;
+
+	begin(&w, &with_urgent);
+	ASSERT_EQ(SOURCE_SEND, world_step(&w));
+	ASSERT_EQ(1u, w.model.came[0][0]);
+	/* a QEMU echoes */
+	ASSERT_EQ(0, world_pong(&w, PING_WHO));
+	ASSERT_EQ(0, world_request(&w, 0, 0, 1));
+	EXPECT_FALSE(world_step_urgent(&w));
+	ASSERT_EQ(0, world_pong(&w, PONG_OURS));
+	ASSERT_EQ(0, world_request(&w, 0, 0, 1));
+	ASSERT_EQ(0, world_request(&w, 0, 2001, 1));
+	EXPECT_TRUE(world_step_urgent(&w));
+	EXPECT_EQ(2u, w.model.came[0][0]);
+	EXPECT_EQ(1u, w.model.came[0][2001]);
+	EXPECT_EQ(1u, source_get_counters(w.source)->pages_again);
+	EXPECT_EQ(1u, source_get_counters(w.source)->pages_urgent);
+	/* a page at a time, and of no huge one */
+	ASSERT_EQ(0, world_request(&w, 0, 0, 2));
+	ASSERT_EQ(0, world_request(&w, 1, 32, 16));
+	EXPECT_TRUE(world_step_urgent(&w));
+	ASSERT_EQ(0, world_request(&w, 1, 32, 16));
+	EXPECT_FALSE(world_step_urgent(&w));
+	EXPECT_EQ(2u, w.model.came[0][0]);
+	EXPECT_EQ(1u, w.model.came[1][32]);
+	ASSERT_TRUE(world_run_to(&w, SOURCE_ENDING));
+	/* nothing behind the end mark */
+	ASSERT_EQ(0, world_request(&w, 0, 1, 1));
+	EXPECT_TRUE(world_step_urgent(&w)); /* the mark, and in front of it the page */
+	ASSERT_EQ(0, world_request(&w, 0, 1, 1));
+	EXPECT_FALSE(world_step_urgent(&w));
+	EXPECT_EQ(2u, w.model.came[0][1]);
+	EXPECT_TRUE(world_equal(&w));
+	world_fini(&w);
+}
+
 TEST(urgent_batches_stay_small)
 {
 	struct world w;

@@ -206,12 +206,12 @@ static bool try_seed(struct sim *sim, uint64_t seed, bool broken)
 static void tell_tally(void)
 {
 	printf("# %llu postcopies, %llu precopies, %llu rounds, %llu faults, %llu requests, "
-	       "%llu urgent pages, %llu removals, %llu blocks of 2 MiB pages, %llu steps\n",
+	       "%llu urgent pages, %llu of them again, %llu removals, %llu blocks of 2 MiB pages, %llu steps\n",
 	       (unsigned long long)tally.postcopy, (unsigned long long)tally.precopy,
 	       (unsigned long long)tally.rounds, (unsigned long long)tally.faults,
 	       (unsigned long long)tally.requests, (unsigned long long)tally.urgent,
-	       (unsigned long long)tally.removals, (unsigned long long)tally.huge,
-	       (unsigned long long)tally.steps);
+	       (unsigned long long)tally.again, (unsigned long long)tally.removals,
+	       (unsigned long long)tally.huge, (unsigned long long)tally.steps);
 	for (unsigned s = 0; s < SOURCE_PHASE_COUNT; s++)
 		for (unsigned d = 0; d < DEST_PHASE_COUNT; d++)
 			if (tally.ends[s][d])
@@ -223,8 +223,9 @@ static void tell_tally(void)
 static bool met_all(bool broken)
 {
 	if (!broken)
-		return tally.postcopy && tally.precopy && tally.urgent && tally.requests &&
-		       tally.faults && tally.removals && tally.rounds && tally.huge;
+		return tally.postcopy && tally.precopy && tally.urgent && tally.again &&
+		       tally.requests && tally.faults && tally.removals && tally.rounds &&
+		       tally.huge;
 	return tally.ends[SOURCE_PAUSED][DEST_PAUSED] && tally.ends[SOURCE_FAILED][DEST_FAILED] &&
 	       tally.ends[SOURCE_UNKNOWN][DEST_DONE] && tally.ends[SOURCE_UNKNOWN][DEST_FAILED] &&
 	       tally.ends[SOURCE_CANCELLED][DEST_FAILED] &&
