@@ -72,8 +72,8 @@ struct dest_block {
  *		of another page, and of this page another channel's may come meanwhile,
  *		unless it is @owned. NULL if they have to come some other way
  * @wake:	Waiters in the range
- * @discard:	Drop memory so that it is missing
- * @advise:	Postcopy may come: no huge pages from here on
+ * @discard:	Drop memory so that it is missing and stays so until it is armed, if the phase is
+ *		DISCARD; before that it may be filled again by whatever comes
  * @arm:	Missing pages fault from here on, and dest_fault() hears of them
  * @disarm:	Everything is in place
  * @buffer:	A buffer of at least @size bytes, old contents kept; one, owned by the world
@@ -99,7 +99,6 @@ struct dest_ops {
 		    struct wh_err *err);
 	int (*discard)(void *ctx, unsigned block, uint64_t offset, uint64_t length,
 		       struct wh_err *err);
-	int (*advise)(void *ctx, struct wh_err *err);
 	int (*arm)(void *ctx, struct wh_err *err);
 	int (*disarm)(void *ctx, struct wh_err *err);
 	uint8_t *(*buffer)(void *ctx, size_t size, struct wh_err *err);

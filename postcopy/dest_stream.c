@@ -43,8 +43,7 @@ static int check_advised(const struct dest *dest, unsigned at, struct wh_err *er
 
 /*
  * Both POSTCOPY_ADVISE and the block list were seen: all memory is dropped, so that
- * what is there is what came. Huge pages are forbidden before, or one could fill a
- * hole again.
+ * what is there is what came.
  */
 static int advise(struct dest *dest, struct wh_err *err)
 {
@@ -55,9 +54,6 @@ static int advise(struct dest *dest, struct wh_err *err)
 		if (ret < 0)
 			return ret;
 	}
-	ret = dest->ops->advise(dest->ctx, err);
-	if (ret < 0)
-		return dest_because(err, ret, "preparing memory for postcopy");
 	for (unsigned i = 0; i < dest->blocks; i++) {
 		struct dest_block *block = &dest->block[i];
 

@@ -211,7 +211,7 @@ static uint8_t *op_ahead(void *ctx, enum channel channel, unsigned block, uint64
 {
 	struct wh_migration *m = ctx;
 	struct dest_side *side = m->dest;
-	const struct stage *stage = &side->stage[channel];
+	struct stage *stage = &side->stage[channel];
 	uint8_t *at;
 
 	if (!__atomic_load_n(&side->armed, __ATOMIC_ACQUIRE))
@@ -232,23 +232,10 @@ static int op_discard(void *ctx, unsigned block, uint64_t offset, uint64_t lengt
 {
 	struct dest_side *side = side_of(ctx);
 
-	/* The switch: what the source discards it sends again. Before that, all is dropped. */
+	/* The switch: what is dropped stays missing. Before that, all is dropped and comes anew. */
 	if (dest_get_phase(&side->engine) == DEST_DISCARD)
 		return placer_hide(&side->placer[block], offset, length, err);
 	return placer_discard(&side->placer[block], offset, length, err);
-}
-
-static int op_advise(void *ctx, struct wh_err *err)
-{
-	struct dest_side *side = side_of(ctx);
-
-	for (unsigned i = 0; i < side->engine.blocks; i++) {
-		int ret = placer_advise(&side->placer[i], err);
-
-		if (ret < 0)
-			return ret;
-	}
-	return 0;
 }
 
 static int op_arm(void *ctx, struct wh_err *err)
@@ -359,7 +346,6 @@ const struct dest_ops run_dest_ops = {
 	.ahead = op_ahead,
 	.wake = op_wake,
 	.discard = op_discard,
-	.advise = op_advise,
 	.arm = op_arm,
 	.disarm = op_disarm,
 	.buffer = op_buffer,

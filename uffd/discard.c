@@ -13,7 +13,6 @@
 #include "uffd/abi.h"
 #include "uffd/placer.h"
 
-#include "base/bits.h"
 #include "base/err.h"
 #include "base/zero.h"
 
@@ -217,8 +216,8 @@ int placer_discard(struct placer *placer, uint64_t offset, uint64_t length, stru
 	if (ret < 0 || length == 0)
 		return ret;
 	ret = drop(placer, offset, length, err);
-	if (ret == 0 && placer->hidden)
-		bits_range_clear(placer->hidden, offset / page, length / page);
+	if (ret == 0 && placer->state)
+		state_set(placer->state, offset / page, (offset + length) / page, PAGE_ABSENT);
 	return ret;
 }
 
@@ -227,6 +226,11 @@ int placer_hide(struct placer *placer, uint64_t offset, uint64_t length, struct 
 	uint64_t page = placer->region->page_size;
 	int ret = check_range(placer, offset, length, err);
 
+	/* A huge page that came now would fill what is dropped here, before it is watched */
+	if (ret == 0)
+		ret = placer_advise(placer, err);
+	if (ret < 0)
+		return ret;
 	if (!placer->alias)
 		return placer_discard(placer, offset, length, err);
 	while (ret == 0 && length) {
@@ -244,7 +248,8 @@ int placer_hide(struct placer *placer, uint64_t offset, uint64_t length, struct 
 		else if (placer->armed)
 			ret = unmap(placer, offset, (uint64_t)run, err);
 		if (ret == 0 && resident)
-			bits_range_set(placer->hidden, offset / page, (uint64_t)run / page);
+			state_set(placer->state, offset / page, (offset + (uint64_t)run) / page,
+				  PAGE_HIDDEN);
 		offset += (uint64_t)run;
 		length -= (uint64_t)run;
 	}
@@ -258,10 +263,10 @@ int placer_unmap_hidden(struct placer *placer, struct wh_err *err)
 	uint64_t first = 0, end;
 	int ret = 0;
 
-	if (!placer->hidden)
+	if (!placer->state)
 		return 0;
-	while (ret == 0 && (first = bits_next_set(placer->hidden, first, pages)) < pages) {
-		end = bits_next_clear(placer->hidden, first, pages);
+	while (ret == 0 && (first = state_next(placer->state, first, pages, PAGE_HIDDEN)) < pages) {
+		end = state_next_other(placer->state, first, pages, PAGE_HIDDEN);
 		ret = unmap(placer, first * page, (end - first) * page, err);
 		/* Huge pages before Linux 5.18: they have to come anew */
 		if (ret == -EINVAL)

@@ -19,12 +19,18 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* One range on its way; offset and length are what is left of it */
+#define AROUND_PAGES UINT64_C(16)
+
+/*
+ * One range on its way; offset and length are what is left of it. Contents of a block with a
+ * second mapping lie there if they do not lie @staged.
+ */
 struct fill {
 	struct placer *placer;
 	const struct stage *stage;
 	uint64_t offset;
 	uint64_t length;
+	bool staged;
 	bool wake;
 	struct wh_err *err;
 };
@@ -83,13 +89,23 @@ static enum placed huge_before(const struct fill *fill, uint64_t done)
 	return placed == PLACED_OK ? PLACED_BEFORE : placed;
 }
 
+/* A page that placer_ahead() has put into the file, or may have */
+static bool came_ahead(const struct placer *placer, uint64_t offset)
+{
+	uint64_t page = offset / placer->region->page_size;
+	enum page_state state = placer->state ? state_get(placer->state, page) : PAGE_ABSENT;
+
+	return state == PAGE_AHEAD || state == PAGE_HIDDEN;
+}
+
 static enum placed copy_from(const struct fill *fill, const uint8_t *from, uint64_t length,
 			     uint64_t *done)
 {
 	enum placed placed = uffd_copy(fill->placer->uffd, fill_at(fill), from, length, fill->wake,
 				       done, fill->err);
 
-	if (placed == PLACED_BEFORE && fill->placer->mapping.hugetlb)
+	if (placed == PLACED_BEFORE && fill->placer->mapping.hugetlb &&
+	    !came_ahead(fill->placer, fill->offset + *done))
 		placed = huge_before(fill, *done);
 	return placed;
 }
@@ -148,30 +164,28 @@ static enum placed fill_by(struct fill *fill, fill_way way, uint64_t length)
 	return placed;
 }
 
-/* The same for pages that were hidden, which they are no longer */
-static enum placed fill_hidden(struct fill *fill, uint64_t length)
+/* The same for pages of a file with a second mapping: ahead.c says what a state is good for */
+static enum placed fill_taken(struct fill *fill, fill_way way, uint64_t length)
 {
-	uint64_t *hidden = fill->placer->hidden;
 	uint64_t page = fill->placer->region->page_size;
 	uint64_t before = fill->offset;
-	enum placed placed = fill_by(fill, by_continue, length);
+	enum placed placed = fill_by(fill, way, length);
 
-	bits_range_clear(hidden, before / page, (fill->offset - before) / page);
+	state_set(fill->placer->state, before / page, fill->offset / page, PAGE_TAKEN);
 	return placed;
 }
 
 /* Bytes of the range's beginning that all are hidden, or that all are not */
-static uint64_t hidden_run(const struct fill *fill, bool *hidden)
+static uint64_t hidden_run(const struct fill *fill, bool hidden)
 {
-	const uint64_t *map = fill->placer->hidden;
+	const uint64_t *map = fill->placer->state;
 	uint64_t page = fill->placer->region->page_size;
 	uint64_t first = fill->offset / page;
 	uint64_t end = first + fill->length / page;
 
-	*hidden = bits_test(map, first);
-	return page *
-	       ((*hidden ? bits_next_clear(map, first, end) : bits_next_set(map, first, end)) -
-		first);
+	end = hidden ? state_next_other(map, first, end, PAGE_HIDDEN) :
+		       state_next(map, first, end, PAGE_HIDDEN);
+	return page * (end - first);
 }
 
 static bool is_direct(const struct placer *placer, uint64_t offset)
@@ -179,19 +193,33 @@ static bool is_direct(const struct placer *placer, uint64_t offset)
 	return placer->direct && bits_test(placer->direct, offset / STAGE_BYTES);
 }
 
-uint8_t *placer_room(const struct placer *placer, const struct stage *stage, uint64_t offset)
+static uint64_t part_of(const struct stage *stage, uint64_t offset)
+{
+	return offset / stage->size;
+}
+
+/* Do the contents of the page lie in the stage, though room would be elsewhere now? */
+static bool is_staged(const struct placer *placer, const struct stage *stage, uint64_t offset)
+{
+	return stage->placer == placer && stage->part == part_of(stage, offset);
+}
+
+uint8_t *placer_room(const struct placer *placer, struct stage *stage, uint64_t offset)
 {
 	uint64_t page = offset / placer->region->page_size;
 	uint8_t *room;
 
 	if (!is_armed(placer)) {
 		/* Written after all: what is there from here on counts */
-		if (placer->hidden && bits_test(placer->hidden, page))
-			bits_clear(placer->hidden, page);
+		if (placer->state)
+			state_move(placer->state, page, page + 1, PAGE_HIDDEN, PAGE_ABSENT);
 		return placer->region->addr + offset;
 	}
-	if (!is_direct(placer, offset))
+	if (!is_direct(placer, offset) || is_staged(placer, stage, offset)) {
+		stage->placer = placer;
+		stage->part = part_of(stage, offset);
 		return stage->memory + offset % stage->size;
+	}
 	room = placer->alias + offset;
 	/*
 	 * A read before the first write: the kernel maps a page that is read together with
@@ -201,23 +229,53 @@ uint8_t *placer_room(const struct placer *placer, const struct stage *stage, uin
 	return room;
 }
 
+/*
+ * The first page of the range may have come into the file while it was to be allocated: then
+ * it takes the way of those that are hidden. EEXIST says so, though not for certain of a
+ * huge page; and ENOMEM does not say that it has not, since a full file system refuses to
+ * look.
+ */
+static enum placed fill_ahead(struct fill *fill, enum placed why, bool zero)
+{
+	struct placer *placer = fill->placer;
+	uint64_t page = placer->region->page_size;
+	uint8_t *at = placer->alias + fill->offset;
+	unsigned char vec = 0;
+
+	if ((why != PLACED_BEFORE && why != PLACED_NO_MEMORY) || !came_ahead(placer, fill->offset))
+		return why;
+	/* Looking for it must not make a huge one, which would reach over others (ahead.c) */
+	if (why == PLACED_NO_MEMORY && placer->huge_ahead &&
+	    (mincore(at, 1, &vec) < 0 || !(vec & 1)))
+		return why;
+	/* Nor end in SIGBUS */
+	if (placer_populate_one(placer, fill->offset, NULL) < 0)
+		return PLACED_NO_MEMORY;
+	if (!zero)
+		memcpy(at, fill_staged(fill), page);
+	else if (!zero_page(at, page))
+		memset(at, 0, page);
+	return fill_taken(fill, by_continue, page);
+}
+
 /* Shared memory with a second mapping: what the file has goes over it, the rest by COPY */
 static enum placed fill_file(struct fill *fill)
 {
 	enum placed placed = PLACED_OK;
 
 	while (fill->length && placed == PLACED_OK) {
-		bool hidden;
-		uint64_t run = hidden_run(fill, &hidden);
+		uint64_t run = fill->staged ? hidden_run(fill, true) : fill->length;
 
-		if (is_direct(fill->placer, fill->offset)) {
-			placed = fill_hidden(fill, run);
-		} else if (hidden) {
+		if (run && fill->staged)
 			memcpy(fill->placer->alias + fill->offset, fill_staged(fill), run);
-			placed = fill_hidden(fill, run);
-		} else {
-			placed = fill_by(fill, by_copy, run);
+		if (run) {
+			placed = fill_taken(fill, by_continue, run);
+			continue;
 		}
+		run = hidden_run(fill, false);
+		placed = fill_taken(fill, by_copy, run);
+		if (placed != PLACED_OK)
+			placed = fill_ahead(fill, placed, false);
 	}
 	return placed;
 }
@@ -330,6 +388,7 @@ enum placed placer_place(struct placer *placer, struct stage *stage, uint64_t of
 
 	if (placed != PLACED_OK)
 		return fill_end(&fill, placed, length, done);
+	fill.staged = !is_direct(placer, offset) || is_staged(placer, stage, offset);
 	if (!armed)
 		fill_advance(&fill, length);
 	else if (placer->alias)
@@ -352,24 +411,64 @@ static enum placed zero_absent(struct fill *fill, uint64_t length)
 	return fill_by(fill, fill->placer->zeros ? by_copy_of_zeros : by_zeropage, length);
 }
 
+/* In the file they often are zeros already, and to read them is cheaper than to write */
+static void clear_hidden(const struct fill *fill, uint64_t length)
+{
+	uint8_t *at = fill->placer->alias + fill->offset;
+
+	for (; length; length -= TARGET_PAGE, at += TARGET_PAGE)
+		if (!zero_page(at, TARGET_PAGE))
+			memset(at, 0, TARGET_PAGE);
+}
+
+/*
+ * A page that is in the file and not mapped, though its contents are right, is seldom alone:
+ * hiding one page of a huge one has unmapped all of it. The next ones are mapped as well, as
+ * far as they are in the file and nobody's who goes ahead.
+ */
+static void map_around(const struct fill *fill)
+{
+	const struct placer *placer = fill->placer;
+	uint64_t page = placer->region->page_size;
+	uint64_t first = fill->offset / page;
+	uint64_t end = (first + AROUND_PAGES - 1) / AROUND_PAGES * AROUND_PAGES;
+	struct fill next = *fill;
+	uint64_t done = 0;
+
+	if (page > TARGET_PAGE || end * page > placer->region->length)
+		return;
+	/* Only what nobody goes ahead to any more: such a page would be shown as zeros */
+	state_move(placer->state, first, end, PAGE_ABSENT, PAGE_TAKEN);
+	end = state_next_other(placer->state, first, end, PAGE_TAKEN);
+	next.length = (end - first) * page;
+	if (next.length)
+		(void)uffd_continue(placer->uffd, fill_at(&next), next.length, true, &done, NULL);
+}
+
 static enum placed zero_file(struct fill *fill)
 {
+	fill_way way = fill->placer->zeros ? by_copy_of_zeros : by_zeropage;
 	uint64_t page = fill->placer->region->page_size;
 	enum placed placed = PLACED_OK;
 
 	while (fill->length && placed == PLACED_OK) {
-		bool hidden;
-		uint64_t run = hidden_run(fill, &hidden);
+		uint64_t run = hidden_run(fill, true);
 
-		if (hidden) {
-			memset(fill->placer->alias + fill->offset, 0, run);
-			placed = fill_hidden(fill, run);
+		if (run) {
+			clear_hidden(fill, run);
+			placed = fill_taken(fill, by_continue, run);
 			continue;
 		}
-		placed = zero_absent(fill, run);
+		run = hidden_run(fill, false);
+		placed = fill_taken(fill, way, run);
+		if (placed != PLACED_OK)
+			placed = fill_ahead(fill, placed, true);
+		if (placed != PLACED_BEFORE)
+			continue;
 		/* In the file, though not hidden: its contents are right. Or even mapped */
-		if (placed == PLACED_BEFORE)
-			placed = fill_by(fill, by_continue, page);
+		placed = fill_taken(fill, by_continue, page);
+		if (placed == PLACED_OK)
+			map_around(fill);
 	}
 	return placed;
 }

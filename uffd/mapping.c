@@ -166,6 +166,46 @@ static int search(FILE *smaps, struct mapping *mapping, const struct region *reg
 	return 0;
 }
 
+/* A line with all settings there are, "always [madvise] never"; false: no huge pages */
+static bool read_setting(bool file, char line[128])
+{
+	FILE *setting = fopen(file ? "/sys/kernel/mm/transparent_hugepage/shmem_enabled" :
+				     "/sys/kernel/mm/transparent_hugepage/enabled",
+			      "re");
+	bool good;
+
+	if (!setting)
+		return false;
+	good = fgets(line, 128, setting) != NULL;
+	fclose(setting);
+	return good;
+}
+
+/* Does the system make huge pages of memory for which nobody asked? */
+static bool huge_by_itself(const char *line)
+{
+	return strstr(line, "[always]") || strstr(line, "[within_size]") || strstr(line, "[force]");
+}
+
+/*
+ * "never" is an order for private memory. For files it is what systems come with, and
+ * MADV_COLLAPSE does not mind; the order is "deny".
+ */
+static void find_huge(struct mapping *mapping)
+{
+	bool asked = mapping->advice == MADV_HUGEPAGE;
+	char line[128];
+
+	/* Neither does the kernel make huge ones of a private mapping's copies */
+	if (mapping->hugetlb || mapping->advice == MADV_NOHUGEPAGE ||
+	    mapping->file != mapping->shared || !read_setting(mapping->file, line))
+		return;
+	mapping->huge = huge_by_itself(line) ||
+			(asked && !strstr(line, mapping->file ? "[deny]" : "[never]"));
+	mapping->huge_by_touch = huge_by_itself(line) ||
+				 (asked && strstr(line, mapping->file ? "[advise]" : "[madvise]"));
+}
+
 int mapping_find(struct mapping *mapping, const struct region *region, struct wh_err *err)
 {
 	FILE *smaps = fopen("/proc/self/smaps", "re");
@@ -175,33 +215,19 @@ int mapping_find(struct mapping *mapping, const struct region *region, struct wh
 		return err_sys(err, errno, "block '%s': /proc/self/smaps", region->name);
 	ret = search(smaps, mapping, region, err);
 	fclose(smaps);
+	if (ret == 0)
+		find_huge(mapping);
 	return ret;
-}
-
-/* Does the system make huge pages of memory for which nobody asked? */
-static bool huge_by_itself(bool file)
-{
-	FILE *mode = fopen(file ? "/sys/kernel/mm/transparent_hugepage/shmem_enabled" :
-				  "/sys/kernel/mm/transparent_hugepage/enabled",
-			   "re");
-	char line[128];
-	bool huge;
-
-	if (!mode)
-		return false;
-	huge = fgets(line, sizeof(line), mode) &&
-	       (strstr(line, "[always]") || strstr(line, "[within_size]"));
-	fclose(mode);
-	return huge;
 }
 
 int mapping_restore(const struct mapping *mapping, const struct region *region, struct wh_err *err)
 {
 	int advice = mapping->advice;
+	char line[128];
 
 	if (mapping->hugetlb || advice == MADV_NOHUGEPAGE)
 		return 0;
-	if (advice < 0 && !huge_by_itself(mapping->file))
+	if (advice < 0 && (!read_setting(mapping->file, line) || !huge_by_itself(line)))
 		return 0;
 	if (madvise(region->addr, region->length, MADV_HUGEPAGE) < 0)
 		return err_sys(err, errno, "block '%s': madvise(MADV_HUGEPAGE)", region->name);

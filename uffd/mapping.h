@@ -13,12 +13,17 @@
  * @file:	There is a file behind it (memfd, tmpfs, hugetlbfs, shared anonymous)
  * @hugetlb:	Of huge pages that never are anything else
  * @advice:	MADV_HUGEPAGE, MADV_NOHUGEPAGE, or -1 for neither
+ * @huge:	Small pages may be made huge ones, by @advice and the system's setting
+ * @huge_by_touch: The kernel makes huge ones itself when memory is touched. Of a file system
+ *		that has a setting of its own (huge=) this is not known: false
  */
 struct mapping {
 	bool shared;
 	bool file;
 	bool hugetlb;
 	int advice;
+	bool huge;
+	bool huge_by_touch;
 };
 
 /**

@@ -30,25 +30,52 @@ static bool has_minor(const struct placer *placer)
 	return placer->mapping.file && placer->uffd->offered & feature;
 }
 
+/*
+ * Where a huge page of the file can be mapped as one.
+ *
+ * NORESERVE: huge pages of hugetlb are taken by COPY and placer_ahead(), which can say that
+ * there are none left. What the guest's mapping has reserved they may use.
+ */
+static void *map_alias(const struct region *region)
+{
+	uint8_t *room, *at;
+	uint64_t before;
+	void *alias;
+
+	room = mmap(NULL, region->length + 2 * STAGE_BYTES, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		return MAP_FAILED;
+	before = (region->fd_offset - (uintptr_t)room) & (STAGE_BYTES - 1);
+	at = room + before;
+	alias = mmap(at, region->length, PROT_READ | PROT_WRITE,
+		     MAP_SHARED | MAP_NORESERVE | MAP_FIXED, region->fd, (off_t)region->fd_offset);
+	if (alias == MAP_FAILED) {
+		munmap(room, region->length + 2 * STAGE_BYTES);
+		return MAP_FAILED;
+	}
+	if (before)
+		munmap(room, before);
+	munmap(at + region->length, 2 * STAGE_BYTES - before);
+	return alias;
+}
+
 static int open_alias(struct placer *placer, struct wh_err *err)
 {
 	const struct region *region = placer->region;
 	void *alias;
 
-	/*
-	 * NORESERVE: huge pages are taken by COPY, which can say that there are none left;
-	 * through here only such as the file has already.
-	 */
-	alias = mmap(NULL, region->length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-		     region->fd, (off_t)region->fd_offset);
+	alias = map_alias(region);
 	if (alias == MAP_FAILED)
 		return err_sys(err, errno, "block '%s': second mapping of %" PRIu64 " bytes",
 			       region->name, region->length);
 	(void)madvise(alias, region->length, MADV_DONTFORK);
+	/* Nothing but what was asked for comes into the file through it (ahead.c). EINVAL: as below */
+	(void)madvise(alias, region->length, MADV_NOHUGEPAGE);
 	placer->alias = alias;
-	placer->hidden = calloc(bits_words(pages_of(region)), sizeof(uint64_t));
+	placer->state = calloc(state_words(pages_of(region)), sizeof(uint64_t));
 	placer->direct = calloc(bits_words(stages_of(region)), sizeof(uint64_t));
-	if (!placer->hidden || !placer->direct)
+	if (!placer->state || !placer->direct)
 		return err_set(err, -ENOMEM, "block '%s': no memory for its bitmaps", region->name);
 	placer->way = PLACER_CONTINUE;
 	return 0;
@@ -81,7 +108,9 @@ int placer_init(struct placer *placer, const struct region *region, const struct
 	ret = mapping_find(&placer->mapping, region, err);
 	if (ret < 0)
 		return ret;
-	if (!placer->mapping.file && uffd->offered & UFFD_FEATURE_MOVE)
+	/* Whoever wants no huge pages is not to be moved one */
+	if (!placer->mapping.file && placer->mapping.advice != MADV_NOHUGEPAGE &&
+	    uffd->offered & UFFD_FEATURE_MOVE)
 		placer->way = PLACER_MOVE;
 	if (placer->mapping.shared && region->fd >= 0 && region->page_size <= STAGE_BYTES &&
 	    has_minor(placer))
@@ -101,15 +130,14 @@ void placer_abandon(struct placer *placer)
 		munmap(placer->alias, region->length);
 	if (placer->zeros)
 		munmap(placer->zeros, region->page_size);
-	free(placer->hidden);
+	free(placer->state);
 	free(placer->direct);
 	*placer = (struct placer){ .region = region };
 }
 
 void placer_fini(struct placer *placer)
 {
-	if (placer->advised)
-		(void)mapping_restore(&placer->mapping, placer->region, NULL);
+	(void)placer_restore(placer, NULL);
 	placer_abandon(placer);
 }
 
@@ -117,6 +145,8 @@ int placer_advise(struct placer *placer, struct wh_err *err)
 {
 	const struct region *region = placer->region;
 
+	if (placer->advised)
+		return 0;
 	/* EINVAL: a kernel without transparent huge pages */
 	if (!placer->mapping.hugetlb &&
 	    madvise(region->addr, region->length, MADV_NOHUGEPAGE) < 0 && errno != EINVAL)
@@ -125,21 +155,49 @@ int placer_advise(struct placer *placer, struct wh_err *err)
 	return 0;
 }
 
-/* Which stages' worth of the block can be received in place */
-static void find_direct(struct placer *placer)
+int placer_restore(struct placer *placer, struct wh_err *err)
+{
+	if (!placer->advised)
+		return 0;
+	placer->advised = false;
+	return mapping_restore(&placer->mapping, placer->region, err);
+}
+
+void placer_find_direct(struct placer *placer, uint64_t part)
 {
 	uint64_t pages = pages_of(placer->region);
 	uint64_t each = STAGE_BYTES / placer->region->page_size;
-	uint64_t first;
+	uint64_t first = part * each;
+	uint64_t end = first + each < pages ? first + each : pages;
 
-	for (first = 0; first < pages; first += each) {
-		uint64_t end = first + each < pages ? first + each : pages;
+	if (state_next_other(placer->state, first, end, PAGE_HIDDEN) == end)
+		bits_set(placer->direct, part);
+}
 
-		if (bits_next_clear(placer->hidden, first, end) == end)
-			bits_set(placer->direct, first / each);
-		else
-			bits_clear(placer->direct, first / each);
-	}
+/*
+ * Huge pages through the second mapping, if the guest's owner gets them by touching. From
+ * here on no hole of what is watched is filled by collapsing: so it is since Linux 6.4, which
+ * is known by a feature of the same version.
+ */
+static void find_huge_ahead(struct placer *placer)
+{
+	const struct region *region = placer->region;
+
+	placer->huge_ahead = placer->mapping.huge_by_touch && !placer->mapping.hugetlb &&
+			     region->fd_offset % STAGE_BYTES == 0 &&
+			     placer->uffd->offered & UFFD_FEATURE_WP_UNPOPULATED &&
+			     madvise(placer->alias, region->length, MADV_HUGEPAGE) == 0;
+}
+
+/* What only goes for the time that it is armed */
+static void arm_alias(struct placer *placer)
+{
+	uint64_t part, parts = stages_of(placer->region);
+
+	bits_range_clear(placer->direct, 0, parts);
+	for (part = 0; part < parts; part++)
+		placer_find_direct(placer, part);
+	find_huge_ahead(placer);
 }
 
 int placer_arm(struct placer *placer, struct wh_err *err)
@@ -155,7 +213,9 @@ int placer_arm(struct placer *placer, struct wh_err *err)
 	 */
 	if (placer->alias || (!placer->mapping.shared && has_minor(placer)))
 		modes |= UFFD_MINOR;
-	ret = placer_unmap_hidden(placer, err);
+	ret = placer_advise(placer, err);
+	if (ret == 0)
+		ret = placer_unmap_hidden(placer, err);
 	if (ret < 0)
 		return ret;
 	ret = uffd_register(placer->uffd, region->addr, region->length, modes, &placer->ioctls,
@@ -165,7 +225,7 @@ int placer_arm(struct placer *placer, struct wh_err *err)
 		return ret;
 	}
 	if (placer->alias)
-		find_direct(placer);
+		arm_alias(placer);
 	/* Whoever sees it armed finds the bits of direct */
 	__atomic_store_n(&placer->armed, true, __ATOMIC_RELEASE);
 	return 0;
@@ -183,6 +243,8 @@ int placer_disarm(struct placer *placer, struct wh_err *err)
 		err_wrap(err, "block '%s'", region->name);
 		return ret;
 	}
+	if (placer->huge_ahead)
+		(void)madvise(placer->alias, region->length, MADV_NOHUGEPAGE);
 	__atomic_store_n(&placer->armed, false, __ATOMIC_RELEASE);
 	return 0;
 }

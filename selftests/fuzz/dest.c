@@ -283,7 +283,6 @@ static void play_world(struct play *p, struct input *in)
 	w->fail_send = what == 1 ? -EPIPE : 0;
 	w->fail_wake = what == 2 ? -EIO : 0;
 	w->fail_discard = what == 3 ? -EIO : 0;
-	w->fail_advise = what == 4 ? -EIO : 0;
 	w->fail_arm = what == 5 ? -EIO : 0;
 	w->fail_disarm = what == 6 ? -EIO : 0;
 	w->fail_start = what == 7 ? -EIO : 0;

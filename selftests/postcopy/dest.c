@@ -184,8 +184,8 @@ TEST_F(dest, postcopy)
 	ASSERT_EQ(0, dest_step(self->d, 1, &self->wake_ns, &self->err));
 	EXPECT_EQ(DEST_DONE, dest_get_phase(self->d));
 	EXPECT_EQ(UINT64_MAX, self->wake_ns);
-	/* PING 1, advise, PING 2, arm, load, PING 3, start, PING 4, SHUT, disarm */
-	EXPECT_STREQ("PVPALPSP0D", w->order);
+	/* PING 1, PING 2, arm, load, PING 3, start, PING 4, SHUT, disarm */
+	EXPECT_STREQ("PPALPSP0D", w->order);
 	ASSERT_EQ(5, w->sents);
 	for (uint32_t i = 0; i < 4; i++)
 		EXPECT_EQ(i + 1, w->sent[i].pong.value);

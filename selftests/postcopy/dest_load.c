@@ -61,7 +61,7 @@ TEST_F(load, package)
 	TH_LOG("%s", self->err.text);
 	EXPECT_EQ(DEST_RUNNING, dest_get_phase(self->d));
 	/* armed before loading, PONGs in order between loading and start */
-	EXPECT_STREQ("PVALPPPS", self->w->order);
+	EXPECT_STREQ("PALPPPS", self->w->order);
 	for (uint32_t i = 1; i < 4; i++)
 		EXPECT_EQ(2 + i, self->w->sent[i].pong.value);
 	EXPECT_EQ(self->state.length, self->w->device_length);
@@ -249,7 +249,7 @@ TEST_F(load, start_fails)
 		}
 		EXPECT_EQ(-EBUSY, feed(self->w, CHANNEL_MAIN, &self->b, &self->err));
 		EXPECT_EQ(DEST_FAILED, dest_get_phase(self->d));
-		EXPECT_STREQ(postcopy ? "PVALPS" : "PL0S", self->w->order);
+		EXPECT_STREQ(postcopy ? "PALPS" : "PL0S", self->w->order);
 	}
 }
 

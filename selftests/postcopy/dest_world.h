@@ -86,12 +86,12 @@ struct world {
 	char order[64];	      /* what happened, a letter each: A arm, S start, ... */
 	unsigned orders;
 
-	int fail_send, fail_wake, fail_discard, fail_advise, fail_arm, fail_disarm, fail_start;
+	int fail_send, fail_wake, fail_discard, fail_arm, fail_disarm, fail_start;
 	int fail_buffer, device_result, block_result;
 	bool bad_page_size, bad_used;
 	bool mute;	/* it fails without a sentence */
 	bool fail_once; /* sending */
-	unsigned last_pages, advises, devices, starts, arms, disarms;
+	unsigned last_pages, devices, starts, arms, disarms;
 	uint8_t *buffer;
 	size_t buffer_room, buffer_most;
 	uint8_t *device;
@@ -356,17 +356,6 @@ static int world_discard(void *ctx, unsigned block, uint64_t offset, uint64_t le
 	return 0;
 }
 
-static int world_advise(void *ctx, struct wh_err *err)
-{
-	struct world *w = ctx;
-
-	if (w->fail_advise)
-		return world_refuse(w, w->fail_advise, err);
-	w->advises++;
-	world_say(w, 'V');
-	return 0;
-}
-
 static int world_arm(void *ctx, struct wh_err *err)
 {
 	struct world *w = ctx;
@@ -485,7 +474,6 @@ static const struct dest_ops world_ops = {
 	.ahead = world_ahead,
 	.wake = world_wake,
 	.discard = world_discard,
-	.advise = world_advise,
 	.arm = world_arm,
 	.disarm = world_disarm,
 	.buffer = world_buffer,

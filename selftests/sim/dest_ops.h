@@ -221,13 +221,6 @@ static inline int dest_op_discard(void *ctx, unsigned block, uint64_t offset, ui
 	return 0;
 }
 
-static inline int dest_op_advise(void *ctx, struct wh_err *err)
-{
-	(void)ctx;
-	(void)err;
-	return 0;
-}
-
 /*
  * What was written is there. What was said to be zero may be there, if something read
  * it, or not. What was not received must not be: nobody would ask for it.
@@ -360,7 +353,6 @@ static const struct dest_ops sim_dest_ops = {
 	.ahead = dest_op_ahead,
 	.wake = dest_op_wake,
 	.discard = dest_op_discard,
-	.advise = dest_op_advise,
 	.arm = dest_op_arm,
 	.disarm = dest_op_disarm,
 	.buffer = dest_op_buffer,

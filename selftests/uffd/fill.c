@@ -383,6 +383,77 @@ TEST_F(fill, two_channels_and_a_guest)
 	ASSERT_EQ(NULL, wrong);
 }
 
+struct dropper {
+	pthread_t thread;
+	struct block *block;
+	int stop;
+};
+
+/* What lies behind the part that is placed: announced, dropped, and again */
+static void *dropper_main(void *opaque)
+{
+	struct dropper *dropper = opaque;
+	struct block *b = dropper->block;
+
+	while (!__atomic_load_n(&dropper->stop, __ATOMIC_ACQUIRE))
+		(void)madvise(b->at + 2 * STAGE_BYTES, STAGE_BYTES,
+			      memory_traits[b->memory.kind].shared ? MADV_REMOVE : MADV_DONTNEED);
+	return NULL;
+}
+
+/* All of it, while the map changes in the middle of batches: where each stops it goes on. */
+TEST_F(fill, while_the_map_changes)
+{
+	struct block *b = &self->block;
+	uint64_t each = STAGE_BYTES / b->page, first = 0, changing = 0, done, end;
+	struct dropper dropper = { .block = b };
+	struct uffd_event event[UFFD_BATCH];
+	struct pollfd poll_fd = { .events = POLLIN };
+	unsigned round, rounds = 4;
+
+	placer_fini(&b->placer);
+	uffd_close(&b->uffd);
+	ASSERT_EQ(0, uffd_open(&b->uffd, UFFD_FEATURE_EVENT_REMOVE, false, &b->err));
+	poll_fd.fd = b->uffd.fd;
+	ASSERT_EQ(0, placer_init(&b->placer, &b->memory.region, &b->uffd, &b->err));
+	for (round = 0; round < rounds; round++) {
+		ASSERT_EQ(0, placer_discard(&b->placer, 0, 2 * STAGE_BYTES, &b->err));
+		ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+		dropper.stop = 0;
+		ASSERT_EQ(0, pthread_create(&dropper.thread, NULL, dropper_main, &dropper));
+		for (first = 0; first < 2 * each; first = end) {
+			enum placed placed = PLACED_CHANGING;
+			uint64_t at = first, i;
+
+			end = first + each;
+			for (i = first; i < end; i++)
+				page_fill(placer_room(&b->placer, &b->stage[0], i * b->page),
+					  b->page, i, round);
+			/* For certain now and then, else by chance: then in the middle, too */
+			if (round % 2)
+				poll(&poll_fd, 1, 20000);
+			while (placed == PLACED_CHANGING) {
+				placed = placer_place(&b->placer, &b->stage[0], at * b->page,
+						      (end - at) * b->page, true, &done, &b->err);
+				at += done / b->page;
+				changing += placed == PLACED_CHANGING;
+				if (placed == PLACED_CHANGING)
+					ASSERT_LE(0, uffd_read(&b->uffd, event, &b->err));
+			}
+			ASSERT_EQ(PLACED_OK, placed)
+			TH_LOG("%s %s", placed_name(placed), b->err.text);
+			ASSERT_EQ(end, at);
+		}
+		__atomic_store_n(&dropper.stop, 1, __ATOMIC_RELEASE);
+		/* It may wait for one more of its messages to be read */
+		while (pthread_tryjoin_np(dropper.thread, NULL) != 0)
+			ASSERT_LE(0, uffd_read(&b->uffd, event, &b->err));
+		ASSERT_EQ(2 * each, block_wrong(b, 0, 2 * each, (int)round));
+		ASSERT_EQ(0, placer_disarm(&b->placer, &b->err));
+	}
+	ASSERT_LT(0, changing);
+}
+
 /* After CONTINUE it is one page with two addresses. */
 TEST(second_mapping)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 #include "selftests/lib/memory.h"
+#include "selftests/uffd/setting.h"
 #include "uffd/mapping.h"
 
 #include <errno.h>
@@ -177,6 +178,72 @@ TEST_F(mapping, in_the_wrong_order)
 	ASSERT_EQ(-EINVAL, mapping_find(&self->found, &self->region, &self->err));
 	ASSERT_NE(NULL, strstr(self->err.text, "offset 0 of its file is mapped"))
 	TH_LOG("%s", self->err.text);
+}
+
+/* What the owner's advice and the system's setting make of each other */
+TEST_F(mapping, huge_pages)
+{
+	enum {
+		MADE,
+		TOUCHED
+	};
+	static const struct {
+		const char *anon, *file;
+		int advice;
+		int huge[2][2]; /* of anonymous memory, of a file's: is it, by touch? */
+	} table[] = {
+		{ "always madvise [never]", "always [never] deny", -1, { { 0, 0 }, { 0, 0 } } },
+		{ "always madvise [never]",
+		  "always [never] deny",
+		  MADV_HUGEPAGE,
+		  { { 0, 0 }, { 1, 0 } } },
+		{ "always [madvise] never", "[advise] never deny", -1, { { 0, 0 }, { 0, 0 } } },
+		{ "always [madvise] never",
+		  "[advise] never deny",
+		  MADV_HUGEPAGE,
+		  { { 1, 1 }, { 1, 1 } } },
+		{ "[always] madvise never", "[always] never deny", -1, { { 1, 1 }, { 1, 1 } } },
+		{ "[always] madvise never", "[within_size] never", -1, { { 1, 1 }, { 1, 1 } } },
+		{ "[always] madvise never",
+		  "[always] never deny",
+		  MADV_NOHUGEPAGE,
+		  { { 0, 0 }, { 0, 0 } } },
+		{ "always madvise [never]",
+		  "always never [deny]",
+		  MADV_HUGEPAGE,
+		  { { 0, 0 }, { 0, 0 } } },
+	};
+	bool file = variant->is.shared, never = variant->is.hugetlb || variant->is.file != file;
+	unsigned i;
+
+	if (geteuid() != 0 || !own_mounts())
+		SKIP(return, "to pretend a setting takes root");
+	for (i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		int advice = table[i].advice;
+
+		if (variant->is.hugetlb)
+			advice = -1;
+		if (advice < 0 && variant->kind == MEMORY_THP)
+			continue;
+		if (!pretend(SETTING_ANON, table[i].anon) || !pretend(SETTING_FILE, table[i].file))
+			SKIP(return, "no huge pages in this kernel");
+		/* A new mapping has no advice */
+		if (variant->kind != MEMORY_THP && !variant->is.hugetlb)
+			ASSERT_NE(MAP_FAILED,
+				  mmap(self->region.addr, self->region.length,
+				       PROT_READ | PROT_WRITE,
+				       MAP_FIXED | (file ? MAP_SHARED : MAP_PRIVATE) |
+					       (self->region.fd < 0 ? MAP_ANONYMOUS : 0),
+				       self->region.fd, 0));
+		if (advice >= 0)
+			ASSERT_EQ(0, madvise(self->region.addr, self->region.length, advice));
+		ASSERT_EQ(0, mapping_find(&self->found, &self->region, &self->err))
+		TH_LOG("%s", self->err.text);
+		ASSERT_EQ(!never && table[i].huge[file][MADE], self->found.huge)
+		TH_LOG("line %u", i);
+		ASSERT_EQ(!never && table[i].huge[file][TOUCHED], self->found.huge_by_touch)
+		TH_LOG("line %u", i);
+	}
 }
 
 TEST_HARNESS_MAIN

@@ -215,6 +215,41 @@ TEST_F(placer, advice_is_restored)
 	}
 }
 
+/* It is taken when the first page is dropped to come again, and not before. */
+TEST_F(placer, advice_is_kept_as_long_as_it_can_be)
+{
+	struct block *b = &self->block;
+
+	if (b->page == STAGE_BYTES) {
+		ASSERT_EQ(0, placer_hide(&b->placer, 0, b->page, &b->err));
+		ASSERT_STREQ("", advice(b->at));
+		return;
+	}
+	placer_fini(&b->placer);
+	ASSERT_EQ(0, madvise(b->at, BLOCK_BYTES, MADV_HUGEPAGE));
+	ASSERT_EQ(0, placer_init(&b->placer, &b->memory.region, &b->uffd, &b->err));
+	/* For its second mapping there is no advice to give back: never a larger folio */
+	if (b->placer.alias)
+		ASSERT_STREQ("nh", advice(b->placer.alias));
+	ASSERT_EQ(0, placer_discard(&b->placer, 0, BLOCK_BYTES, &b->err));
+	block_fill(b, 1);
+	ASSERT_STREQ("hg", advice(b->at));
+	ASSERT_EQ(0, placer_hide(&b->placer, b->page, b->page, &b->err));
+	ASSERT_STREQ("nh", advice(b->at));
+	ASSERT_EQ(0, placer_restore(&b->placer, &b->err));
+	ASSERT_STREQ("hg", advice(b->at));
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	ASSERT_STREQ("nh", advice(b->at));
+	ASSERT_EQ(0, placer_disarm(&b->placer, &b->err));
+	ASSERT_STREQ("nh", advice(b->at));
+	ASSERT_EQ(0, placer_restore(&b->placer, &b->err));
+	ASSERT_STREQ("hg", advice(b->at));
+	/* Once: what it is from then on is its owner's affair */
+	ASSERT_EQ(0, madvise(b->at, BLOCK_BYTES, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, placer_restore(&b->placer, &b->err));
+	ASSERT_STREQ("nh", advice(b->at));
+}
+
 /* There is no way back to no advice; the nearest is what the system does by itself. */
 TEST_F(placer, no_advice)
 {

@@ -256,6 +256,143 @@ TEST_F(stage, small_pages_are_copied)
 	ASSERT_EQ(EACH, block_wrong(b, 0, EACH, 2));
 }
 
+/* Said by the block's owner: not even such as come for nothing */
+TEST_F(stage, who_wants_no_huge_pages_gets_none)
+{
+	struct block *b = &self->block;
+	unsigned i;
+
+	placer_disarm(&b->placer, &b->err);
+	placer_fini(&b->placer);
+	ASSERT_EQ(0, madvise(b->at, BLOCK_BYTES, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, placer_init(&b->placer, &b->memory.region, &b->uffd, &b->err));
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	for (i = 0; i < BLOCK_STAGES; i++)
+		ASSERT_EQ(PLACED_OK, block_place(b, 0, i * EACH, EACH, 1, true, NULL));
+	ASSERT_EQ(b->pages, block_wrong(b, 0, b->pages, 1));
+	ASSERT_EQ(0, huge_stages(b));
+}
+
+/* The owner has said nothing: what comes huge stays so, whatever touching would make. */
+TEST_F(stage, who_has_said_nothing_gets_them)
+{
+	struct block *b = &self->block;
+
+	placer_disarm(&b->placer, &b->err);
+	placer_fini(&b->placer);
+	ASSERT_EQ(b->at, mmap(b->at, BLOCK_BYTES, PROT_READ | PROT_WRITE,
+			      MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	ASSERT_EQ(0, placer_init(&b->placer, &b->memory.region, &b->uffd, &b->err));
+	ASSERT_EQ(-1, b->placer.mapping.advice);
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	ASSERT_EQ(PLACED_OK, block_place(b, 0, 0, EACH, 1, true, NULL));
+	ASSERT_EQ(1, huge_stages(b));
+}
+
+static bool there(const uint8_t *at)
+{
+	unsigned char vec = 0;
+
+	return mincore((void *)(uintptr_t)at, 1, &vec) == 0 && vec & 1;
+}
+
+TEST_F(stage, the_next_one_comes_ahead)
+{
+	struct block *b = &self->block;
+	uint8_t *memory = self->stage->memory, *spare = self->stage->spare;
+
+	/* Nothing before it is known that they move */
+	ASSERT_FALSE(stage_ahead(self->stage));
+	ASSERT_FALSE(there(spare));
+	ASSERT_EQ(PLACED_OK, block_place(b, 0, 0, EACH, 1, true, NULL));
+	ASSERT_EQ(memory, self->stage->memory);
+	ASSERT_TRUE(stage_ahead(self->stage));
+	ASSERT_TRUE(there(spare));
+	/* One is enough */
+	ASSERT_FALSE(stage_ahead(self->stage));
+	ASSERT_EQ(PLACED_OK, block_place(b, 0, EACH, EACH, 1, true, NULL));
+	ASSERT_EQ(spare, self->stage->memory);
+	ASSERT_EQ(memory, self->stage->spare);
+	/* And that one was zeroed: it is not when it is touched for the first time */
+	ASSERT_TRUE(there(self->stage->memory));
+	ASSERT_EQ(PLACED_OK, block_place(b, 0, 2 * EACH, EACH, 1, true, NULL));
+	ASSERT_EQ(spare, self->stage->memory);
+	ASSERT_EQ(b->pages, block_wrong(b, 0, b->pages, 1));
+	ASSERT_EQ(BLOCK_STAGES, huge_stages(b));
+}
+
+struct helper {
+	pthread_t thread;
+	struct stage *stage;
+	int stop;
+	unsigned pages;
+};
+
+static void *helper_main(void *opaque)
+{
+	struct helper *helper = opaque;
+
+	while (!__atomic_load_n(&helper->stop, __ATOMIC_ACQUIRE))
+		helper->pages += stage_ahead(helper->stage);
+	return NULL;
+}
+
+/* Two threads, and every page is what it is to be. */
+TEST_F(stage, filled_and_zeroed_at_once)
+{
+	struct helper helper = { .stage = self->stage };
+	struct block *b = &self->block;
+	unsigned round;
+
+	ASSERT_EQ(0, pthread_create(&helper.thread, NULL, helper_main, &helper));
+	for (round = 0; round < 50; round++) {
+		uint64_t first = round % BLOCK_STAGES * EACH;
+
+		ASSERT_EQ(PLACED_OK, block_place(b, 0, first, EACH, round, true, NULL))
+		TH_LOG("%s", b->err.text);
+		ASSERT_EQ(first + EACH, block_wrong(b, first, first + EACH, (int)round));
+		if (first + EACH < b->pages)
+			continue;
+		ASSERT_EQ(0, placer_disarm(&b->placer, &b->err));
+		ASSERT_EQ(b->at, mmap(b->at, BLOCK_BYTES, PROT_READ | PROT_WRITE,
+				      MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+		ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	}
+	__atomic_store_n(&helper.stop, 1, __ATOMIC_RELEASE);
+	pthread_join(helper.thread, NULL);
+	ASSERT_LT(0, helper.pages);
+	ASSERT_EQ(0, self->stage->skips);
+}
+
+/* Split, since the guest has a page table there, and one of the pages is pinned: the rest */
+TEST_F(stage, up_to_a_pinned_page)
+{
+	struct block *b = &self->block;
+	struct iovec iov = { self->stage->memory + 100 * TARGET_PAGE, TARGET_PAGE };
+	struct io_uring ring;
+	uint64_t done = 0;
+	int ret = io_uring_queue_init(1, &ring, 0);
+
+	if (ret < 0)
+		SKIP(return, "io_uring: %s", strerror(-ret));
+	/* Small pages, which move one by one; of the huge one a pin is on all */
+	ASSERT_EQ(0, madvise(self->stage->memory, STAGE_BYTES, MADV_NOHUGEPAGE));
+	memset(self->stage->memory, 'm', STAGE_BYTES);
+	ASSERT_EQ(0, io_uring_register_buffers(&ring, &iov, 1));
+	ASSERT_EQ(PLACED_PINNED, uffd_move(&b->uffd, b->at, self->stage->memory, STAGE_BYTES, true,
+					   &done, &b->err));
+	ASSERT_EQ(100 * TARGET_PAGE, done);
+	/* What was not moved is still there, to be copied */
+	ASSERT_EQ('m', self->stage->memory[done]);
+	ASSERT_EQ('m', self->stage->memory[STAGE_BYTES - 1]);
+	ASSERT_EQ(PLACED_OK, placer_place(&b->placer, self->stage, done, STAGE_BYTES - done, true,
+					  &done, &b->err))
+	TH_LOG("%s", b->err.text);
+	ASSERT_EQ(0, memcmp(b->at, b->at + 1, STAGE_BYTES - 1));
+	ASSERT_EQ('m', b->at[0]);
+	io_uring_queue_exit(&ring);
+}
+
 TEST_F(stage, is_not_given_to_children)
 {
 	int status = 0;
