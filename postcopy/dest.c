@@ -288,6 +288,9 @@ int dest_idle(struct dest *dest, enum channel channel, uint64_t now_ns, struct w
 	int ret;
 
 	err = err_begin(err, &own);
+	/* Taken back first, as in page_must_go() */
+	if (channel == CHANNEL_MAIN)
+		__atomic_store_n(&dest->hurry, false, __ATOMIC_SEQ_CST);
 	/* In whatever phase: what has come need not come again. */
 	ret = dest_flush(dest, channel, now_ns, err);
 	if (ret >= 0)

@@ -80,6 +80,8 @@ struct dest_block {
  * @device:	Device state; 0 loaded, WH_PENDING dest_device_loaded() will say
  * @start:	Run the guest
  * @moved:	The phase changed; err is the reason of FAILED and PAUSED, else NULL
+ * @hurry:	A thread of the guest waits for what lies in the main channel's run: its own
+ *		thread, if it sleeps, is to call dest_idle(). On the fault thread; may be NULL
  * @last_page:	No page is missing any more: called once, on the thread that placed it
  *		(the bulk thread if none was missing from the beginning)
  */
@@ -107,6 +109,7 @@ struct dest_ops {
 	int (*start)(void *ctx, struct wh_err *err);
 	void (*moved)(void *ctx, enum dest_phase from, enum dest_phase to,
 		      const struct wh_err *err);
+	void (*hurry)(void *ctx);
 	void (*last_page)(void *ctx);
 };
 
@@ -275,6 +278,12 @@ void dest_unexpected(struct dest *dest, enum channel channel, const struct dest_
  * On the channel's thread, before it sleeps. Return: as dest_input()
  */
 int dest_idle(struct dest *dest, enum channel channel, uint64_t now_ns, struct wh_err *err);
+/*
+ * May the main channel's thread sleep for a moment without dest_idle()? There is a run that
+ * neighbours would make longer, and as far as is known nobody waits for it; hurry() tells if
+ * somebody does.
+ */
+bool dest_may_wait(const struct dest *dest);
 
 /**
  * dest_fault() - A thread of the guest waits for a page

@@ -212,6 +212,8 @@ static int fault_missing(struct dest *dest, unsigned block, uint64_t offset, uin
 	}
 	if (bits_test(b->arrived, first)) {
 		__atomic_store_n(&dest->hurry, true, __ATOMIC_SEQ_CST);
+		if (dest->ops->hurry)
+			dest->ops->hurry(dest->ctx);
 		return 0;
 	}
 	if (asked || dest_over(dest_get_phase(dest)))

@@ -409,6 +409,12 @@ static void page_count(struct dest *dest, enum channel channel, const struct ram
 	trace(page_arrive, event->block, event->offset / TARGET_PAGE, channel);
 }
 
+bool dest_may_wait(const struct dest *dest)
+{
+	return dest->channel[CHANNEL_MAIN].run.length && dest_get_phase(dest) == DEST_RUNNING &&
+	       !__atomic_load_n(&dest->hurry, __ATOMIC_SEQ_CST);
+}
+
 /* The host page at `offset` has come: may it wait for its neighbours? */
 static bool page_must_go(struct dest *dest, enum channel channel, unsigned block, uint64_t offset)
 {

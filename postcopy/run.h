@@ -95,6 +95,18 @@ struct follow {
 	bool on;
 };
 
+/* The helper thread's: run_ahead.c */
+struct ahead {
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool running;	/* of the bulk thread */
+	bool stop;	/* @lock, and what follows */
+	bool moved;	/* since the helper has looked */
+	unsigned block; /* where the stream is; the bulk thread alone writes, under @lock */
+	uint64_t part;	/* ... in stages of the block */
+};
+
 /* From one loop to the other; under migration.post_lock, rare. */
 struct mailbox {
 	int urgent_fd;	  /* to the fault loop: a connected urgent channel, -1 none */
@@ -123,6 +135,8 @@ struct dest_side {
 	bool closing;
 	bool stopped;
 	bool finished; /* memory was given back to the VMM */
+	struct ahead ahead;
+	uint64_t collapsed; /* atomic: 2 MiB made huge at the end */
 
 	struct uffd uffd;
 	bool uffd_open;
@@ -271,6 +285,8 @@ bool reply_flushed(struct wh_migration *m);
 /* run_place.c: the engine's view of memory */
 extern const struct dest_ops run_dest_ops;
 int run_place_open(struct wh_migration *m, struct wh_err *err);
+/* All is in and disarmed: the VMM's own advice counts again */
+void run_place_restore(struct wh_migration *m);
 void run_place_close(struct wh_migration *m);
 
 /* run_fault.c */
@@ -281,6 +297,14 @@ void fault_close(struct wh_migration *m);
 void follow_begin(struct wh_migration *m);
 /* One of this thread's faults has been served, and the loop is about to wait */
 void follow_fault(struct wh_migration *m, uint32_t tid, uint64_t now_ns);
+
+/* run_ahead.c, on the bulk thread: from arming to disarming a helper thread */
+void ahead_start(struct wh_migration *m);
+void ahead_stop(struct wh_migration *m);
+/* Contents come here; what is behind it is allocated ahead */
+void ahead_follow(struct wh_migration *m, unsigned block, uint64_t offset);
+/* All is over: huge pages of small ones, until wh_free() */
+void ahead_collapse(struct wh_migration *m);
 
 /* run_source_ops.c */
 extern const struct source_ops run_source_ops;

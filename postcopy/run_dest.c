@@ -33,6 +33,8 @@ int dest_side_new(struct wh_migration *m, struct wh_err *err)
 	dest_init(&side->engine, &run_dest_ops, m, &config);
 	pthread_mutex_init(&side->reply.lock, NULL);
 	pthread_mutex_init(&side->gate, NULL);
+	pthread_mutex_init(&side->ahead.lock, NULL);
+	pthread_cond_init(&side->ahead.cond, NULL);
 	side->reply.fd = -1;
 	for (unsigned i = 0; i < PENDING_MAX; i++)
 		side->pending[i].fd = -1;
@@ -269,7 +271,7 @@ static bool dest_close(struct wh_migration *m)
 	pthread_mutex_unlock(&side->reply.lock);
 	inlet_fini(inlet);
 	if (dest_get_phase(&side->engine) == DEST_DONE && !side->finished) {
-		run_place_close(m);
+		run_place_restore(m);
 		side->finished = true;
 	}
 	return true;
@@ -400,8 +402,7 @@ void dest_side_free(struct wh_migration *m)
 		close(m->post.urgent_fd);
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
 		inlet_fini(&side->inlet[i]);
-	if (!side->finished)
-		run_place_close(m);
+	run_place_close(m);
 	for (unsigned i = 0; i < side->engine.blocks; i++) {
 		free(side->engine.block[i].arrived);
 		free(side->engine.block[i].received);
@@ -410,6 +411,8 @@ void dest_side_free(struct wh_migration *m)
 	listener_close(&side->listener);
 	free(side->device);
 	pthread_mutex_destroy(&side->gate);
+	pthread_cond_destroy(&side->ahead.cond);
+	pthread_mutex_destroy(&side->ahead.lock);
 	pthread_mutex_destroy(&side->reply.lock);
 	free(side);
 }
@@ -426,6 +429,7 @@ void dest_side_stats(const struct wh_migration *m, struct wh_stats *stats)
 	stats->pages_urgent = counter(&c->pages_urgent);
 	stats->pages_before = counter(&c->pages_before);
 	stats->pages_left = counter(&c->pages_missing);
+	stats->collapsed = counter(&m->dest->collapsed);
 	stats->requests = counter(&c->requests);
 	stats->faults = counter(&c->faults);
 	stats->fault_p50_ns = hist_quantile(&c->fault_hist, 500);

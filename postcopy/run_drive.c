@@ -13,6 +13,7 @@
 
 #define PROCESS_STEPS 64 /* of one wh_process(): the caller has other things to do */
 #define SPIN_LEAST_NS NS_PER_US
+#define HOLD_NS NS_PER_MS		 /* neighbours of a run come sooner, or not soon */
 #define FAULT_SLICE_NS (100 * NS_PER_US) /* the least there is */
 
 void run_moved(struct wh_migration *m, enum wh_phase phase, const struct wh_err *err)
@@ -107,10 +108,23 @@ static void loop_failed(struct wh_migration *m, const struct wh_err *err)
 			  err);
 }
 
+/*
+ * Nothing may lie in a run while the bulk thread sleeps, but for a moment: 2 MiB that were
+ * placed at once are a huge page. Return: the time to sleep, -1 no limit
+ */
+static int64_t bulk_rest(struct wh_migration *m, bool waited)
+{
+	if (!waited && m->role == WH_DEST && dest_may_wait(&m->dest->engine))
+		return HOLD_NS;
+	side_idle(m, CHANNEL_MAIN);
+	return -1;
+}
+
 static void *bulk_main(void *arg)
 {
 	struct wh_migration *m = arg;
 	struct wh_err err = { 0 };
+	bool waited = false;
 
 	pthread_setname_np(pthread_self(), m->role == WH_DEST ? "wherry-dest" : "wherry-source");
 	while (!__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE)) {
@@ -118,14 +132,15 @@ static void *bulk_main(void *arg)
 
 		if (done == 0) {
 			/*
-			 * Nothing may lie in a run while this thread sleeps. A loop_wake() that
-			 * the step above has seen is not seen again: what it was for is looked
-			 * at before sleeping.
+			 * A loop_wake() that the step above has seen is not seen again: what it
+			 * was for is looked at before sleeping.
 			 */
-			side_idle(m, CHANNEL_MAIN);
+			int64_t rest_ns = bulk_rest(m, waited);
+
 			if (side_turn(m))
 				break;
-			done = loop_step(m->bulk, -1, &err);
+			done = loop_step(m->bulk, rest_ns, &err);
+			waited = rest_ns >= 0 && done == 0;
 		}
 		if (done < 0) {
 			loop_failed(m, &err);
@@ -135,6 +150,8 @@ static void *bulk_main(void *arg)
 			break;
 	}
 	run_ended(m);
+	if (m->role == WH_DEST)
+		ahead_collapse(m);
 	return NULL;
 }
 

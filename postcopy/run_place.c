@@ -31,7 +31,18 @@ int run_place_open(struct wh_migration *m, struct wh_err *err)
 			return ret;
 		m->own_bytes += STAGE_BYTES;
 	}
+	m->own_bytes += STAGE_BYTES; /* the main channel's second one */
 	return 0;
+}
+
+void run_place_restore(struct wh_migration *m)
+{
+	struct dest_side *side = m->dest;
+	struct wh_err err = { 0 };
+
+	for (unsigned i = 0; i < side->engine.blocks; i++)
+		if (side->placer_up[i] && placer_restore(&side->placer[i], &err) < 0)
+			run_log(m, WH_LOG_WARNING, "%s", err.text);
 }
 
 /*
@@ -42,6 +53,7 @@ void run_place_close(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
 
+	ahead_stop(m);
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
 		if (side->stage[i].memory)
 			stage_fini(&side->stage[i]);
@@ -148,6 +160,8 @@ static uint8_t *op_room(void *ctx, enum channel channel, unsigned block, uint64_
 
 	if (!__atomic_load_n(&side->armed, __ATOMIC_ACQUIRE))
 		return side->engine.block[block].region->addr + offset;
+	if (channel == CHANNEL_MAIN)
+		ahead_follow(ctx, block, offset);
 	return placer_room(&side->placer[block], &side->stage[channel], offset);
 }
 
@@ -218,6 +232,8 @@ static uint8_t *op_ahead(void *ctx, enum channel channel, unsigned block, uint64
 		return side->engine.block[block].region->addr + offset;
 	if (m->config.removes)
 		return NULL;
+	if (channel == CHANNEL_MAIN)
+		ahead_follow(m, block, offset);
 	at = placer_room(&side->placer[block], stage, offset);
 	return owned || (at >= stage->memory && at < stage->memory + stage->size) ? at : NULL;
 }
@@ -254,6 +270,7 @@ static int op_arm(void *ctx, struct wh_err *err)
 	m->post.armed = true;
 	pthread_mutex_unlock(&m->post_lock);
 	loop_wake(m->fault);
+	ahead_start(m);
 	return 0;
 }
 
@@ -261,6 +278,7 @@ static int op_disarm(void *ctx, struct wh_err *err)
 {
 	struct dest_side *side = side_of(ctx);
 
+	ahead_stop(ctx);
 	for (unsigned i = 0; i < side->engine.blocks; i++) {
 		int ret = placer_disarm(&side->placer[i], err);
 
@@ -331,6 +349,11 @@ static void op_last_page(void *ctx)
 	loop_wake(((struct wh_migration *)ctx)->bulk);
 }
 
+static void op_hurry(void *ctx)
+{
+	loop_wake(((struct wh_migration *)ctx)->bulk);
+}
+
 static int op_send(void *ctx, const void *message, size_t length, struct wh_err *err)
 {
 	return reply_send(ctx, message, length, err);
@@ -352,5 +375,6 @@ const struct dest_ops run_dest_ops = {
 	.device = op_device,
 	.start = op_start,
 	.moved = op_moved,
+	.hurry = op_hurry,
 	.last_page = op_last_page,
 };

@@ -105,7 +105,7 @@ static const struct figure {
 	FIGURE(pages_urgent), FIGURE(pages_before), FIGURE(pages_again),  FIGURE(rounds),
 	FIGURE(bandwidth),    FIGURE(dirty_rate),   FIGURE(left_ns),	  FIGURE(downtime_ns),
 	FIGURE(requests),     FIGURE(faults),	    FIGURE(fault_p50_ns), FIGURE(fault_p99_ns),
-	FIGURE(fault_max_ns), FIGURE(fault_sum_ns), FIGURE(own_bytes),
+	FIGURE(fault_max_ns), FIGURE(fault_sum_ns), FIGURE(own_bytes),	  FIGURE(collapsed),
 #undef FIGURE
 };
 #define FIGURE_COUNT (sizeof(figures) / sizeof(figures[0]))

@@ -367,6 +367,7 @@ struct wh_stats {
 	uint64_t fault_max_ns;
 	uint64_t fault_sum_ns;
 	uint64_t own_bytes; /* memory this end has allocated for itself */
+	uint64_t collapsed; /* destination: 2 MiB made huge pages of since it has ended */
 };
 
 /* Any thread */

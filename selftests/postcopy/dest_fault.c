@@ -133,10 +133,14 @@ TEST_F(fault, answers_on_the_main_channel)
 TEST_F(fault, hurry)
 {
 	bytes_pages(&self->main, RAM, 0, 2);
+	EXPECT_FALSE(dest_may_wait(self->d));
 	ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &self->main, &self->err));
+	EXPECT_TRUE(dest_may_wait(self->d));
 	ASSERT_EQ(0, fault(self->w, RAM, PAGES(1), 1, 0));
 	EXPECT_EQ(0, self->w->sents);
 	EXPECT_TRUE(self->d->hurry);
+	EXPECT_EQ(1, self->w->hurries);
+	EXPECT_FALSE(dest_may_wait(self->d));
 	EXPECT_EQ(0, self->w->calls);
 	bytes_pages(&self->main, RAM, PAGES(2), 3);
 	ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &self->main, &self->err));
@@ -145,6 +149,14 @@ TEST_F(fault, hurry)
 	EXPECT_EQ(1, self->w->calls);
 	EXPECT_FALSE(self->d->hurry);
 	EXPECT_EQ(0, self->d->waiting);
+	EXPECT_TRUE(dest_may_wait(self->d));
+	/* or when its thread has nothing else to do */
+	bytes_pages(&self->main, RAM, PAGES(5), 2);
+	ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &self->main, &self->err));
+	ASSERT_EQ(0, fault(self->w, RAM, PAGES(5), 1, 0));
+	ASSERT_EQ(0, dest_idle(self->d, CHANNEL_MAIN, 0, &self->err));
+	EXPECT_TRUE(called(self->w, 1, 'p', RAM, PAGES(3), PAGES(4)));
+	EXPECT_FALSE(self->d->hurry);
 }
 
 /* A host page that is being put together is on its way; if it is lost it is asked for. */

@@ -91,7 +91,7 @@ struct world {
 	bool bad_page_size, bad_used;
 	bool mute;	/* it fails without a sentence */
 	bool fail_once; /* sending */
-	unsigned last_pages, devices, starts, arms, disarms;
+	unsigned last_pages, hurries, devices, starts, arms, disarms;
 	uint8_t *buffer;
 	size_t buffer_room, buffer_most;
 	uint8_t *device;
@@ -457,6 +457,11 @@ static void world_moved(void *ctx, enum dest_phase from, enum dest_phase to,
 		w->move[w->moves++] = to;
 }
 
+static void world_hurry(void *ctx)
+{
+	((struct world *)ctx)->hurries++;
+}
+
 static void world_last_page(void *ctx)
 {
 	struct world *w = ctx;
@@ -480,6 +485,7 @@ static const struct dest_ops world_ops = {
 	.device = world_device,
 	.start = world_start,
 	.moved = world_moved,
+	.hurry = world_hurry,
 	.last_page = world_last_page,
 };
 

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Joining: the helper thread of a destination. It has pages allocated and zeroed which the
+ * bulk thread is about to fill: that costs as much as all the rest of a page, and another
+ * processor may be idle. When the migration has ended the bulk thread, which has nothing else
+ * to do by then, makes huge pages of the small ones that came.
+ *
+ * Both are hints. Where the helper is late, has no memory, or could not be started, pages are
+ * placed as if there were none. It works between arming and disarming, with threads of the
+ * library's own only, and not where the guest removes memory: what it allocated behind a
+ * removal would stay.
+ */
+#include "postcopy/run.h"
+
+#include <string.h>
+#include <time.h>
+
+#define AHEAD_STAGES 4u /* of 2 MiB: what is allocated and then not filled is no more than that */
+
+/* Has the stream gone on to another stage? Then the helper looks */
+void ahead_follow(struct wh_migration *m, unsigned block, uint64_t offset)
+{
+	struct ahead *ahead = &m->dest->ahead;
+	uint64_t part = offset / STAGE_BYTES;
+
+	if (!ahead->running || (ahead->block == block && ahead->part == part))
+		return;
+	pthread_mutex_lock(&ahead->lock);
+	ahead->block = block;
+	ahead->part = part;
+	ahead->moved = true;
+	pthread_cond_signal(&ahead->cond);
+	pthread_mutex_unlock(&ahead->lock);
+}
+
+/* Sleeps until the stream has moved. False: stop */
+static bool next_position(struct ahead *ahead, unsigned *block, uint64_t *part, bool sleep)
+{
+	bool stop;
+
+	pthread_mutex_lock(&ahead->lock);
+	while (sleep && !ahead->moved && !ahead->stop)
+		pthread_cond_wait(&ahead->cond, &ahead->lock);
+	ahead->moved = false;
+	*block = ahead->block;
+	*part = ahead->part;
+	stop = ahead->stop;
+	pthread_mutex_unlock(&ahead->lock);
+	return !stop;
+}
+
+/* One stage of the block */
+static int populate(struct wh_migration *m, unsigned block, uint64_t part)
+{
+	struct dest_side *side = m->dest;
+	const struct dest_block *b = &side->engine.block[block];
+	uint64_t offset = part * STAGE_BYTES;
+	struct wh_err err = { 0 };
+	uint64_t left;
+	int ret;
+
+	if (offset >= b->used)
+		return 0;
+	left = b->used - offset;
+	ret = placer_ahead(&side->placer[block], b->received, offset,
+			   left < STAGE_BYTES ? left : STAGE_BYTES, &err);
+	if (ret < 0)
+		run_log(m, WH_LOG_WARNING, "pages are not allocated ahead any more: %s", err.text);
+	return ret;
+}
+
+static void *ahead_main(void *arg)
+{
+	struct wh_migration *m = arg;
+	struct dest_side *side = m->dest;
+	struct ahead *ahead = &side->ahead;
+	bool given_up[RAM_BLOCKS_MAX] = { false };
+	uint64_t part, next = 0;
+	unsigned block, last = RAM_BLOCKS_MAX;
+	bool busy = false;
+
+	pthread_setname_np(pthread_self(), "wherry-ahead");
+	while (next_position(ahead, &block, &part, !busy)) {
+		busy = stage_ahead(&side->stage[CHANNEL_MAIN]);
+		if (block >= side->engine.blocks || given_up[block] ||
+		    !placer_goes_ahead(&side->placer[block]))
+			continue;
+		/* Not again what was done, nor far behind a stream that has jumped */
+		if (block != last || next <= part || next > part + 1 + AHEAD_STAGES)
+			next = part + 1;
+		last = block;
+		if (next > part + AHEAD_STAGES)
+			continue;
+		given_up[block] = populate(m, block, next++) < 0;
+		busy = true;
+	}
+	return NULL;
+}
+
+void ahead_start(struct wh_migration *m)
+{
+	struct ahead *ahead = &m->dest->ahead;
+	int ret;
+
+	if (m->fault == m->bulk || m->config.removes)
+		return;
+	ahead->block = RAM_BLOCKS_MAX;
+	ret = pthread_create(&ahead->thread, NULL, ahead_main, m);
+	if (ret)
+		run_log(m, WH_LOG_WARNING, "pages are not allocated ahead: no thread: %s",
+			strerror(ret));
+	ahead->running = ret == 0;
+}
+
+void ahead_stop(struct wh_migration *m)
+{
+	struct ahead *ahead = &m->dest->ahead;
+
+	if (!ahead->running)
+		return;
+	pthread_mutex_lock(&ahead->lock);
+	ahead->stop = true;
+	pthread_cond_signal(&ahead->cond);
+	pthread_mutex_unlock(&ahead->lock);
+	pthread_join(ahead->thread, NULL);
+	ahead->running = false;
+}
+
+/* As long to others as to itself: a guest that has the memory mapped waits for each */
+static void rest(uint64_t ns)
+{
+	struct timespec time = { .tv_sec = (time_t)(ns / NS_PER_S),
+				 .tv_nsec = (long)(ns % NS_PER_S) };
+
+	nanosleep(&time, NULL);
+}
+
+static void collapse_block(struct wh_migration *m, unsigned block)
+{
+	struct dest_side *side = m->dest;
+	uint64_t used = side->engine.block[block].used;
+	struct placer_collapse count = { 0 };
+	int ret = 0;
+
+	for (uint64_t at = 0; ret == 0 && at < used; at += STAGE_BYTES) {
+		uint64_t left = used - at, made = count.made;
+		uint64_t begin_ns = clock_now_ns();
+
+		if (__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE))
+			return;
+		ret = placer_collapse(&side->placer[block], at,
+				      left < STAGE_BYTES ? left : STAGE_BYTES, &count, NULL);
+		if (count.made == made)
+			continue;
+		__atomic_fetch_add(&side->collapsed, count.made - made, __ATOMIC_RELAXED);
+		rest(clock_now_ns() - begin_ns);
+	}
+}
+
+void ahead_collapse(struct wh_migration *m)
+{
+	struct dest_side *side = m->dest;
+
+	if (!side->finished)
+		return;
+	for (unsigned i = 0; i < side->engine.blocks; i++)
+		if (side->placer_up[i])
+			collapse_block(m, i);
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The destination's helper thread and what comes after the end (postcopy/run_ahead.c), with
+ * a source and a destination of the library's own in this process.
+ */
+#include "base/bits.h"
+#include "postcopy/run.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+
+#define HUGE (UINT64_C(2) << 20)
+#define BYTES (32 * HUGE)
+#define WORD(i, v) ((i)*UINT64_C(0x9e3779b97f4a7c15) + (v))
+#define SECONDS_NS 20000000000ll
+
+enum kind {
+	FILE_SMALL,
+	FILE_HUGE,
+	ANON_SMALL,
+	ANON_HUGE
+};
+
+FIXTURE(ahead)
+{
+	enum kind kind;
+	uint64_t *memory[2];
+	int fd[2];
+	struct wh_migration *end[2];
+	struct wh_callbacks callbacks;
+	struct wh_err err;
+	unsigned threads; /* of the helper's name, when the guest started */
+};
+
+static unsigned helpers(void)
+{
+	char command[64], name[32];
+	unsigned count = 0;
+	FILE *list;
+
+	snprintf(command, sizeof(command), "cat /proc/%d/task/*/comm", getpid());
+	list = popen(command, "r");
+	while (list && fgets(name, sizeof(name), list))
+		count += strcmp(name, "wherry-ahead\n") == 0;
+	if (list)
+		pclose(list);
+	return count;
+}
+
+static int started(void *opaque, struct wh_err *err)
+{
+	FIXTURE_DATA(ahead) *self = opaque;
+
+	(void)err;
+	self->threads = helpers();
+	return 0;
+}
+
+static bool memory_new(FIXTURE_DATA(ahead) *self, unsigned end)
+{
+	bool file = self->kind == FILE_SMALL || self->kind == FILE_HUGE;
+	uint8_t *room, *at;
+
+	self->fd[end] = file ? memfd_create("ahead", MFD_CLOEXEC) : -1;
+	if (file && ftruncate(self->fd[end], (off_t)BYTES) < 0)
+		return false;
+	room = mmap(NULL, BYTES + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (room == MAP_FAILED)
+		return false;
+	at = room + (-(uintptr_t)room & (HUGE - 1));
+	self->memory[end] = mmap(at, BYTES, PROT_READ | PROT_WRITE,
+				 MAP_FIXED | (file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS),
+				 self->fd[end], 0);
+	if (self->kind == ANON_HUGE || self->kind == FILE_HUGE)
+		return madvise(at, BYTES, MADV_HUGEPAGE) == 0;
+	return true;
+}
+
+static bool end_new(FIXTURE_DATA(ahead) *self, unsigned end, bool removes)
+{
+	struct wh_block block = {
+		.name = "ram",
+		.addr = self->memory[end],
+		.length = BYTES,
+		.page_size = 4096,
+		.fd = self->fd[end],
+	};
+	struct wh_config config;
+
+	wh_config_init(&config);
+	self->callbacks.start = started;
+	config.callbacks = &self->callbacks;
+	config.opaque = self;
+	config.removes = removes && end;
+	/* So that the helper has time to be ahead */
+	config.postcopy_bandwidth = UINT64_C(200) << 20;
+	return wh_new(&self->end[end], end ? WH_DEST : WH_SOURCE, &config, &self->err) == 0 &&
+	       wh_add_block(self->end[end], &block, &self->err) == 0;
+}
+
+static bool both_new(FIXTURE_DATA(ahead) *self, enum kind kind, bool removes)
+{
+	self->kind = kind;
+	for (unsigned end = 0; end < 2; end++)
+		if (!memory_new(self, end) || !end_new(self, end, removes))
+			return false;
+	for (uint64_t i = 0; i < BYTES / 8; i++)
+		self->memory[0][i] = WORD(i, 1);
+	return wh_listen(self->end[1], "tcp:127.0.0.1:0", &self->err) == 0 &&
+	       wh_connect(self->end[0], wh_listen_uri(self->end[1]), &self->err) == 0;
+}
+
+/* To the end, by postcopy from the first page on */
+static bool run(FIXTURE_DATA(ahead) *self)
+{
+	return wh_start(self->end[1], &self->err) == 0 && wh_start(self->end[0], &self->err) == 0 &&
+	       wh_start_postcopy(self->end[0], &self->err) == 0 &&
+	       wh_wait(self->end[1], SECONDS_NS, &self->err) == 0 &&
+	       wh_wait(self->end[0], SECONDS_NS, &self->err) == 0;
+}
+
+static bool equal(FIXTURE_DATA(ahead) *self)
+{
+	return memcmp(self->memory[0], self->memory[1], BYTES) == 0;
+}
+
+/* Stages that have come to be filled in place */
+static unsigned direct(FIXTURE_DATA(ahead) *self)
+{
+	return (unsigned)bits_count(self->end[1]->dest->placer[0].direct, BYTES / HUGE);
+}
+
+/* kB of a line of smaps, of the mapping that begins at @at */
+static uint64_t smaps(const void *at, const char *line)
+{
+	char text[256], begin[32];
+	unsigned long long kb = 0;
+	bool here = false;
+	FILE *file = fopen("/proc/self/smaps", "re");
+
+	snprintf(begin, sizeof(begin), "%lx-", (unsigned long)(uintptr_t)at);
+	while (file && fgets(text, sizeof(text), file)) {
+		if (strncmp(text, begin, strlen(begin)) == 0)
+			here = true;
+		else if (here && strncmp(text, line, strlen(line)) == 0)
+			break;
+	}
+	if (file && here)
+		(void)sscanf(text + strlen(line), "%llu", &kb);
+	if (file)
+		fclose(file);
+	return kb;
+}
+
+FIXTURE_SETUP(ahead)
+{
+	self->fd[0] = self->fd[1] = -1;
+}
+
+FIXTURE_TEARDOWN(ahead)
+{
+	for (unsigned end = 0; end < 2; end++) {
+		wh_free(self->end[end]);
+		munmap(self->memory[end], BYTES);
+		if (self->fd[end] >= 0)
+			close(self->fd[end]);
+	}
+}
+
+TEST_F(ahead, pages_of_a_file)
+{
+	ASSERT_TRUE(both_new(self, FILE_SMALL, false)) TH_LOG("%s", self->err.text);
+	ASSERT_TRUE(run(self)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(equal(self));
+	EXPECT_EQ(1, self->threads);
+	EXPECT_EQ(0, helpers());
+	/* It may be late, but not always */
+	EXPECT_LE(4, direct(self));
+}
+
+TEST_F(ahead, huge_pages_of_a_file)
+{
+	ASSERT_TRUE(both_new(self, FILE_HUGE, false)) TH_LOG("%s", self->err.text);
+	ASSERT_TRUE(run(self)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(equal(self));
+}
+
+/* What the guest removes must not be allocated behind its back */
+TEST_F(ahead, not_with_removals)
+{
+	ASSERT_TRUE(both_new(self, FILE_SMALL, true)) TH_LOG("%s", self->err.text);
+	ASSERT_TRUE(run(self)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(equal(self));
+	EXPECT_EQ(0, self->threads);
+	EXPECT_EQ(0, direct(self));
+}
+
+/* The stage is huge, and the block is not to be */
+TEST_F(ahead, small_stays_small)
+{
+	ASSERT_TRUE(both_new(self, ANON_SMALL, false)) TH_LOG("%s", self->err.text);
+	ASSERT_TRUE(run(self)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(equal(self));
+	EXPECT_EQ(0, self->end[1]->dest->collapsed);
+}
+
+/* A page of each 2 MiB comes by a fault: these come in pieces and are put together later */
+static void *touch(void *arg)
+{
+	volatile uint64_t *memory = arg;
+	uint64_t sum = 0;
+
+	for (uint64_t at = BYTES - HUGE / 2; at >= HUGE; at -= HUGE)
+		sum += memory[at / 8];
+	return (void *)(uintptr_t)(sum != 0);
+}
+
+TEST_F(ahead, huge_pages_at_the_end)
+{
+	struct wh_stats stats = { 0 };
+	pthread_t toucher;
+
+	ASSERT_TRUE(both_new(self, ANON_HUGE, false)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(0, wh_start(self->end[1], &self->err));
+	ASSERT_EQ(0, wh_start(self->end[0], &self->err));
+	ASSERT_EQ(0, wh_start_postcopy(self->end[0], &self->err));
+	while (wh_get_phase(self->end[1]) != WH_PHASE_POSTCOPY &&
+	       !wh_phase_ended(wh_get_phase(self->end[1])))
+		usleep(100);
+	ASSERT_EQ(0, pthread_create(&toucher, NULL, touch, self->memory[1]));
+	ASSERT_EQ(0, wh_wait(self->end[1], SECONDS_NS, &self->err)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(0, wh_wait(self->end[0], SECONDS_NS, &self->err)) TH_LOG("%s", self->err.text);
+	pthread_join(toucher, NULL);
+	EXPECT_TRUE(equal(self));
+	EXPECT_LT(0, self->end[1]->dest->engine.counters.faults);
+	/* The harness ends what takes too long. */
+	while (smaps(self->memory[1], "AnonHugePages:") < BYTES / 1024)
+		usleep(1000);
+	wh_get_stats(self->end[1], &stats);
+	EXPECT_LT(0, stats.collapsed);
+	EXPECT_TRUE(equal(self));
+}
+
+TEST_HARNESS_MAIN
