@@ -13,7 +13,7 @@
 struct guest {
 	pthread_t thread;
 	sem_t up, down;
-	unsigned cpu;
+	int cpu;
 	uint32_t tid;
 };
 
@@ -21,16 +21,16 @@ FIXTURE(follow)
 {
 	struct wh_migration m;
 	struct guest guest[GUESTS];
-	unsigned cpu[GUESTS];
+	int cpu[GUESTS];
 	uint64_t now_ns;
 };
 
-static void bind_to(pid_t tid, unsigned cpu)
+static void bind_to(pid_t tid, int cpu)
 {
 	cpu_set_t set;
 
 	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
+	CPU_SET((size_t)cpu, &set);
 	if (sched_setaffinity(tid, sizeof(set), &set) < 0)
 		abort();
 }
@@ -66,8 +66,8 @@ FIXTURE_SETUP(follow)
 	cpu_set_t set;
 
 	ASSERT_EQ(0, sched_getaffinity(0, sizeof(set), &set));
-	for (unsigned cpu = 0; cpu < CPU_SETSIZE && count < GUESTS; cpu++)
-		if (CPU_ISSET(cpu, &set))
+	for (int cpu = 0; cpu < CPU_SETSIZE && count < GUESTS; cpu++)
+		if (CPU_ISSET((size_t)cpu, &set))
 			self->cpu[count++] = cpu;
 	if (count < GUESTS)
 		SKIP(return, "one processor: there is nowhere to go");
@@ -130,8 +130,8 @@ TEST_F(follow, an_unbound_thread)
 	cpu_set_t all;
 
 	CPU_ZERO(&all);
-	CPU_SET(self->cpu[0], &all);
-	CPU_SET(self->cpu[1], &all);
+	CPU_SET((size_t)self->cpu[0], &all);
+	CPU_SET((size_t)self->cpu[1], &all);
 	ASSERT_EQ(0, sched_setaffinity((pid_t)self->guest[1].tid, sizeof(all), &all));
 	follow_begin(&self->m);
 	fault(self, 1, 1);
