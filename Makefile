@@ -340,10 +340,13 @@ bench:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) all benches
 	@rm -f $(BUILD)/bench.json
-	@set -e; for program in $(filter-out %/placing,$(BENCHES)); do \
-	  $$program $(if $(QUICK),--quick) --json $(BUILD)/bench.json; done
-	@$(BUILD)/selftests/bench/placing $(if $(QUICK),--rounds 2)
-	@echo 'As JSON, an object a line: $(BUILD)/bench.json'
+	@export BENCH_QEMU_10="$$(selftests/bench/get-qemu-10 $(BUILD)/qemu-10 2>$(BUILD)/qemu-10.why)"; \
+	export BENCH_QEMU_10_WHY="$$(cat $(BUILD)/qemu-10.why)"; \
+	failed=0; for program in $(filter-out %/plot,$(BENCHES)); do \
+	  $$program $(if $(QUICK),--quick) --json $(BUILD)/bench.json || failed=1; echo; \
+	done; \
+	$(BUILD)/selftests/bench/plot $(BUILD)/bench.json $(BUILD)/bench || failed=1; \
+	echo 'As JSON, an object a line: $(BUILD)/bench.json'; exit $$failed
 
 fuzz:
 	@$(MAKE) --no-print-directory deps

@@ -1,220 +1,282 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * How fast a whole guest's RAM crosses, from the first byte (precopy) or the switch
- * (postcopy) to the end, with no page zero and no guest running; and what the library
- * needs for itself. The floor is a socket received into memory of that kind: straight
- * into place for precopy, and for postcopy through the placing that selftests/bench/placing
- * shows to be the best for it.
+ * (postcopy) to the end, with no page zero and no guest running; what processor time both
+ * ends take for it; what becomes of huge pages; and what memory the library needs for
+ * itself. The floor's ways are in selftests/lib/bench_floor_place.c.
  */
 #include "base/clock.h"
 #include "selftests/lib/bench.h"
 #include "selftests/lib/bench_side.h"
 #include "selftests/lib/memory.h"
-#include "uffd/abi.h"
-#include "uffd/placer.h"
 
-#include <errno.h>
-#include <signal.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#define PIECE (UINT64_C(2) << 20)
+#define MIB (UINT64_C(1) << 20)
+#define CURVE 400
+#define CURVE_STEP_MS 10
 
-/* Sends all of some memory, as fast as it goes */
-static pid_t sender(int fd, uint64_t bytes)
+struct way {
+	const char *name;
+	const struct bench_kind *kind;
+	bool one_channel;
+	bool postcopy_only;
+	bool qemu_10;
+};
+
+static const struct way ways[] = {
+	{ .name = "floor", .kind = &bench_floor },
+	{ .name = "wherry", .kind = &bench_wherry },
+	{ .name = "QEMU 7.2", .kind = &bench_qemu, .one_channel = true },
+	{ .name = "QEMU 7.2, preempt", .kind = &bench_qemu, .postcopy_only = true },
+	{ .name = "QEMU 10.0", .kind = &bench_qemu, .one_channel = true, .qemu_10 = true },
+};
+
+#define WAYS (sizeof(ways) / sizeof(ways[0]))
+
+struct results {
+	struct bench_row rate[WAYS];
+	struct bench_row cpu[WAYS];
+	struct bench_row huge[WAYS + 1]; /* behind the ways, the source's */
+	struct bench_row own[WAYS];
+	bool quick;
+	double curve[WAYS][CURVE][2];
+	size_t points[WAYS];
+};
+
+/*
+ * What the destination has in memory from one moment to the next: it is the same to look
+ * at for all sides. Until it is complete or does not grow any more.
+ */
+static void follow(struct results *results, unsigned way, const struct bench_side *side)
 {
-	pid_t pid = fork();
-	uint8_t *memory;
+	uint64_t begin = clock_now_ns(), before = bench_resident(side->dest);
+	uint64_t last = before, last_ns = begin;
+	size_t idle = 0, n = 0;
 
-	if (pid)
-		return pid;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	memory = mmap(NULL, PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED)
-		_exit(1);
-	bench_fill(memory, PIECE);
-	for (uint64_t at = 0; at < bytes; at += PIECE)
-		for (uint64_t sent = 0; sent < PIECE;) {
-			ssize_t n = send(fd, memory + sent, PIECE - sent, MSG_NOSIGNAL);
+	while (n < CURVE && idle < 10) {
+		uint64_t resident, now;
 
-			if (n < 0)
-				_exit(1);
-			sent += (uint64_t)n;
-		}
-	_exit(0);
-}
-
-static int receive(int fd, const struct bench_load *load, struct region *region)
-{
-	struct placer placer = { 0 };
-	struct stage stage = { 0 };
-	struct uffd uffd = { .fd = -1 };
-	struct wh_err err = { 0 };
-	int ret = 0;
-
-	if (load->postcopy) {
-		ret = uffd_open(&uffd, UFFD_FEATURE_MOVE, true, &err);
-		if (ret == 0)
-			ret = placer_init(&placer, region, &uffd, &err);
-		if (ret == 0)
-			ret = stage_init(&stage, STAGE_BYTES, &err);
-		if (ret == 0)
-			ret = placer_advise(&placer, &err);
-		if (ret == 0)
-			ret = placer_arm(&placer, &err);
+		poll(NULL, 0, CURVE_STEP_MS);
+		resident = bench_resident(side->dest);
+		now = clock_now_ns();
+		results->curve[way][n][0] = (double)(now - begin) / 1e6;
+		results->curve[way][n][1] =
+			resident > last ? (double)(resident - last) / (double)(now - last_ns) : 0;
+		idle = resident > last ? 0 : idle + 1;
+		if (!idle || n)
+			n++;
+		if (resident - before >= side->load->bytes - (side->load->bytes >> 6))
+			break;
+		last = resident;
+		last_ns = now;
 	}
-	for (uint64_t at = 0; ret == 0 && at < load->bytes; at += PIECE) {
-		uint8_t *room =
-			load->postcopy ? placer_room(&placer, &stage, at) : region->addr + at;
+	results->points[way] = n;
+}
 
-		if (recv(fd, room, PIECE, MSG_WAITALL) != (ssize_t)PIECE)
-			ret = -EPIPE;
-		else if (load->postcopy &&
-			 placer_place(&placer, &stage, at, PIECE, true, NULL, &err) != PLACED_OK)
-			ret = -EIO;
+/*
+ * Ours counts what it allocates. QEMU's is what its process has had at most beyond the
+ * guest's RAM and what it began with, which it may have had other uses for.
+ */
+static void add_own(struct results *results, unsigned way, const struct bench_side *side)
+{
+	uint64_t most = bench_status(side->dest, "VmHWM");
+	/* Pages of a pool are not counted there */
+	uint64_t ram = side->load->memory == BENCH_HUGETLB ? 0 : side->load->bytes;
+	uint64_t less = side->resident + ram;
+
+	if (ways[way].kind == &bench_wherry)
+		bench_add(&results->own[way], (double)side->shared->own_bytes / MIB);
+	else if (ways[way].kind == &bench_qemu && most)
+		bench_add(&results->own[way], most > less ? (double)(most - less) / MIB : 0);
+}
+
+static int run(struct results *results, unsigned way, struct bench_side *side, bool draw)
+{
+	const struct bench_load *load = side->load;
+	const char *huge = load->memory == BENCH_MEMFD ? "ShmemPmdMapped" : "AnonHugePages";
+	double gib = (double)load->bytes / (1 << 30);
+
+	if (way == 1)
+		bench_add(&results->huge[WAYS], (double)bench_smaps(side->source, huge) / MIB);
+	if (bench_go(side) < 0)
+		return -1;
+	if (draw)
+		follow(results, way, side);
+	if (bench_done(side) < 0)
+		return -1;
+	if (!draw) {
+		bench_add(&results->rate[way], bench_rate(side));
+		bench_add(&results->cpu[way], bench_cpu_s(side) / gib);
 	}
-	if (ret < 0)
-		fprintf(stderr, "bulk: floor: %s\n", err.text);
-	if (load->postcopy) {
-		placer_disarm(&placer, NULL);
-		placer_fini(&placer);
-		stage_fini(&stage);
-		uffd_close(&uffd);
-	}
-	return ret;
+	bench_add(&results->huge[way], (double)bench_smaps(side->dest, huge) / MIB);
+	add_own(results, way, side);
+	return 0;
 }
 
-/* GB/s, or 0 */
-static double floor_run(const struct bench_load *load)
+static void attempt(struct results *results, unsigned way, const struct bench_load *load, bool draw)
 {
-	struct region region = { .name = "ram", .length = load->bytes };
-	uint64_t begin;
-	double rate = 0;
-	int fds[2];
-	pid_t pid;
-
-	region.page_size = bench_page(load->memory);
-	region.addr = bench_map(load->memory, load->bytes, &region.fd);
-	if (region.addr == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
-		return 0;
-	pid = sender(fds[1], load->bytes);
-	close(fds[1]);
-	begin = clock_now_ns();
-	if (receive(fds[0], load, &region) == 0)
-		rate = (double)load->bytes / (double)(clock_now_ns() - begin);
-	close(fds[0]);
-	bench_kill(&pid);
-	munmap(region.addr, region.length);
-	if (region.fd >= 0)
-		close(region.fd);
-	return rate;
-}
-
-static double rate_of(const struct bench_side *side)
-{
-	const struct bench_shared *shared = side->shared;
-	uint64_t from = side->load->postcopy ? shared->postcopy_ns : shared->begin_ns;
-
-	return (double)side->load->bytes / (double)(shared->done_ns - from);
-}
-
-static double wherry_run(const struct bench_load *load, double *own)
-{
+	struct bench_row *row = &results->rate[way];
+	struct bench_load own = *load;
 	struct bench_side side;
-	double rate = 0;
 
-	if (wherry_start(&side, load) < 0)
-		return 0;
-	if (bench_wait(&side, &side.shared->own_bytes) == 0) {
-		rate = rate_of(&side);
-		*own = (double)side.shared->own_bytes / (1 << 20);
+	own.urgent = !ways[way].one_channel;
+	if (ways[way].kind == &bench_qemu && load->memory == BENCH_SMALL) {
+		snprintf(row->why, sizeof(row->why), "QEMU always asks for huge pages");
+		return;
 	}
-	wherry_stop(&side);
-	return rate;
+	if (ways[way].qemu_10 && results->quick && load->memory != BENCH_ANON) {
+		snprintf(row->why, sizeof(row->why), "left out by --quick");
+		return;
+	}
+	if (ways[way].qemu_10) {
+		own.qemu = bench_qemu_10(row->why, sizeof(row->why));
+		if (!own.qemu)
+			return;
+	}
+	if (bench_start(&side, ways[way].kind, &own) == 0) {
+		run(results, way, &side, draw);
+		bench_stop(&side);
+	}
+	snprintf(row->why, sizeof(row->why), "%s", side.why);
 }
 
-static double qemu_run(const struct bench_load *load)
+static void print_own(const struct bench *bench, const struct bench_load *load,
+		      const struct results *results, const char *variant)
 {
-	struct bench_side side;
-	double rate = 0;
+	struct bench_row rows[WAYS] = { { .side = "16 MiB + 3 bits a page" } };
+	unsigned count = 1;
 
-	if (qemu_pair_start(&side, load) < 0)
-		return 0;
-	if (qemu_pair_poll(&side) == 0)
-		rate = rate_of(&side);
-	qemu_pair_stop(&side);
-	return rate;
+	bench_add(&rows[0], 16 + (double)load->bytes / 4096 * 3 / 8 / MIB);
+	for (unsigned i = 1; i < WAYS; i++) {
+		rows[count] = results->own[i];
+		rows[count].side = ways[i].name;
+		memcpy(rows[count++].why, results->rate[i].why, sizeof(rows[0].why));
+	}
+	bench_print(bench, BENCH_OWN_MEMORY, variant, rows, count);
 }
 
-static void add(struct bench_row *row, double value)
+static void print(const struct bench *bench, const struct bench_load *load, struct results *results)
 {
-	if (value > 0)
-		bench_add(row, value);
+	unsigned count = 0;
+	char variant[128];
+
+	snprintf(variant, sizeof(variant), "%llu MiB of %s, %s",
+		 (unsigned long long)(load->bytes / MIB), bench_memory_name(load->memory),
+		 load->tcp ? "TCP" : "unix");
+	for (unsigned i = 0; i < WAYS; i++) {
+		if (ways[i].postcopy_only && !load->postcopy)
+			continue;
+		memcpy(results->cpu[i].why, results->rate[i].why, sizeof(results->cpu[i].why));
+		memcpy(results->huge[i].why, results->rate[i].why, sizeof(results->huge[i].why));
+		results->rate[count] = results->rate[i];
+		results->cpu[count] = results->cpu[i];
+		results->huge[count++] = results->huge[i];
+	}
+	bench_print(bench, load->postcopy ? BENCH_POSTCOPY_RATE : BENCH_PRECOPY_RATE, variant,
+		    results->rate, count);
+	bench_print(bench, load->postcopy ? BENCH_POSTCOPY_CPU : BENCH_PRECOPY_CPU, variant,
+		    results->cpu, count);
+	if (load->memory != BENCH_HUGETLB) {
+		char phase[160];
+
+		results->huge[count] = results->huge[WAYS];
+		snprintf(phase, sizeof(phase), "%s, %s", load->postcopy ? "postcopy" : "precopy",
+			 variant);
+		bench_print(bench, BENCH_HUGE_PAGES, phase, results->huge, count + 1);
+	}
+	if (load->postcopy)
+		print_own(bench, load, results, variant);
+}
+
+/* A round of its own, since it is looked at a hundred times a second */
+static void draw(const struct bench *bench, const struct bench_load *load, struct results *results)
+{
+	char variant[128];
+
+	snprintf(variant, sizeof(variant), "%s, %llu MiB of %s, %s",
+		 load->postcopy ? "postcopy" : "precopy", (unsigned long long)(load->bytes / MIB),
+		 bench_memory_name(load->memory), load->tcp ? "TCP" : "unix");
+	for (unsigned i = 0; i < WAYS; i++) {
+		if ((ways[i].postcopy_only && !load->postcopy) || !bench_wants(bench, ways[i].name))
+			continue;
+		attempt(results, i, load, true);
+		bench_curve(bench, "rate", variant, ways[i].name, results->curve[i],
+			    results->points[i]);
+	}
 }
 
 static void measure(const struct bench *bench, const struct bench_load *load)
 {
-	struct bench_row rows[3] = { { .side = "floor", .unit = "GB/s" },
-				     { .side = "wherry", .unit = "GB/s" },
-				     { .side = "QEMU 7.2", .unit = "GB/s" } };
-	struct bench_row memory[2] = { { .side = "floor: 3 bits a page", .unit = "MiB" },
-				       { .side = "wherry, destination", .unit = "MiB" } };
-	int rounds = bench->quick ? 3 : 7;
-	double own = 0;
-	char title[128];
+	static struct results results;
 
-	for (int round = 0; round < rounds; round++) {
-		bench_warm(2 * load->bytes);
-		add(&rows[0], floor_run(load));
-		bench_warm(2 * load->bytes);
-		add(&rows[1], wherry_run(load, &own));
-		add(&memory[1], own);
-		bench_warm(2 * load->bytes);
-		add(&rows[2], qemu_run(load));
+	memset(&results, 0, sizeof(results));
+	results.quick = bench->quick;
+	for (unsigned i = 0; i < WAYS; i++)
+		results.rate[i].side = results.cpu[i].side = results.huge[i].side = ways[i].name;
+	results.huge[WAYS].side = "wherry, source";
+	for (unsigned round = 0; round < bench_rounds(bench, 1, 3); round++)
+		for (unsigned i = 0; i < WAYS; i++)
+			if ((load->postcopy || !ways[i].postcopy_only) &&
+			    bench_wants(bench, ways[i].name))
+				attempt(&results, i, load, false);
+	if (bench->json && load->memory == BENCH_ANON && !(bench->quick && load->tcp))
+		draw(bench, load, &results);
+	print(bench, load, &results);
+}
+
+/* For both ends, touched for the first time; false, and a line that says why not */
+static bool pool_ready(struct huge_pages *pages, uint64_t bytes)
+{
+	struct wh_err err = { 0 };
+	void *pool;
+
+	if (huge_pages_take(pages, (unsigned)(bytes / MIB) + 8, &err) < 0) {
+		printf("\nhugetlb is not measured: %s\n", err.text);
+		return false;
 	}
-	snprintf(title, sizeof(title), "bulk, %llu MiB, %s, %s, %s",
-		 (unsigned long long)(load->bytes >> 20), load->postcopy ? "postcopy" : "precopy",
-		 bench_memory_name(load->memory), load->tcp ? "TCP" : "unix");
-	bench_print(bench, title, rows, 3);
-	if (!load->postcopy || load->memory != BENCH_ANON)
-		return;
-	bench_add(&memory[0], (double)load->bytes / 4096 * 3 / 8 / (1 << 20));
-	bench_print(bench, "own memory of the destination", memory, 2);
+	pool = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+	if (pool != MAP_FAILED)
+		munmap(pool, 2 * bytes);
+	return true;
+}
+
+static bool wanted(const struct bench *bench, const struct bench_load *load)
+{
+	/* The link makes the same difference to the other kinds */
+	if (!bench->link && load->tcp && load->memory != BENCH_ANON)
+		return false;
+	return bench_chosen(bench->phase, load->postcopy ? "postcopy" : "precopy") &&
+	       bench_chosen(bench->link, load->tcp ? "tcp" : "unix");
 }
 
 int main(int argc, char **argv)
 {
 	struct huge_pages huge_pages = { .hold = -1 };
-	struct wh_err err = { 0 };
 	struct bench bench;
-	uint64_t bytes;
 
 	bench_begin(&bench, "bulk", argc, argv);
-	bytes = bench.quick ? UINT64_C(512) << 20 : UINT64_C(2) << 30;
-	/* Both ends' */
-	if (huge_pages_take(&huge_pages, (unsigned)(bytes / PIECE) * 2 + 8, &err) < 0)
-		fprintf(stderr, "bulk: hugetlb is not measured: %s\n", err.text);
 	for (int memory = 0; memory < BENCH_MEMORY_COUNT; memory++) {
-		for (int postcopy = 0; postcopy < 2; postcopy++) {
-			struct bench_load load = {
-				.postcopy = postcopy,
-				.bulk = true,
-				.urgent = true,
-				.memory = (enum bench_memory)memory,
-				.bytes = bytes,
-				.tcp = false,
-			};
+		uint64_t full = memory == BENCH_ANON ? 2048 * MIB : 1024 * MIB;
+		uint64_t bytes = bench.bytes ? bench.bytes : bench.quick ? 256 * MIB : full;
 
-			measure(&bench, &load);
-			if (!bench.quick && memory == BENCH_ANON) {
-				load.tcp = true;
+		if (!bench_chosen(bench.memory, bench_memory_key((enum bench_memory)memory)) ||
+		    (memory == BENCH_HUGETLB && !pool_ready(&huge_pages, bytes)))
+			continue;
+		for (int i = 0; i < 4; i++) {
+			struct bench_load load = bench_load_default;
+
+			load.postcopy = i & 1;
+			load.tcp = i & 2;
+			load.memory = (enum bench_memory)memory;
+			load.bytes = bytes;
+			if (wanted(&bench, &load))
 				measure(&bench, &load);
-			}
 		}
 	}
 	huge_pages_drop(&huge_pages);

@@ -4,128 +4,223 @@
  * byte. All sides are touched the same way, by process_vm_readv() into the destination,
  * which faults there as a vCPU in the kernel does; only pages that are still missing
  * count (/proc/PID/pagemap).
+ *
+ * Idle: no page comes but those that are asked for. Bulk: all others come meanwhile, as fast
+ * as they can, until none is missing. Threads are left to the scheduler, or the toucher and
+ * both ends are all on one processor; the floor's as ours.
  */
-#include "base/clock.h"
 #include "selftests/lib/bench.h"
 #include "selftests/lib/bench_side.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <time.h>
-#include <unistd.h>
 
-#define TOUCHES 4000
-#define PAUSE_NS 200000
-#define TRIES 2000 /* pages looked at until one is missing */
-#define MAPPED (UINT64_C(3) << 62)
+#define TOUCHES_IDLE 4000
+#define TOUCHES_MAX 20000
+#define TOUCHES_MIN 20 /* from so many on there are quantiles */
+#define CURVE 200
+
+enum role {
+	TOUCHED,      /* with the load that is measured */
+	TOUCHED_IDLE, /* without any, for the ratio */
+	ALONE,	      /* bulk, and nobody touches anything */
+	ROLE_COUNT
+};
 
 struct way {
 	const char *name;
-	int (*start)(struct bench_side *side, const struct bench_load *load);
-	void (*stop)(struct bench_side *side);
-	bool urgent;
-	bool idle; /* can be had without background pages */
+	const struct bench_kind *kind;
+	enum role role;
+	bool one_channel;
 	uint64_t spin_ns;
+	bool qemu_10;
 };
 
 static const struct way ways[] = {
-	{ "floor", floor_start, floor_stop, true, true, 0 },
-	{ "wherry", wherry_start, wherry_stop, true, true, 0 },
-	{ "wherry, polling 50 us", wherry_start, wherry_stop, true, true, 50000 },
-	{ "wherry, no urgent channel", wherry_start, wherry_stop, false, true, 0 },
-	{ "QEMU 7.2, preempt", qemu_pair_start, qemu_pair_stop, true, false, 0 },
-	{ "QEMU 7.2", qemu_pair_start, qemu_pair_stop, false, false, 0 },
+	{ .name = "floor", .kind = &bench_floor },
+	{ .name = "wherry", .kind = &bench_wherry },
+	{ .name = "wherry, polling 50 us", .kind = &bench_wherry, .spin_ns = 50000 },
+	{ .name = "wherry, no urgent channel", .kind = &bench_wherry, .one_channel = true },
+	{ .name = "QEMU 7.2, preempt", .kind = &bench_qemu },
+	{ .name = "QEMU 7.2", .kind = &bench_qemu, .one_channel = true },
+	{ .name = "QEMU 10.0, preempt", .kind = &bench_qemu, .qemu_10 = true },
+	{ .name = "floor, idle", .kind = &bench_floor, .role = TOUCHED_IDLE },
+	{ .name = "wherry, idle", .kind = &bench_wherry, .role = TOUCHED_IDLE },
+	{ .name = "floor, alone", .kind = &bench_floor, .role = ALONE },
+	{ .name = "wherry, alone", .kind = &bench_wherry, .role = ALONE },
 };
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
-static double touched[TOUCHES];
+/* All touches of a way, of all rounds, for the curve */
+struct pool {
+	size_t count;
+	double *us;
+};
 
-static uint64_t missing_page(int pagemap, const struct bench_side *side, unsigned *seed)
+struct results {
+	struct bench_row p50[WAYS];
+	struct bench_row p99[WAYS];
+	struct bench_row rate[WAYS];
+	struct bench_row service[2][WAYS];
+	struct pool pool[WAYS];
+};
+
+static double touched[TOUCHES_MAX];
+
+static void pool_add(struct pool *pool, size_t count)
 {
-	uint64_t pages = side->load->bytes / 4096;
+	double *more = realloc(pool->us, (pool->count + count) * sizeof(*more));
 
-	for (int i = 0; i < TRIES; i++) {
-		uint64_t page = ((uint64_t)rand_r(seed) << 15 ^ (uint64_t)rand_r(seed)) % pages;
-		uint64_t at = side->base + page * 4096;
-		uint64_t entry;
+	if (!more)
+		return;
+	memcpy(more + pool->count, touched, count * sizeof(*more));
+	pool->us = more;
+	pool->count += count;
+}
 
-		if (pread(pagemap, &entry, 8, (off_t)(at / 4096 * 8)) == 8 && !(entry & MAPPED))
-			return at;
+/* What the source's own books say, which are told now and then */
+static void add_service(struct results *results, unsigned way, const struct bench_side *side)
+{
+	const struct timespec until_told = { .tv_nsec = 50000000 };
+
+	if (ways[way].kind != &bench_wherry)
+		return;
+	nanosleep(&until_told, NULL);
+	if (!side->shared->source_p99_ns)
+		return;
+	bench_add(&results->service[0][way], (double)side->shared->source_p50_ns / 1e3);
+	bench_add(&results->service[1][way], (double)side->shared->source_p99_ns / 1e3);
+}
+
+static int run(const struct bench *bench, struct results *results, unsigned way,
+	       struct bench_side *side, unsigned round)
+{
+	const struct bench_load *load = side->load;
+	size_t most = bench->quick ? TOUCHES_IDLE / 4 : TOUCHES_IDLE;
+	size_t count = 0;
+
+	if (bench_go(side) < 0)
+		return -1;
+	if (ways[way].role != ALONE) {
+		count = bench_touch_remotely(side, touched, load->bulk ? TOUCHES_MAX : most,
+					     round + 1);
+		add_service(results, way, side);
 	}
+	if (count >= TOUCHES_MIN) {
+		pool_add(&results->pool[way], count);
+		bench_add(&results->p50[way], bench_quantile(touched, count, 0.50));
+		bench_add(&results->p99[way], bench_quantile(touched, count, 0.99));
+	} else if (ways[way].role != ALONE) {
+		snprintf(side->why, sizeof(side->why), "only %zu pages were missing", count);
+	}
+	if (load->bulk && bench_done(side) < 0)
+		return -1;
+	if (load->bulk)
+		bench_add(&results->rate[way], bench_rate(side));
 	return 0;
 }
 
-/* Return: touches that had to wait, in us */
-static size_t touch(const struct bench_side *side, size_t most, unsigned seed)
+/* One round of one way; why not, if it cannot be had */
+static void attempt(const struct bench *bench, struct results *results, unsigned way,
+		    const struct bench_load *load, unsigned round)
 {
-	const struct timespec pause = { .tv_nsec = PAUSE_NS };
-	char path[64], byte;
-	size_t count = 0;
-	uint64_t at;
-	int pagemap;
+	struct bench_load own = *load;
+	struct bench_side side;
 
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", side->dest);
-	pagemap = open(path, O_RDONLY | O_CLOEXEC);
-	while (count < most && (at = missing_page(pagemap, side, &seed))) {
-		struct iovec here = { &byte, 1 };
-		struct iovec there = { (void *)(uintptr_t)at, 1 };
-		uint64_t begin = clock_now_ns();
-
-		if (process_vm_readv(side->dest, &here, 1, &there, 1, 0) != 1) {
-			fprintf(stderr, "fault: process_vm_readv: %s\n", strerrordesc_np(errno));
-			break;
-		}
-		touched[count++] = (double)(clock_now_ns() - begin) / 1e3;
-		nanosleep(&pause, NULL);
+	own.urgent = !ways[way].one_channel;
+	own.spin_ns = ways[way].spin_ns;
+	own.bulk = load->bulk && ways[way].role != TOUCHED_IDLE;
+	if (ways[way].kind == &bench_qemu && !load->bulk) {
+		snprintf(results->p50[way].why, sizeof(results->p50[way].why),
+			 "what limits its background pages holds back requested ones");
+		return;
 	}
-	if (pagemap >= 0)
-		close(pagemap);
-	return count;
+	if (ways[way].qemu_10) {
+		own.qemu = bench_qemu_10(results->p50[way].why, sizeof(results->p50[way].why));
+		if (!own.qemu)
+			return;
+	}
+	if (bench_start(&side, ways[way].kind, &own) == 0) {
+		run(bench, results, way, &side, round);
+		bench_stop(&side);
+	}
+	snprintf(results->p50[way].why, sizeof(results->p50[way].why), "%s", side.why);
 }
 
-static void measure(const struct bench *bench, struct bench_load *load)
+static void draw(const struct bench *bench, struct results *results, const char *variant)
 {
-	struct bench_row p50[WAYS] = { 0 }, p99[WAYS] = { 0 };
-	size_t most = bench->quick ? TOUCHES / 4 : TOUCHES;
-	int rounds = bench->quick ? 2 : 5;
-	char title[128];
+	double points[CURVE][2];
 
 	for (unsigned i = 0; i < WAYS; i++) {
-		p50[i] = (struct bench_row){ .side = ways[i].name, .unit = "us" };
-		p99[i] = p50[i];
+		struct pool *pool = &results->pool[i];
+
+		for (unsigned at = 0; at < CURVE && pool->count; at++) {
+			points[at][1] = ((double)at + 0.5) / CURVE;
+			points[at][0] = bench_quantile(pool->us, pool->count, points[at][1]);
+		}
+		if (pool->count)
+			bench_curve(bench, "latency", variant, ways[i].name, points, CURVE);
+		free(pool->us);
+	}
+}
+
+/* Rows that there are for this load; those of one table stand together */
+static void print(const struct bench *bench, enum bench_measure measure, const char *variant,
+		  const struct results *results, const struct bench_row *from, unsigned roles)
+{
+	struct bench_row rows[WAYS];
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < WAYS; i++) {
+		if (!(roles & 1U << ways[i].role))
+			continue;
+		if (from == results->service[0] || from == results->service[1])
+			if (ways[i].kind != &bench_wherry || ways[i].spin_ns)
+				continue;
+		rows[count] = from[i];
+		memcpy(rows[count].why, results->p50[i].why, sizeof(rows[count].why));
+		count++;
+	}
+	bench_print(bench, measure, variant, rows, count);
+}
+
+static void measure(const struct bench *bench, const struct bench_load *load)
+{
+	unsigned rounds = bench_rounds(bench, 1, load->bulk ? 3 : 5);
+	unsigned roles = load->bulk ? 1U << TOUCHED | 1U << TOUCHED_IDLE : 1U << TOUCHED;
+	static struct results results;
+	char variant[128];
+
+	memset(&results, 0, sizeof(results));
+	for (unsigned i = 0; i < WAYS; i++) {
+		results.p50[i].side = results.p99[i].side = ways[i].name;
+		results.rate[i].side = ways[i].name;
+		results.service[0][i].side = results.service[1][i].side = ways[i].name;
 	}
 	/* Sides take turns, so that what the machine does besides meets all of them */
-	for (int round = 0; round < rounds; round++) {
-		for (unsigned i = 0; i < WAYS; i++) {
-			struct bench_side side;
-			size_t count;
-
-			if (!load->bulk && !ways[i].idle)
-				continue;
-			load->urgent = ways[i].urgent;
-			load->spin_ns = ways[i].spin_ns;
-			bench_warm(2 * load->bytes);
-			if (ways[i].start(&side, load) < 0)
-				continue;
-			count = touch(&side, most, (unsigned)round + 1);
-			ways[i].stop(&side);
-			if (count < 20)
-				continue;
-			bench_add(&p50[i], bench_quantile(touched, count, 0.50));
-			bench_add(&p99[i], bench_quantile(touched, count, 0.99));
-		}
+	for (unsigned round = 0; round < rounds; round++)
+		for (unsigned i = 0; i < WAYS; i++)
+			if ((load->bulk || ways[i].role == TOUCHED) &&
+			    bench_wants(bench, ways[i].name))
+				attempt(bench, &results, i, load, round);
+	snprintf(variant, sizeof(variant), "%s, %s", load->tcp ? "TCP" : "unix",
+		 load->cpu < 0 ? "left to the scheduler" : "all on one processor");
+	print(bench, load->bulk ? BENCH_FAULT_BULK_P50 : BENCH_FAULT_IDLE_P50, variant, &results,
+	      results.p50, roles);
+	print(bench, load->bulk ? BENCH_FAULT_BULK_P99 : BENCH_FAULT_IDLE_P99, variant, &results,
+	      results.p99, roles);
+	if (load->bulk) {
+		print(bench, BENCH_FAULT_BULK_RATE, variant, &results, results.rate,
+		      1U << TOUCHED | 1U << ALONE);
+		print(bench, BENCH_SERVICE_P50, variant, &results, results.service[0], roles);
+		print(bench, BENCH_SERVICE_P99, variant, &results, results.service[1], roles);
 	}
-	snprintf(title, sizeof(title), "remote fault, %s, %s, p50", load->tcp ? "TCP" : "unix",
+	snprintf(variant + strlen(variant), sizeof(variant) - strlen(variant), ", %s",
 		 load->bulk ? "bulk saturated" : "idle");
-	bench_print(bench, title, p50, WAYS);
-	snprintf(title, sizeof(title), "remote fault, %s, %s, p99", load->tcp ? "TCP" : "unix",
-		 load->bulk ? "bulk saturated" : "idle");
-	bench_print(bench, title, p99, WAYS);
+	draw(bench, &results, variant);
 }
 
 int main(int argc, char **argv)
@@ -133,17 +228,22 @@ int main(int argc, char **argv)
 	struct bench bench;
 
 	bench_begin(&bench, "fault", argc, argv);
-	for (int tcp = 0; tcp < 2; tcp++) {
-		for (int bulk = 0; bulk < 2; bulk++) {
-			struct bench_load load = {
-				.tcp = tcp,
-				.bulk = bulk,
-				.postcopy = true,
-				.bytes = bench.quick ? UINT64_C(512) << 20 : UINT64_C(1) << 30,
-			};
+	for (int i = 0; i < 8; i++) {
+		struct bench_load load = bench_load_default;
 
+		load.tcp = i & 1;
+		load.bulk = i & 2;
+		load.cpu = i & 4 ? 0 : BENCH_CPU_ANY;
+		load.bytes = bench.bytes ? bench.bytes :
+			     bench.quick ? UINT64_C(256) << 20 :
+					   UINT64_C(1) << 30;
+		/* Both ends' work on one processor is another load, not another place */
+		if (load.bulk && load.cpu >= 0)
+			continue;
+		if (bench_chosen(bench.link, load.tcp ? "tcp" : "unix") &&
+		    bench_chosen(bench.load, load.bulk ? "bulk" : "idle") &&
+		    bench_chosen(bench.cores, load.cpu < 0 ? "any" : "one"))
 			measure(&bench, &load);
-		}
 	}
 	return 0;
 }

@@ -11,12 +11,12 @@
  */
 #include "base/clock.h"
 #include "base/hist.h"
+#include "selftests/lib/bench.h"
 #include "selftests/lib/memory.h"
 #include "uffd/abi.h"
 #include "uffd/placer.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -58,10 +58,10 @@ struct result {
 	double gbps[ROUNDS_MAX];
 };
 
-struct bench {
+struct placing {
 	uint64_t bytes;
 	unsigned rounds;
-	bool json;
+	const struct bench *bench;
 	uint8_t *source;
 	struct uffd uffd;
 	struct stage stage;
@@ -76,14 +76,14 @@ static void fail(const struct wh_err *err, const char *what)
 }
 
 /* Take as much memory as the run will, and give it back */
-static void warm(const struct bench *bench, enum memory_kind kind)
+static void warm(const struct placing *placing, enum memory_kind kind)
 {
 	struct memory memory;
 	struct wh_err err;
 
-	if (memory_new(&memory, kind, bench->bytes, &err) < 0)
+	if (memory_new(&memory, kind, placing->bytes, &err) < 0)
 		fail(&err, "warming");
-	memset(memory.region.addr, 1, bench->bytes);
+	memset(memory.region.addr, 1, placing->bytes);
 	memory_free(&memory);
 }
 
@@ -110,31 +110,31 @@ static bool applies(enum memory_kind kind, enum state state, uint64_t run, enum 
 	return true;
 }
 
-static enum placed put(struct bench *bench, struct placer *placer, enum way way, uint64_t offset,
-		       uint64_t run, struct wh_err *err)
+static enum placed put(struct placing *placing, struct placer *placer, enum way way,
+		       uint64_t offset, uint64_t run, struct wh_err *err)
 {
-	const uint8_t *from = bench->source + offset % SOURCE_BYTES;
-	uint8_t *staged = bench->stage.memory + offset % STAGE_BYTES;
+	const uint8_t *from = placing->source + offset % SOURCE_BYTES;
+	uint8_t *staged = placing->stage.memory + offset % STAGE_BYTES;
 	uint8_t *at = placer->region->addr + offset;
 
 	switch (way) {
 	case WAY_COPY:
 		memcpy(staged, from, run);
-		return uffd_copy(&bench->uffd, at, staged, run, true, NULL, err);
+		return uffd_copy(&placing->uffd, at, staged, run, true, NULL, err);
 	case WAY_CONTINUE:
 		memcpy(placer->alias + offset, from, run);
-		return uffd_continue(&bench->uffd, at, run, true, NULL, err);
+		return uffd_continue(&placing->uffd, at, run, true, NULL, err);
 	case WAY_MOVE:
 		memcpy(staged, from, run);
-		return uffd_move(&bench->uffd, at, staged, run, true, NULL, err);
+		return uffd_move(&placing->uffd, at, staged, run, true, NULL, err);
 	case WAY_ZERO:
-		return uffd_zero(&bench->uffd, at, run, true, NULL, err);
+		return uffd_zero(&placing->uffd, at, run, true, NULL, err);
 	case WAY_PLACER:
 		/* Page by page, as they come in */
 		for (uint64_t at_page = 0; at_page < run; at_page += TARGET_PAGE)
-			memcpy(placer_room(placer, &bench->stage, offset + at_page), from + at_page,
-			       TARGET_PAGE);
-		return placer_place(placer, &bench->stage, offset, run, true, NULL, err);
+			memcpy(placer_room(placer, &placing->stage, offset + at_page),
+			       from + at_page, TARGET_PAGE);
+		return placer_place(placer, &placing->stage, offset, run, true, NULL, err);
 	case WAY_COUNT:
 		break;
 	}
@@ -147,10 +147,10 @@ static void add(struct result *result, uint64_t bytes, uint64_t begin_ns)
 }
 
 /* Filled once before, and then given up: the way it is dropped is measured as well */
-static void use_before(struct bench *bench, struct placer *placer, enum memory_kind kind)
+static void use_before(struct placing *placing, struct placer *placer, enum memory_kind kind)
 {
 	uint64_t length = placer->region->length, begin_ns;
-	bool hide = bench->drop[kind][0].rounds > bench->drop[kind][1].rounds;
+	bool hide = placing->drop[kind][0].rounds > placing->drop[kind][1].rounds;
 	struct wh_err err = { 0 };
 	int ret;
 
@@ -162,8 +162,8 @@ static void use_before(struct bench *bench, struct placer *placer, enum memory_k
 		ret = placer_unmap_hidden(placer, &err);
 	if (ret < 0)
 		fail(&err, placer->region->name);
-	if (bench->drop[kind][hide].rounds < bench->rounds)
-		add(&bench->drop[kind][hide], length, begin_ns);
+	if (placing->drop[kind][hide].rounds < placing->rounds)
+		add(&placing->drop[kind][hide], length, begin_ns);
 	if (hide)
 		return;
 	memset(placer->region->addr, 1, length);
@@ -171,7 +171,7 @@ static void use_before(struct bench *bench, struct placer *placer, enum memory_k
 		fail(&err, placer->region->name);
 }
 
-static void measure(struct bench *bench, enum memory_kind kind, enum state state, unsigned run,
+static void measure(struct placing *placing, enum memory_kind kind, enum state state, unsigned run,
 		    enum way way)
 {
 	struct memory memory;
@@ -180,19 +180,19 @@ static void measure(struct bench *bench, enum memory_kind kind, enum state state
 	enum placed placed = PLACED_OK;
 	uint64_t offset, begin_ns;
 
-	warm(bench, kind);
-	if (memory_new(&memory, kind, bench->bytes, &err) < 0 ||
-	    placer_init(&placer, &memory.region, &bench->uffd, &err) < 0 ||
+	warm(placing, kind);
+	if (memory_new(&memory, kind, placing->bytes, &err) < 0 ||
+	    placer_init(&placer, &memory.region, &placing->uffd, &err) < 0 ||
 	    placer_advise(&placer, &err) < 0)
 		fail(&err, memory_traits[kind].name);
 	if (state == STATE_AGAIN)
-		use_before(bench, &placer, kind);
+		use_before(placing, &placer, kind);
 	if (placer_arm(&placer, &err) < 0)
 		fail(&err, memory_traits[kind].name);
 	begin_ns = clock_now_ns();
-	for (offset = 0; offset < bench->bytes && placed == PLACED_OK; offset += run_bytes[run])
-		placed = put(bench, &placer, way, offset, run_bytes[run], &err);
-	add(&bench->result[kind][state][run][way], bench->bytes, begin_ns);
+	for (offset = 0; offset < placing->bytes && placed == PLACED_OK; offset += run_bytes[run])
+		placed = put(placing, &placer, way, offset, run_bytes[run], &err);
+	add(&placing->result[kind][state][run][way], placing->bytes, begin_ns);
 	if (placed != PLACED_OK) {
 		if (placed != PLACED_FAILED)
 			snprintf(err.text, sizeof(err.text), "%s", placed_name(placed));
@@ -203,17 +203,17 @@ static void measure(struct bench *bench, enum memory_kind kind, enum state state
 	memory_free(&memory);
 }
 
-static void measure_all(struct bench *bench)
+static void measure_all(struct placing *placing)
 {
 	unsigned kind, state, run, way, round;
 
-	for (round = 0; round < bench->rounds; round++)
+	for (round = 0; round < placing->rounds; round++)
 		for (kind = 0; kind < MEMORY_KIND_COUNT; kind++)
 			for (state = 0; state < STATE_COUNT; state++)
 				for (run = 0; run < RUNS; run++)
 					for (way = 0; way < WAY_COUNT; way++)
 						if (applies(kind, state, run_bytes[run], way))
-							measure(bench, kind, state, run, way);
+							measure(placing, kind, state, run, way);
 }
 
 static int compare(const void *a, const void *b)
@@ -231,69 +231,70 @@ static double median(struct result *result)
 	return result->gbps[result->rounds / 2];
 }
 
-static void print_run(struct bench *bench, unsigned kind, unsigned state, unsigned run)
+static void record(const struct placing *placing, enum bench_measure measure, const char *variant,
+		   const char *side, struct result *result)
+{
+	struct bench_row row = { .side = side };
+
+	for (unsigned i = 0; i < result->rounds; i++)
+		bench_add(&row, result->gbps[i]);
+	bench_record(placing->bench, measure, variant, &row, 0);
+}
+
+static void print_run(struct placing *placing, unsigned kind, unsigned state, unsigned run)
 {
 	double value, best = 0;
+	char variant[96];
 	unsigned way;
 
 	if (!applies(kind, state, run_bytes[run], WAY_PLACER))
 		return;
-	if (!bench->json)
-		printf("%-16s %-6s %4s", memory_traits[kind].name, state_name[state],
-		       run_name[run]);
+	snprintf(variant, sizeof(variant), "%s, %s, %s at once", memory_traits[kind].name,
+		 state_name[state], run_name[run]);
+	printf("  %-16s %-6s %4s", memory_traits[kind].name, state_name[state], run_name[run]);
 	for (way = 0; way < WAY_COUNT; way++) {
-		value = median(&bench->result[kind][state][run][way]);
+		value = median(&placing->result[kind][state][run][way]);
 		if (way < WAY_ZERO && value > best)
 			best = value;
-		if (bench->json && value > 0)
-			printf("{\"bench\": \"placing\", \"memory\": \"%s\", \"state\": \"%s\", "
-			       "\"run_bytes\": %lu, \"way\": \"%s\", \"gbps\": %.3f}\n",
-			       memory_traits[kind].name, state_name[state],
-			       (unsigned long)run_bytes[run], way_name[way], value);
-		else if (!bench->json && value > 0)
-			printf(" %9.2f", value);
-		else if (!bench->json)
+		if (value <= 0) {
 			printf(" %9s", "-");
+			continue;
+		}
+		printf(" %9.2f", value);
+		record(placing, BENCH_PLACING, variant, way_name[way],
+		       &placing->result[kind][state][run][way]);
 	}
-	if (!bench->json)
-		printf(" %8.2f\n", value / best);
+	printf(" %8.2f\n", value / best);
 }
 
-static void print_drop(struct bench *bench, unsigned kind)
+static void print_drop(struct placing *placing, unsigned kind)
 {
-	double discard = median(&bench->drop[kind][0]), hide = median(&bench->drop[kind][1]);
+	struct result *discard = &placing->drop[kind][0], *hide = &placing->drop[kind][1];
 
-	if (!bench->drop[kind][0].rounds || !bench->drop[kind][1].rounds)
+	if (!discard->rounds || !hide->rounds)
 		return;
-	if (bench->json)
-		printf("{\"bench\": \"dropping\", \"memory\": \"%s\", \"discard_gbps\": %.3f, "
-		       "\"hide_gbps\": %.3f}\n",
-		       memory_traits[kind].name, discard, hide);
-	else
-		printf("%-16s discard %.1f GB/s, hide %.1f GB/s\n", memory_traits[kind].name,
-		       discard, hide);
+	printf("  %-16s discard %.1f GB/s, hide %.1f GB/s\n", memory_traits[kind].name,
+	       median(discard), median(hide));
+	record(placing, BENCH_DROPPING, memory_traits[kind].name, "discard", discard);
+	record(placing, BENCH_DROPPING, memory_traits[kind].name, "hide", hide);
 }
 
-static void print_all(struct bench *bench)
+static void print_all(struct placing *placing)
 {
 	unsigned kind, state, run, way;
 
-	if (!bench->json) {
-		printf("GB/s of contents from a buffer into guest memory, median of %u\n"
-		       "%-16s %-6s %4s",
-		       bench->rounds, "memory", "state", "run");
-		for (way = 0; way < WAY_COUNT; way++)
-			printf(" %9s", way_name[way]);
-		printf(" %8s\n", "of best");
-	}
+	printf("\n%s, GB/s, median of %u\n  %-16s %-6s %4s", bench_traits[BENCH_PLACING].title,
+	       placing->rounds, "memory", "state", "run");
+	for (way = 0; way < WAY_COUNT; way++)
+		printf(" %9s", way_name[way]);
+	printf(" %8s\n", "of best");
 	for (kind = 0; kind < MEMORY_KIND_COUNT; kind++)
 		for (state = 0; state < STATE_COUNT; state++)
 			for (run = 0; run < RUNS; run++)
-				print_run(bench, kind, state, run);
-	if (!bench->json)
-		printf("\nDropping what was received, to have it again\n");
+				print_run(placing, kind, state, run);
+	printf("\n%s\n", bench_traits[BENCH_DROPPING].title);
 	for (kind = 0; kind < MEMORY_KIND_COUNT; kind++)
-		print_drop(bench, kind);
+		print_drop(placing, kind);
 }
 
 /* ---- Latency ---------------------------------------------------------------------- */
@@ -330,21 +331,21 @@ static void *fault_main(void *opaque)
 	return NULL;
 }
 
-static void serve(struct bench *bench, struct placer *placer, enum way way, unsigned faults)
+static void serve(struct placing *placing, struct placer *placer, enum way way, unsigned faults)
 {
-	struct pollfd poll_fd = { .fd = bench->uffd.fd, .events = POLLIN };
+	struct pollfd poll_fd = { .fd = placing->uffd.fd, .events = POLLIN };
 	struct uffd_event events[UFFD_BATCH];
 	struct wh_err err = { 0 };
 	int n = 0, i;
 
 	while (faults && n >= 0) {
 		poll(&poll_fd, 1, -1);
-		n = uffd_read(&bench->uffd, events, &err);
+		n = uffd_read(&placing->uffd, events, &err);
 		for (i = 0; i < n; i++, faults--) {
 			uint64_t offset = events[i].addr - (uintptr_t)placer->region->addr;
 
 			offset -= offset % placer->region->page_size;
-			if (put(bench, placer, way, offset, placer->region->page_size, &err) !=
+			if (put(placing, placer, way, offset, placer->region->page_size, &err) !=
 			    PLACED_OK)
 				fail(&err, "answering a fault");
 		}
@@ -353,7 +354,24 @@ static void serve(struct bench *bench, struct placer *placer, enum way way, unsi
 		fail(&err, "reading faults");
 }
 
-static void latency(struct bench *bench, enum memory_kind kind, enum state state, enum way way,
+static void print_latency(const struct placing *placing, enum memory_kind kind, enum state state,
+			  enum way way, int processor, const struct hist *hist)
+{
+	struct bench_row p50 = { .side = way_name[way] }, p99 = p50;
+	const char *core = processor ? "other" : "same";
+	char variant[96];
+
+	bench_add(&p50, (double)hist_quantile(hist, 500) / 1000);
+	bench_add(&p99, (double)hist_quantile(hist, 990) / 1000);
+	printf("  %-16s %-6s %-9s %-6s %8.1f %8.1f\n", memory_traits[kind].name, state_name[state],
+	       way_name[way], core, p50.sample[0], p99.sample[0]);
+	snprintf(variant, sizeof(variant), "%s, %s, %s processor", memory_traits[kind].name,
+		 state_name[state], core);
+	bench_record(placing->bench, BENCH_PLACING_P50, variant, &p50, 0);
+	bench_record(placing->bench, BENCH_PLACING_P99, variant, &p99, 0);
+}
+
+static void latency(struct placing *placing, enum memory_kind kind, enum state state, enum way way,
 		    int processor)
 {
 	static struct faulter faulter;
@@ -362,13 +380,13 @@ static void latency(struct bench *bench, enum memory_kind kind, enum state state
 	struct wh_err err = { 0 };
 	pthread_t thread;
 
-	warm(bench, kind);
-	if (memory_new(&memory, kind, bench->bytes, &err) < 0 ||
-	    placer_init(&placer, &memory.region, &bench->uffd, &err) < 0 ||
+	warm(placing, kind);
+	if (memory_new(&memory, kind, placing->bytes, &err) < 0 ||
+	    placer_init(&placer, &memory.region, &placing->uffd, &err) < 0 ||
 	    placer_advise(&placer, &err) < 0)
 		fail(&err, memory_traits[kind].name);
 	if (state == STATE_AGAIN)
-		use_before(bench, &placer, kind);
+		use_before(placing, &placer, kind);
 	if (placer_arm(&placer, &err) < 0)
 		fail(&err, memory_traits[kind].name);
 	faulter = (struct faulter){
@@ -376,39 +394,27 @@ static void latency(struct bench *bench, enum memory_kind kind, enum state state
 		.page = memory.region.page_size,
 		.processor = processor,
 	};
-	faulter.faults = (unsigned)(bench->bytes / faulter.page);
+	faulter.faults = (unsigned)(placing->bytes / faulter.page);
 	if (faulter.faults > FAULTS)
 		faulter.faults = FAULTS;
 	if (pthread_create(&thread, NULL, fault_main, &faulter) != 0)
 		exit(1);
-	serve(bench, &placer, way, faulter.faults);
+	serve(placing, &placer, way, faulter.faults);
 	pthread_join(thread, NULL);
-	if (bench->json)
-		printf("{\"bench\": \"fault\", \"memory\": \"%s\", \"state\": \"%s\", \"way\": \"%s\", "
-		       "\"same_processor\": %s, \"p50_ns\": %lu, \"p99_ns\": %lu}\n",
-		       memory_traits[kind].name, state_name[state], way_name[way],
-		       processor ? "false" : "true",
-		       (unsigned long)hist_quantile(&faulter.hist, 500),
-		       (unsigned long)hist_quantile(&faulter.hist, 990));
-	else
-		printf("%-16s %-6s %-9s %-6s %8.1f %8.1f\n", memory_traits[kind].name,
-		       state_name[state], way_name[way], processor ? "other" : "same",
-		       (double)hist_quantile(&faulter.hist, 500) / 1000,
-		       (double)hist_quantile(&faulter.hist, 990) / 1000);
+	print_latency(placing, kind, state, way, processor, &faulter.hist);
 	placer_disarm(&placer, &err);
 	placer_fini(&placer);
 	memory_free(&memory);
 }
 
-static void latency_all(struct bench *bench)
+static void latency_all(struct placing *placing)
 {
 	int processors = (int)sysconf(_SC_NPROCESSORS_ONLN), processor;
 	unsigned kind, state, way;
 
-	if (!bench->json)
-		printf("\nA fault answered by a thread that sleeps in poll(), in us\n"
-		       "%-16s %-6s %-9s %-6s %8s %8s\n",
-		       "memory", "state", "way", "core", "p50", "p99");
+	printf("\nA fault answered by a thread that sleeps in poll(), in us\n"
+	       "  %-16s %-6s %-9s %-6s %8s %8s\n",
+	       "memory", "state", "way", "core", "p50", "p99");
 	pin(0);
 	for (processor = 0; processor < 2 && processor < processors; processor++)
 		for (kind = 0; kind < MEMORY_KIND_COUNT; kind++)
@@ -417,48 +423,34 @@ static void latency_all(struct bench *bench)
 					if (way != WAY_MOVE &&
 					    applies(kind, state, memory_traits[kind].page_size,
 						    way))
-						latency(bench, kind, state, way, processor);
+						latency(placing, kind, state, way, processor);
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "json", no_argument, NULL, 'j' },
-		{ "mib", required_argument, NULL, 'm' },
-		{ "rounds", required_argument, NULL, 'r' },
-		{ 0 },
-	};
-	static struct bench bench = { .bytes = UINT64_C(64) << 20, .rounds = 5 };
+	static struct placing placing = { .bytes = UINT64_C(64) << 20 };
 	struct wh_err err = { 0 };
-	int option;
+	struct bench bench;
 
-	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
-		if (option == 'j')
-			bench.json = true;
-		else if (option == 'm')
-			bench.bytes = strtoull(optarg, NULL, 10) << 20;
-		else if (option == 'r')
-			bench.rounds = (unsigned)strtoul(optarg, NULL, 10);
-		else
-			return 2;
-	}
-	if (!bench.bytes || bench.bytes % STAGE_BYTES || !bench.rounds ||
-	    bench.rounds > ROUNDS_MAX) {
-		fprintf(stderr, "placing: --mib even, --rounds 1 to %d\n", ROUNDS_MAX);
+	bench_begin(&bench, "placing", argc, argv);
+	placing.bench = &bench;
+	placing.rounds = bench_rounds(&bench, 2, 5);
+	if (bench.bytes)
+		placing.bytes = bench.bytes;
+	placing.source = malloc(SOURCE_BYTES);
+	if (!placing.source || placing.rounds > ROUNDS_MAX || placing.bytes < STAGE_BYTES) {
+		fprintf(stderr, "placing: --size 2 or more, --rounds %d at most\n", ROUNDS_MAX);
 		return 2;
 	}
-	bench.source = malloc(SOURCE_BYTES);
-	if (!bench.source)
-		return 1;
-	memset(bench.source, 7, SOURCE_BYTES);
-	if (uffd_open(&bench.uffd, 0, false, &err) < 0 ||
-	    stage_init(&bench.stage, STAGE_BYTES, &err) < 0)
+	memset(placing.source, 7, SOURCE_BYTES);
+	if (uffd_open(&placing.uffd, 0, false, &err) < 0 ||
+	    stage_init(&placing.stage, STAGE_BYTES, &err) < 0)
 		fail(&err, "beginning");
-	measure_all(&bench);
-	print_all(&bench);
-	latency_all(&bench);
-	stage_fini(&bench.stage);
-	uffd_close(&bench.uffd);
-	free(bench.source);
+	measure_all(&placing);
+	print_all(&placing);
+	latency_all(&placing);
+	stage_fini(&placing.stage);
+	uffd_close(&placing.uffd);
+	free(placing.source);
 	return 0;
 }

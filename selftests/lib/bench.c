@@ -2,37 +2,88 @@
 #include "selftests/lib/bench.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+
+static void usage(const char *program)
+{
+	fprintf(stderr,
+		"usage: %s [--quick] [--json FILE] [--only SIDE]... [--link unix|tcp]\n"
+		"  [--load idle|bulk] [--cores any|one] [--memory anon|small|memfd|hugetlb]\n"
+		"  [--phase precopy|postcopy] [--size MiB] [--rounds N]\n",
+		program);
+	exit(2);
+}
 
 void bench_begin(struct bench *bench, const char *program, int argc, char **argv)
 {
+	static const struct option options[] = {
+		{ "quick", no_argument, NULL, 'q' },
+		{ "json", required_argument, NULL, 'j' },
+		{ "only", required_argument, NULL, 'o' },
+		{ "link", required_argument, NULL, 'l' },
+		{ "load", required_argument, NULL, 'd' },
+		{ "cores", required_argument, NULL, 'c' },
+		{ "memory", required_argument, NULL, 'm' },
+		{ "phase", required_argument, NULL, 'p' },
+		{ "size", required_argument, NULL, 's' },
+		{ "rounds", required_argument, NULL, 'r' },
+		{ 0 },
+	};
+	int option;
+
 	*bench = (struct bench){ .program = program };
-	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--quick")) {
+	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+		if (option == 'q')
 			bench->quick = true;
-		} else if (!strcmp(argv[i], "--json") && i + 1 < argc) {
-			bench->json = argv[++i];
-		} else {
-			fprintf(stderr, "usage: %s [--quick] [--json FILE]\n", argv[0]);
-			exit(2);
-		}
+		else if (option == 'j')
+			bench->json = optarg;
+		else if (option == 'o' && bench->onlys < BENCH_ROWS)
+			bench->only[bench->onlys++] = optarg;
+		else if (option == 'l')
+			bench->link = optarg;
+		else if (option == 'd')
+			bench->load = optarg;
+		else if (option == 'c')
+			bench->cores = optarg;
+		else if (option == 'm')
+			bench->memory = optarg;
+		else if (option == 'p')
+			bench->phase = optarg;
+		else if (option == 's')
+			bench->bytes = strtoull(optarg, NULL, 10) << 20;
+		else if (option == 'r')
+			bench->rounds = (unsigned)strtoul(optarg, NULL, 10);
+		else
+			usage(argv[0]);
 	}
+	/* Touchers shuffle a power of two of pages */
+	if (optind < argc || bench->rounds > BENCH_SAMPLES || bench->bytes & (bench->bytes - 1))
+		usage(argv[0]);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	bench_machine(bench);
 }
 
-void bench_warm(size_t bytes)
+unsigned bench_rounds(const struct bench *bench, unsigned quick, unsigned full)
 {
-	uint8_t *memory =
-		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (bench->rounds)
+		return bench->rounds;
+	return bench->quick ? quick : full;
+}
 
-	if (memory == MAP_FAILED)
-		return;
-	for (size_t i = 0; i < bytes; i += 4096)
-		memory[i] = 1;
-	munmap(memory, bytes);
+bool bench_chosen(const char *option, const char *value)
+{
+	return !option || !strcmp(option, value);
+}
+
+bool bench_wants(const struct bench *bench, const char *side)
+{
+	for (unsigned i = 0; i < bench->onlys; i++)
+		if (!strcmp(bench->only[i], side))
+			return true;
+	return !bench->onlys;
 }
 
 void bench_add(struct bench_row *row, double value)
@@ -58,63 +109,164 @@ double bench_quantile(double *values, size_t count, double quantile)
 	return values[at < count ? at : count - 1];
 }
 
+static double row_quantile(const struct bench_row *row, double quantile)
+{
+	double sorted[BENCH_SAMPLES];
+
+	memcpy(sorted, row->sample, row->count * sizeof(*sorted));
+	return bench_quantile(sorted, row->count, quantile);
+}
+
 double bench_median(const struct bench_row *row)
 {
-	double sorted[BENCH_SAMPLES];
+	double low = row_quantile(row, 0.5 - 0.5 / BENCH_SAMPLES);
 
-	memcpy(sorted, row->sample, row->count * sizeof(*sorted));
-	return bench_quantile(sorted, row->count, 0.5);
+	return row->count % 2 ? row_quantile(row, 0.5) : (low + row_quantile(row, 0.5)) / 2;
 }
 
-static void spread(const struct bench_row *row, double *low, double *high)
+static FILE *json_open(const struct bench *bench)
 {
-	double sorted[BENCH_SAMPLES];
+	FILE *file = fopen(bench->json, "ae");
 
-	memcpy(sorted, row->sample, row->count * sizeof(*sorted));
-	*low = bench_quantile(sorted, row->count, 0);
-	*high = sorted[row->count - 1];
+	if (file)
+		return file;
+	fprintf(stderr, "%s: %s\n", bench->json, strerrordesc_np(errno));
+	exit(1);
 }
 
-static void append_json(const struct bench *bench, const char *measure, const struct bench_row *row,
-			double ratio)
+/* With what it stands between; sentences of others may have anything in them */
+static void json_string(FILE *file, const char *name, const char *text)
 {
-	FILE *file = fopen(bench->json, "a");
-	double low, high;
-
-	if (!file) {
-		fprintf(stderr, "%s: %s\n", bench->json, strerrordesc_np(errno));
-		exit(1);
+	fprintf(file, ",\"%s\":\"", name);
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			fputc('\\', file);
+		fputc((unsigned char)*text < ' ' ? ' ' : *text, file);
 	}
-	spread(row, &low, &high);
+	fputc('"', file);
+}
+
+static void json_head(FILE *file, const struct bench *bench, const char *kind,
+		      enum bench_measure measure, const char *variant)
+{
 	fprintf(file,
-		"{\"program\":\"%s\",\"measure\":\"%s\",\"side\":\"%s\",\"unit\":\"%s\",\"median\":%.6g,"
-		"\"low\":%.6g,\"high\":%.6g,\"samples\":%u,\"ratio_to_floor\":%.4g}\n",
-		bench->program, measure, row->side, row->unit, bench_median(row), low, high,
-		row->count, ratio);
+		"{\"kind\":\"%s\",\"program\":\"%s\",\"measure\":\"%s\",\"variant\":\"%s\","
+		"\"unit\":\"%s\"",
+		kind, bench->program, bench_traits[measure].name, variant,
+		bench_traits[measure].unit);
+}
+
+void bench_record(const struct bench *bench, enum bench_measure measure, const char *variant,
+		  const struct bench_row *row, double ratio)
+{
+	FILE *file;
+
+	if (!bench->json)
+		return;
+	file = json_open(bench);
+	json_head(file, bench, "row", measure, variant);
+	fprintf(file, ",\"side\":\"%s\",\"samples\":%u", row->side, row->count);
+	if (!row->count)
+		json_string(file, "why", row->why);
+	else
+		fprintf(file,
+			",\"median\":%.6g,\"low\":%.6g,\"quarter\":%.6g,\"three_quarters\":%.6g,"
+			"\"high\":%.6g,\"of_floor\":%.4g",
+			bench_median(row), row_quantile(row, 0), row_quantile(row, 0.25),
+			row_quantile(row, 0.75), row_quantile(row, 1), ratio);
+	fprintf(file, "}\n");
 	fclose(file);
 }
 
-void bench_print(const struct bench *bench, const char *measure, const struct bench_row *rows,
-		 unsigned count)
+static const struct bench_row *row_named(const struct bench_row *rows, unsigned count,
+					 const char *side)
 {
+	for (unsigned i = 0; i < count; i++)
+		if (!strcmp(rows[i].side, side) && rows[i].count)
+			return &rows[i];
+	return NULL;
+}
+
+/* An aim that cannot be judged is not missed, and not met either */
+static void print_aim(const struct bench *bench, const struct bench_aim *aim, const char *variant,
+		      const struct bench_row *rows, unsigned count)
+{
+	const char *unit = bench_traits[aim->measure].unit;
+	const struct bench_row *row = row_named(rows, count, aim->side);
+	const struct bench_row *of = aim->of ? row_named(rows, count, aim->of) : NULL;
+	double value;
+	FILE *file;
+	bool met;
+
+	if (!row || (aim->of && (!of || bench_median(of) <= 0))) {
+		if (!bench->onlys)
+			printf("  aim: %s at %s %.4g %s%s: not judged, %s was not measured\n",
+			       aim->side, aim->at_least ? "least" : "most", aim->factor,
+			       aim->of ? "of " : "", aim->of ? aim->of : unit,
+			       row ? aim->of : aim->side);
+		return;
+	}
+	value = bench_median(row) / (of ? bench_median(of) : 1);
+	met = aim->at_least ? value >= aim->factor : value <= aim->factor;
+	printf("  aim: %s at %s %.4g %s%s: %.3g, %s\n", aim->side, aim->at_least ? "least" : "most",
+	       aim->factor, aim->of ? "of " : "", aim->of ? aim->of : unit, value,
+	       met ? "ok" : "MISSED");
+	if (!bench->json)
+		return;
+	file = json_open(bench);
+	json_head(file, bench, "aim", aim->measure, variant);
+	fprintf(file,
+		",\"side\":\"%s\",\"at\":\"%s\",\"factor\":%.4g,\"of\":\"%s\",\"value\":%.4g,"
+		"\"met\":%s}\n",
+		aim->side, aim->at_least ? "least" : "most", aim->factor, aim->of ? aim->of : "",
+		value, met ? "true" : "false");
+	fclose(file);
+}
+
+void bench_print(const struct bench *bench, enum bench_measure measure, const char *variant,
+		 const struct bench_row *rows, unsigned count)
+{
+	const char *unit = bench_traits[measure].unit;
 	double floor = rows[0].count ? bench_median(&rows[0]) : 0;
 
-	printf("\n%s\n", measure);
-	printf("  %-26s %12s %25s %10s\n", "", "median", "low .. high", "of floor");
+	printf("\n%s%s%s\n", bench_traits[measure].title, variant[0] ? ", " : "", variant);
+	printf("  %-28s %10s %-9s %23s %10s\n", "", "median", "", "low .. high", "of floor");
 	for (unsigned i = 0; i < count; i++) {
 		const struct bench_row *row = &rows[i];
-		double low, high, median, ratio;
+		double median, ratio = 0;
 
-		if (!row->count) {
-			printf("  %-26s %12s\n", row->side, "not measured");
+		if (!bench_wants(bench, row->side) && !row->count)
 			continue;
+		if (!row->count) {
+			printf("  %-28s not measured: %s\n", row->side,
+			       row->why[0] ? row->why : "see above");
+		} else {
+			median = bench_median(row);
+			ratio = floor > 0 ? median / floor : 0;
+			printf("  %-28s %10.4g %-9s %10.4g .. %-9.4g %9.2fx\n", row->side, median,
+			       unit, row_quantile(row, 0), row_quantile(row, 1), ratio);
 		}
-		median = bench_median(row);
-		ratio = floor > 0 ? median / floor : 0;
-		spread(row, &low, &high);
-		printf("  %-26s %9.4g %-5s %11.4g .. %-9.4g %9.2fx\n", row->side, median, row->unit,
-		       low, high, ratio);
-		if (bench->json)
-			append_json(bench, measure, row, ratio);
+		bench_record(bench, measure, variant, row, ratio);
 	}
+	for (const struct bench_aim *aim = bench_aims; aim->side; aim++)
+		if (aim->measure == measure && (!aim->variant || strstr(variant, aim->variant)))
+			print_aim(bench, aim, variant, rows, count);
+}
+
+void bench_curve(const struct bench *bench, const char *plot, const char *variant, const char *side,
+		 const double (*points)[2], size_t count)
+{
+	FILE *file;
+
+	if (!bench->json || !count)
+		return;
+	file = json_open(bench);
+	fprintf(file,
+		"{\"kind\":\"curve\",\"program\":\"%s\",\"plot\":\"%s\",\"variant\":\"%s\","
+		"\"side\":\"%s\",\"points\":[",
+		bench->program, plot, variant, side);
+	for (size_t i = 0; i < count; i++)
+		fprintf(file, "%s[%.6g,%.6g]", i ? "," : "", points[i][0], points[i][1]);
+	fprintf(file, "]}\n");
+	fclose(file);
 }

@@ -5,42 +5,112 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
+
+#include "selftests/lib/bench_measure.h"
 
 /*
- * Figures, sides beside each other. A measure is a group of rows, one a side; the first
- * side is the floor (the least code that does the same), and every other is shown with
- * its ratio to it. Only ratios within one run mean anything.
+ * Figures, sides beside each other. A table is one measure in one variant (a link, a
+ * kind of memory), a row a side; the first row is the floor (the least code that does
+ * the same), and every other is shown with its ratio to it. What is aimed at stands
+ * beneath (bench_measure.c). Only ratios within one run mean anything.
  */
 #define BENCH_SAMPLES 64
+#define BENCH_ROWS 16
 
+/**
+ * struct bench_row - One side of a table
+ * @side:	Its name, as aims know it
+ * @why:	If there is no sample: why not
+ */
 struct bench_row {
 	const char *side;
-	const char *unit;
-	bool higher_is_better;
+	char why[160];
 	unsigned count;
 	double sample[BENCH_SAMPLES];
 };
 
+/**
+ * struct bench - What was asked for on the command line
+ * @only:	Names of the sides to run; none: all
+ * @link:	"unix" or "tcp", NULL: both. Likewise the others
+ * @bytes:	Size of the RAM, 0: as the program likes
+ * @rounds:	0: as the program likes
+ */
 struct bench {
+	const char *program;
 	bool quick;
 	const char *json; /* file to append one object a row to, or NULL */
-	const char *program;
+	const char *only[BENCH_ROWS];
+	unsigned onlys;
+	const char *link;
+	const char *load;
+	const char *cores;
+	const char *memory;
+	const char *phase;
+	uint64_t bytes;
+	unsigned rounds;
 };
 
-/* --quick, --json FILE; anything else ends the program with a sentence */
+/* Anything that is no option ends the program with a sentence. Prints what machine it is */
 void bench_begin(struct bench *bench, const char *program, int argc, char **argv);
 
-/* Touch and free as much memory as a run will use: the first touch ever is far dearer */
-void bench_warm(size_t bytes);
+/* How many: what was asked for, or one of these */
+unsigned bench_rounds(const struct bench *bench, unsigned quick, unsigned full);
+
+/* Is a side wanted, and is a value of --link and so on? */
+bool bench_wants(const struct bench *bench, const char *side);
+bool bench_chosen(const char *option, const char *value);
 
 void bench_add(struct bench_row *row, double value);
+/* Not for a row without samples */
 double bench_median(const struct bench_row *row);
 
-/* The table of one measure; rows without a sample are said to be missing, with why */
-void bench_print(const struct bench *bench, const char *measure, const struct bench_row *rows,
-		 unsigned count);
+/* The table of one measure, its aims beneath; rows of sides that are not wanted are left out */
+void bench_print(const struct bench *bench, enum bench_measure measure, const char *variant,
+		 const struct bench_row *rows, unsigned count);
 
-/* Latencies: quantile of @count values, which are sorted by it */
+/* A row for the JSON file only, where a program has a table of its own */
+void bench_record(const struct bench *bench, enum bench_measure measure, const char *variant,
+		  const struct bench_row *row, double ratio);
+
+/* A line of a plot, into the JSON file: @count pairs x, y */
+void bench_curve(const struct bench *bench, const char *plot, const char *variant, const char *side,
+		 const double (*points)[2], size_t count);
+
+/* Quantile of @count values, which are sorted by it */
 double bench_quantile(double *values, size_t count, double quantile);
+
+/* ---- bench_machine.c -------------------------------------------------------------- */
+
+/* What the figures depend on: kernel, processors, memory, huge pages, QEMU */
+void bench_machine(const struct bench *bench);
+
+/* This thread on one processor, or on those that it had; for a later fork() too */
+void bench_pin(int cpu);
+void bench_unpin(void);
+
+/* Processor time that a process has used up to now, all its threads; 0 if it is gone */
+uint64_t bench_cpu_ns(pid_t pid);
+
+/* Bytes of a process's memory from /proc/PID/smaps_rollup: "AnonHugePages", "Rss" */
+uint64_t bench_smaps(pid_t pid, const char *name);
+
+/* The same from /proc/PID/status: "VmHWM" */
+uint64_t bench_status(pid_t pid, const char *name);
+
+/* Bytes in the memory of a process, cheaper than that */
+uint64_t bench_resident(pid_t pid);
+
+/* ---- bench_warm.c ----------------------------------------------------------------- */
+
+struct bench_warm;
+
+/* Memory that is warm, bytes of it in small and in huge pages; none if there is not so much */
+struct bench_warm *bench_warm(uint64_t small, uint64_t large);
+/* It is given back from here on, by a thread, as somebody takes memory */
+void bench_warm_follow(struct bench_warm *warm);
+/* The rest at once */
+void bench_warm_end(struct bench_warm *warm);
 
 #endif /* LIB_BENCH_H */

@@ -1,41 +1,34 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Benchmarks: the floor, that is the least code that fetches a missing page from
- * another process: read the fault, send 12 bytes, get 8 + 4096 back, COPY, wake. No
- * checks, no books. Under load a second connection streams pages into the same memory's
- * second half from a thread of its own, in messages of 64 KiB placed by one COPY each.
+ * Benchmarks: the floor, that is the least code that does the same with bare system
+ * calls: no checks, no books, and nothing of the library.
+ *
+ * A page that is waited for: read the fault, send 12 bytes, get 8 and the page back, place
+ * it, wake. All of the RAM: one thread sends it in order, another places it
+ * (bench_floor_place.c). Connections are used as QEMU's wire has it: what is asked for goes
+ * back on the one that the bulk comes by, pages that were asked for have one of their own. So
+ * over TCP neither way carries the acknowledgements of the other. There are two threads at
+ * each end, as there are with the library, and they run where the library's do
+ * (bench_floor_follow.c).
  */
 #include "base/bytes.h"
 #include "base/clock.h"
-#include "selftests/lib/bench_side.h"
-#include "uffd/abi.h"
+#include "selftests/lib/bench_floor.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-#define BULK_MESSAGE 65536u
+/* What is urgent does not stand behind more than this in the sender's kernel */
 #define BULK_BUFFER (256 << 10)
-
-struct floor_end {
-	const struct bench_side *side;
-	uint8_t *memory;
-	int uffd;
-	int urgent;
-	int bulk;
-};
+#define BATCH 32
+#define REQUEST_BYTES 12
 
 /* Two connected stream sockets, as two processes would have them */
 static int pair(bool tcp, int fds[2])
@@ -60,165 +53,223 @@ static int pair(bool tcp, int fds[2])
 	return fds[1] < 0 ? -1 : 0;
 }
 
-static bool get(int fd, void *buf, size_t length)
+static void wait_for(const uint64_t *at)
 {
-	return recv(fd, buf, length, MSG_WAITALL) == (ssize_t)length;
-}
+	const struct timespec nap = { .tv_nsec = 50000 };
 
-static void place(const struct floor_end *end, uint64_t offset, void *from, uint64_t length)
-{
-	struct uffdio_copy copy = {
-		.dst = (uintptr_t)end->memory + offset,
-		.src = (uintptr_t)from,
-		.len = length,
-	};
-	struct uffdio_range range = { .start = copy.dst, .len = length };
-
-	while (ioctl(end->uffd, UFFDIO_COPY, &copy) < 0 && errno == EAGAIN)
-		copy.copy = 0;
-	if (copy.copy != (int64_t)length)
-		ioctl(end->uffd, UFFDIO_WAKE, &range);
+	while (!__atomic_load_n(at, __ATOMIC_ACQUIRE))
+		nanosleep(&nap, NULL);
 }
 
 static void *bulk_in(void *arg)
 {
-	static uint8_t message[BULK_MESSAGE];
-	struct floor_end *end = arg;
-	uint64_t bytes = end->side->load->bytes;
+	struct floor_dest *dest = arg;
+	uint64_t bytes = dest->load->bytes, piece = floor_piece(dest);
 
-	for (uint64_t at = bytes / 2; at < bytes && get(end->bulk, message, sizeof(message));
-	     at += sizeof(message)) {
-		place(end, at, message, sizeof(message));
-		__atomic_fetch_add(&end->side->shared->bulk_bytes, sizeof(message),
-				   __ATOMIC_RELAXED);
+	for (uint64_t at = 0; at < bytes; at += piece) {
+		if (recv(dest->bulk, floor_room(dest, at), piece, MSG_WAITALL) != (ssize_t)piece)
+			return NULL;
+		floor_place(dest, at);
 	}
+	bench_stamp(&dest->shared->done_ns);
 	return NULL;
 }
+
+static uint64_t offset_of(const struct floor_dest *dest, const struct uffd_msg *msg)
+{
+	uint64_t page = bench_page(dest->load->memory);
+
+	return (msg->arg.pagefault.address & ~(page - 1)) - (uintptr_t)dest->memory;
+}
+
+/* As many as there are at once; they are answered in order */
+static void serve_faults(struct floor_dest *dest)
+{
+	uint64_t page = bench_page(dest->load->memory);
+	uint8_t request[BATCH][REQUEST_BYTES] = { 0 }, head[8] = { 0 };
+	struct uffd_msg msg[BATCH];
+	ssize_t n;
+
+	floor_hurry();
+	while ((n = read(dest->uffd, msg, sizeof(msg)) / (ssize_t)sizeof(msg[0])) > 0) {
+		size_t bytes = (size_t)n * REQUEST_BYTES;
+
+		bench_hop(dest->shared, BENCH_HOP_FAULT);
+		for (ssize_t i = 0; i < n; i++)
+			put_be64(request[i], offset_of(dest, &msg[i]));
+		bench_hop(dest->shared, BENCH_HOP_REQUEST);
+		if (send(dest->bulk, request, bytes, MSG_NOSIGNAL) != (ssize_t)bytes)
+			return;
+		floor_follow(dest, msg[0].arg.pagefault.feat.ptid);
+		for (ssize_t i = 0; i < n; i++) {
+			uint64_t offset = offset_of(dest, &msg[i]);
+			struct iovec iov[2] = { { head, 8 },
+						{ floor_page_room(dest, offset), page } };
+			struct msghdr answer = { .msg_iov = iov, .msg_iovlen = 2 };
+
+			if (recvmsg(dest->urgent, &answer, MSG_WAITALL) != (ssize_t)(8 + page))
+				return;
+			bench_hop(dest->shared, BENCH_HOP_ARRIVED);
+			floor_place_page(dest, offset);
+			bench_hop(dest->shared, BENCH_HOP_PLACED);
+		}
+	}
+}
+
+static void dest_main(struct bench_side *side, struct floor_dest *dest)
+{
+	pthread_t thread;
+
+	if (floor_prepare(dest) < 0 || (side->load->postcopy && floor_arm(dest) < 0))
+		_exit(1);
+	if (bench_touch(side, dest->memory) < 0 ||
+	    pthread_create(&thread, NULL, bulk_in, dest) != 0)
+		_exit(1);
+	bench_stamp(&side->shared->ready_ns);
+	if (side->load->postcopy)
+		serve_faults(dest);
+	for (;;)
+		pause();
+}
+
+struct source {
+	const struct bench_load *load;
+	struct bench_shared *shared;
+	uint8_t *memory;
+	int urgent;
+	int bulk;
+};
 
 static void *bulk_out(void *arg)
 {
-	struct floor_end *end = arg;
-	uint64_t bytes = end->side->load->bytes;
+	const struct source *source = arg;
+	uint64_t bytes = source->load->bytes;
 
-	for (uint64_t at = bytes / 2; at < bytes; at += BULK_MESSAGE)
-		if (send(end->bulk, end->memory + at, BULK_MESSAGE, MSG_NOSIGNAL) !=
-		    (ssize_t)BULK_MESSAGE)
+	for (uint64_t at = 0; at < bytes;) {
+		uint64_t rest = bytes - at < FLOOR_HUGE ? bytes - at : FLOOR_HUGE;
+		ssize_t sent = send(source->bulk, source->memory + at, rest, MSG_NOSIGNAL);
+
+		if (sent < 0)
 			break;
+		at += (uint64_t)sent;
+	}
 	return NULL;
 }
 
-static void serve_faults(const struct floor_end *end)
+static void source_main(struct source *source)
 {
-	static uint8_t answer[8 + 4096];
-	uint8_t request[12] = { 0 };
-	struct uffd_msg msg;
+	uint64_t page = bench_page(source->load->memory);
+	uint8_t request[REQUEST_BYTES], head[8] = { 0 };
+	pthread_t thread;
 
-	while (read(end->uffd, &msg, sizeof(msg)) == sizeof(msg)) {
-		uint64_t offset =
-			(msg.arg.pagefault.address & ~UINT64_C(4095)) - (uintptr_t)end->memory;
-
-		put_be64(request, offset);
-		if (send(end->urgent, request, sizeof(request), MSG_NOSIGNAL) < 0 ||
-		    !get(end->urgent, answer, sizeof(answer)))
-			break;
-		place(end, offset, answer + 8, 4096);
-	}
-}
-
-static void serve_requests(const struct floor_end *end)
-{
-	uint8_t request[12], head[8];
-
-	while (get(end->urgent, request, sizeof(request))) {
+	bench_fill(source->memory, source->load->piece ? source->load->piece : source->load->bytes);
+	bench_stamp(&source->shared->ready_ns);
+	wait_for(&source->shared->go);
+	bench_stamp(&source->shared->begin_ns);
+	bench_stamp(&source->shared->postcopy_ns);
+	if (source->load->bulk)
+		pthread_create(&thread, NULL, bulk_out, source);
+	floor_hurry();
+	while (recv(source->bulk, request, sizeof(request), MSG_WAITALL) == sizeof(request)) {
 		uint64_t offset = get_be64(request);
-		struct iovec iov[2] = { { head, 8 }, { end->memory + offset, 4096 } };
+		struct iovec iov[2] = { { head, 8 }, { source->memory + offset, page } };
 		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
 
+		bench_hop(source->shared, BENCH_HOP_TAKEN);
 		put_be64(head, offset);
-		if (sendmsg(end->urgent, &msg, MSG_NOSIGNAL) < 0)
+		bench_hop(source->shared, BENCH_HOP_SERVED);
+		if (sendmsg(source->urgent, &msg, MSG_NOSIGNAL) < 0)
 			break;
 	}
-}
-
-static void dest_main(struct floor_end *end)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range = {
-		.range = { (uintptr_t)end->memory, end->side->load->bytes },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	pthread_t thread;
-
-	/* Blocking reads: the cheapest way to wait for one thing */
-	end->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-	if (end->uffd < 0 || ioctl(end->uffd, UFFDIO_API, &api) < 0 ||
-	    ioctl(end->uffd, UFFDIO_REGISTER, &range) < 0)
-		_exit(1);
-	__atomic_store_n(&end->side->shared->ready_ns, clock_now_ns(), __ATOMIC_RELEASE);
-	if (end->side->load->bulk)
-		pthread_create(&thread, NULL, bulk_in, end);
-	serve_faults(end);
 	for (;;)
 		pause();
 }
 
-static void source_main(struct floor_end *end)
+static int start_dest(struct bench_side *side, int urgent, int bulk)
 {
-	pthread_t thread;
+	struct floor_dest dest = { .load = side->load, .shared = side->shared, .cpu = -1 };
 
-	bench_fill(end->memory, end->side->load->bytes);
-	if (end->side->load->bulk)
-		pthread_create(&thread, NULL, bulk_out, end);
-	serve_requests(end);
-	for (;;)
-		pause();
-}
-
-static pid_t run(struct floor_end *end, void (*body)(struct floor_end *))
-{
-	pid_t pid = fork();
-
-	if (pid)
-		return pid;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	body(end);
-	_exit(1);
-}
-
-int floor_start(struct bench_side *side, const struct bench_load *load)
-{
-	struct floor_end end = { .side = side };
-	int urgent[2], bulk[2], fd;
-
-	*side = (struct bench_side){ .load = load, .shared = bench_share() };
-	end.memory = bench_map(BENCH_ANON, load->bytes, &fd);
-	if (!side->shared || end.memory == MAP_FAILED || pair(load->tcp, urgent) < 0 ||
-	    pair(load->tcp, bulk) < 0)
+	dest.memory = bench_map(side->load, false, &dest.fd);
+	if (dest.memory == MAP_FAILED)
 		return -1;
-	madvise(end.memory, load->bytes, MADV_NOHUGEPAGE);
-	setsockopt(bulk[1], SOL_SOCKET, SO_SNDBUF, &(int){ BULK_BUFFER }, sizeof(int));
-	side->base = (uintptr_t)end.memory;
-	end.urgent = urgent[0];
-	end.bulk = bulk[0];
-	side->dest = run(&end, dest_main);
-	end.urgent = urgent[1];
-	end.bulk = bulk[1];
-	side->source = run(&end, source_main);
+	dest.urgent = urgent;
+	dest.bulk = bulk;
+	side->base = (uintptr_t)dest.memory;
+	side->dest = bench_fork();
+	if (side->dest == 0) {
+		dest_main(side, &dest);
+		_exit(1);
+	}
+	munmap(dest.memory, side->load->bytes);
+	if (dest.fd >= 0)
+		close(dest.fd);
+	return bench_wait(side, &side->shared->ready_ns);
+}
+
+static int start_source(struct bench_side *side, int urgent, int bulk)
+{
+	struct source source = { .load = side->load, .shared = side->shared };
+	int fd;
+
+	source.memory = bench_map(side->load, true, &fd);
+	if (source.memory == MAP_FAILED)
+		return -1;
+	source.urgent = urgent;
+	source.bulk = bulk;
+	side->shared->ready_ns = 0;
+	side->source = bench_fork();
+	if (side->source == 0) {
+		source_main(&source);
+		_exit(1);
+	}
+	munmap(source.memory, side->load->bytes);
+	if (fd >= 0)
+		close(fd);
+	return bench_wait(side, &side->shared->ready_ns);
+}
+
+static int floor_start(struct bench_side *side)
+{
+	int urgent[2], bulk[2], ret;
+
+	if (pair(side->load->tcp, urgent) < 0 || pair(side->load->tcp, bulk) < 0) {
+		snprintf(side->why, sizeof(side->why), "no sockets");
+		return -1;
+	}
+	if (side->load->postcopy)
+		setsockopt(bulk[1], SOL_SOCKET, SO_SNDBUF, &(int){ BULK_BUFFER }, sizeof(int));
+	ret = start_dest(side, urgent[0], bulk[0]);
+	if (ret == 0)
+		ret = start_source(side, urgent[1], bulk[1]);
+	if (ret < 0 && !side->why[0])
+		snprintf(side->why, sizeof(side->why), "no memory");
 	for (int i = 0; i < 2; i++) {
 		close(urgent[i]);
 		close(bulk[i]);
 	}
-	munmap(end.memory, load->bytes);
-	if (bench_wait(side, &side->shared->ready_ns) == 0)
-		return 0;
-	floor_stop(side);
-	return -1;
+	return ret;
 }
 
-void floor_stop(struct bench_side *side)
+static int floor_go(struct bench_side *side)
+{
+	bench_stamp(&side->shared->go);
+	return bench_wait(side, &side->shared->begin_ns);
+}
+
+static int floor_done(struct bench_side *side)
+{
+	return bench_wait(side, &side->shared->done_ns);
+}
+
+static void floor_stop(struct bench_side *side)
 {
 	bench_kill(&side->source);
 	bench_kill(&side->dest);
-	bench_unshare(side->shared);
-	side->shared = NULL;
 }
+
+const struct bench_kind bench_floor = {
+	.start = floor_start,
+	.go = floor_go,
+	.done = floor_done,
+	.stop = floor_stop,
+};

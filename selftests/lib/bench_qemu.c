@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Benchmarks: two QEMUs with made-up RAM and no guest (-machine none), driven by QMP.
- * Contents are written into the source's RAM through its memfd.
+ * Contents are written into the source's RAM from outside. QEMU asks for huge pages for
+ * whatever private memory it has.
  */
 #include "base/clock.h"
+#include "base/err.h"
 #include "selftests/lib/bench_side.h"
 #include "selftests/lib/qemu.h"
 
-#include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,25 +25,60 @@ struct qemu_pair {
 	struct qemu source;
 	struct qemu dest;
 	char uri[128];
-	bool switched;
 };
+
+const char *bench_qemu_10(char *why, size_t size)
+{
+	const char *folder = getenv("BENCH_QEMU_10"), *reason = getenv("BENCH_QEMU_10_WHY");
+
+	if (folder && folder[0])
+		return folder;
+	snprintf(why, size, "%s",
+		 reason && reason[0] ? reason : "BENCH_QEMU_10 is not set (make bench does)");
+	return NULL;
+}
+
+/* Of the version that the load asks for: programs are found by way of PATH */
+static int start_of_version(struct qemu *qemu, const struct bench_load *load,
+			    const char *const argv[], struct wh_err *err)
+{
+	const char *path = getenv("PATH");
+	char *before = strdup(path ? path : "/usr/bin:/bin");
+	char *with = NULL;
+	int ret;
+
+	if (!before || (load->qemu && asprintf(&with, "%s:%s", load->qemu, before) < 0)) {
+		free(before);
+		return err_set(err, -ENOMEM, "no memory for PATH");
+	}
+	if (with)
+		setenv("PATH", with, 1);
+	ret = qemu_start(qemu, argv, err);
+	setenv("PATH", before, 1);
+	free(with);
+	free(before);
+	return ret;
+}
 
 static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest,
 		     struct wh_err *err)
 {
 	const char *caps[4] = { "events", load->postcopy ? "postcopy-ram" : NULL,
 				load->postcopy && load->urgent ? "postcopy-preempt" : NULL, NULL };
+	static const char *const backend[BENCH_MEMORY_COUNT] = {
+		[BENCH_ANON] = "ram",
+		[BENCH_SMALL] = "ram",
+		[BENCH_MEMFD] = "memfd,share=on",
+		[BENCH_HUGETLB] = "memfd,share=on,hugetlb=on,hugetlbsize=2M",
+	};
 	const char *argv[16];
 	char object[160], size[32];
 	unsigned n = 0;
 	int ret;
 
 	snprintf(size, sizeof(size), "%" PRIu64 "M", load->bytes >> 20);
-	snprintf(object, sizeof(object), "%s,id=ram0,size=%s%s",
-		 load->memory == BENCH_ANON ? "memory-backend-ram" : "memory-backend-memfd", size,
-		 load->memory == BENCH_HUGETLB ? ",hugetlb=on,hugetlbsize=2M,share=on" :
-		 load->memory == BENCH_MEMFD   ? ",share=on" :
-						 "");
+	snprintf(object, sizeof(object), "memory-backend-%s,id=ram0,size=%s", backend[load->memory],
+		 size);
 	argv[n++] = "-machine";
 	argv[n++] = "none,memory-backend=ram0";
 	argv[n++] = "-object";
@@ -52,7 +90,7 @@ static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest
 		argv[n++] = "defer";
 	}
 	argv[n] = NULL;
-	ret = qemu_start(qemu, argv, err);
+	ret = start_of_version(qemu, load, argv, err);
 	return ret < 0 ? ret : qemu_capabilities(qemu, caps, err);
 }
 
@@ -99,11 +137,10 @@ out:
 	return ret;
 }
 
-/* As much as -machine none transfers beside RAM is nothing; it is all pages of ram0 */
-static int begin(struct bench_side *side, struct qemu_pair *pair, struct wh_err *err)
+static int prepare(struct bench_side *side, struct qemu_pair *pair, struct wh_err *err)
 {
 	const struct bench_load *load = side->load;
-	uint64_t base;
+	uint64_t base, rate = load->postcopy ? SLOW : UINT64_C(1) << 40;
 	int ret;
 
 	ret = start_one(&pair->source, load, false, err);
@@ -111,71 +148,102 @@ static int begin(struct bench_side *side, struct qemu_pair *pair, struct wh_err 
 		ret = start_one(&pair->dest, load, true, err);
 	if (ret < 0)
 		return ret;
-	base = find_ram(pair->source.child.pid, load->bytes);
-	side->base = find_ram(pair->dest.child.pid, load->bytes);
-	if (!base || !side->base || fill(pair->source.child.pid, base, load->bytes) < 0) {
-		snprintf(err->text, sizeof(err->text), "RAM not found in /proc/PID/maps");
-		return -1;
-	}
-	ret = qemu_parameter(&pair->source, "max-bandwidth",
-			     load->postcopy ? SLOW : UINT64_C(1) << 40, err);
+	side->source = pair->source.child.pid;
+	side->dest = pair->dest.child.pid;
+	base = find_ram(side->source, load->bytes);
+	side->base = find_ram(side->dest, load->bytes);
+	if (!base || !side->base || fill(side->source, base, load->bytes) < 0)
+		return err_set(err, -ENXIO, "RAM not found in /proc/PID/maps");
+	ret = qemu_parameter(&pair->source, "max-bandwidth", rate, err);
 	if (ret == 0)
-		ret = qemu_parameter(&pair->source, "max-postcopy-bandwidth", 0, err);
-	if (ret == 0)
-		ret = qemu_migrate_incoming(&pair->dest, pair->uri, err);
-	side->shared->begin_ns = clock_now_ns();
-	if (ret == 0)
-		ret = qemu_migrate(&pair->source, pair->uri, err);
-	if (ret < 0 || !load->postcopy)
-		return ret;
-	ret = qemu_wait_status(&pair->source, "active", 20000, err);
-	if (ret == 0)
-		ret = qemu_command(&pair->source, NULL, err, "migrate-start-postcopy", NULL);
-	side->shared->postcopy_ns = clock_now_ns();
-	/* A huge page that is half sent goes on at this rate, not at postcopy's. */
-	if (ret == 0)
-		ret = qemu_parameter(&pair->source, "max-bandwidth", UINT64_C(1) << 40, err);
-	if (ret == 0)
-		ret = qemu_wait_status(&pair->dest, "postcopy-active", 20000, err);
-	return ret;
+		ret = qemu_parameter(&pair->source, "max-postcopy-bandwidth", load->bulk ? 0 : SLOW,
+				     err);
+	return ret < 0 ? ret : qemu_migrate_incoming(&pair->dest, pair->uri, err);
 }
 
-int qemu_pair_start(struct bench_side *side, const struct bench_load *load)
+static int say(struct bench_side *side, const struct wh_err *err)
+{
+	snprintf(side->why, sizeof(side->why), "%.150s", err->text);
+	return -1;
+}
+
+static int qemu_pair_start(struct bench_side *side)
 {
 	static unsigned port = 21000;
 	struct qemu_pair *pair = calloc(1, sizeof(*pair));
 	struct wh_err err = { 0 };
 
-	*side = (struct bench_side){ .load = load, .shared = bench_share(), .own = pair };
-	if (!pair || !side->shared)
+	side->own = pair;
+	if (!pair)
 		return -1;
-	if (load->tcp)
+	if (side->load->tcp)
 		snprintf(pair->uri, sizeof(pair->uri), "tcp:127.0.0.1:%u", port++);
 	else
 		snprintf(pair->uri, sizeof(pair->uri), "unix:/tmp/wherry-bench-qemu-%d", getpid());
-	if (begin(side, pair, &err) == 0) {
-		side->dest = pair->dest.child.pid;
-		return 0;
-	}
-	fprintf(stderr, "bench: QEMU: %s\n", err.text);
-	qemu_pair_stop(side);
-	return -1;
+	return prepare(side, pair, &err) < 0 ? say(side, &err) : 0;
 }
 
-int qemu_pair_poll(struct bench_side *side)
+static int switch_over(struct bench_side *side, struct qemu_pair *pair, struct wh_err *err)
+{
+	int ret = qemu_wait_status(&pair->source, "active", 20000, err);
+
+	if (ret == 0)
+		ret = qemu_command(&pair->source, NULL, err, "migrate-start-postcopy", NULL);
+	side->shared->postcopy_ns = clock_now_ns();
+	/* A huge page that is half sent goes on at this rate, not at postcopy's */
+	if (ret == 0 && side->load->bulk)
+		ret = qemu_parameter(&pair->source, "max-bandwidth", UINT64_C(1) << 40, err);
+	return ret < 0 ? ret : qemu_wait_status(&pair->dest, "postcopy-active", 20000, err);
+}
+
+static int qemu_pair_go(struct bench_side *side)
+{
+	struct qemu_pair *pair = side->own;
+	struct wh_err err = { 0 };
+	int ret;
+
+	side->shared->begin_ns = clock_now_ns();
+	ret = qemu_migrate(&pair->source, pair->uri, &err);
+	if (ret == 0 && side->load->postcopy)
+		ret = switch_over(side, pair, &err);
+	return ret < 0 ? say(side, &err) : 0;
+}
+
+/* By its events: asked again and again it would have less time for the pages */
+static int wait_completed(struct qemu *qemu, struct wh_err *err)
+{
+	for (;;) {
+		struct json_object *data = NULL, *part;
+		const char *status = "";
+		bool completed, failed;
+		int ret = qemu_wait_event(qemu, "MIGRATION", &data, 120000, err);
+
+		if (ret < 0)
+			return ret;
+		if (json_object_object_get_ex(data, "status", &part))
+			status = json_object_get_string(part);
+		completed = !strcmp(status, "completed");
+		failed = !strcmp(status, "failed");
+		json_object_put(data);
+		if (completed)
+			return 0;
+		if (failed)
+			return err_set(err, -EREMOTEIO, "QEMU's migration failed");
+	}
+}
+
+static int qemu_pair_done(struct bench_side *side)
 {
 	struct qemu_pair *pair = side->own;
 	struct wh_err err = { 0 };
 
-	if (qemu_wait_status(&pair->source, "completed", 60000, &err) < 0) {
-		fprintf(stderr, "bench: QEMU: %s\n", err.text);
-		return -1;
-	}
+	if (wait_completed(&pair->dest, &err) < 0)
+		return say(side, &err);
 	side->shared->done_ns = clock_now_ns();
 	return 0;
 }
 
-void qemu_pair_stop(struct bench_side *side)
+static void qemu_pair_stop(struct bench_side *side)
 {
 	struct qemu_pair *pair = side->own;
 
@@ -186,8 +254,14 @@ void qemu_pair_stop(struct bench_side *side)
 			unlink(pair->uri + 5);
 	}
 	free(pair);
-	bench_unshare(side->shared);
-	side->shared = NULL;
 	side->own = NULL;
+	side->source = 0;
 	side->dest = 0;
 }
+
+const struct bench_kind bench_qemu = {
+	.start = qemu_pair_start,
+	.go = qemu_pair_go,
+	.done = qemu_pair_done,
+	.stop = qemu_pair_stop,
+};

@@ -7,22 +7,40 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/clock.h"
+
 enum bench_memory {
-	BENCH_ANON,
+	BENCH_ANON,  /* private anonymous, MADV_HUGEPAGE */
+	BENCH_SMALL, /* private anonymous, no advice */
 	BENCH_MEMFD,
 	BENCH_HUGETLB,
 	BENCH_MEMORY_COUNT
 };
 
+/* For the command line, and for titles */
+const char *bench_memory_key(enum bench_memory memory);
 const char *bench_memory_name(enum bench_memory memory);
+
+#define BENCH_CPU_FOLLOW (-1)
+#define BENCH_CPU_ANY (-2)
 
 /**
  * struct bench_load - What is to be moved, and how
  * @tcp:	Over loopback TCP, else over a unix socket
  * @postcopy:	Switch at once, so that next to all pages are missing
- * @bulk:	Background pages stream as fast as they can; else next to none come
+ * @bulk:	Background pages stream as fast as they can; else none come
  * @urgent:	With an urgent channel (QEMU: postcopy-preempt)
  * @spin_ns:	Ours: the fault thread polls so long before it sleeps
+ * @fault_cpu:	Processor of the fault thread, or BENCH_CPU_FOLLOW: where who faults is, or
+ *		BENCH_CPU_ANY; not with QEMU
+ * @cpu:	Processor of all threads of both ends, or BENCH_CPU_ANY
+ * @bytes:	RAM, a power of two
+ * @piece:	The source's RAM is a memfd of so many bytes, mapped again and again; 0: it
+ *		is what it seems
+ * @touchers:	Threads of the destination that touch all pages from the switch on, at
+ *		random; not with QEMU
+ * @touches:	Or only so many of them, 0: all
+ * @qemu:	Folder of the QEMU to run, NULL: that of PATH
  */
 struct bench_load {
 	bool tcp;
@@ -30,62 +48,154 @@ struct bench_load {
 	bool bulk;
 	bool urgent;
 	uint64_t spin_ns;
+	int fault_cpu;
+	int cpu;
 	enum bench_memory memory;
 	uint64_t bytes;
+	uint64_t piece;
+	unsigned touchers;
+	uint64_t touches;
+	const char *qemu;
 };
 
+/* As the library's own defaults, a private anonymous GiB */
+extern const struct bench_load bench_load_default;
+
+/* Moments on the way of one page, from the touch on */
+enum bench_hop {
+	BENCH_HOP_FAULT,   /* destination: its message is read */
+	BENCH_HOP_REQUEST, /* the request is about to be sent */
+	BENCH_HOP_TAKEN,   /* source: it is read */
+	BENCH_HOP_SERVED,  /* the page is about to be sent */
+	BENCH_HOP_ARRIVED, /* destination: it is there */
+	BENCH_HOP_PLACED,  /* in memory */
+	BENCH_HOP_COUNT
+};
+
+/* What went to a touch that waited (longer than TOUCH_WAITED_NS) */
+#define TOUCH_WAITED_NS 2000
+
+/* What the processes tell. Times on CLOCK_MONOTONIC, 0: not yet */
+struct bench_shared {
+	char uri[320];
+	uint64_t ready_ns;    /* both ends: memory is there, contents too */
+	uint64_t go;	      /* the source may begin */
+	uint64_t begin_ns;    /* the first byte */
+	uint64_t postcopy_ns; /* pages are missing and faults are served */
+	uint64_t done_ns;
+	uint64_t ended; /* and nothing more will be said */
+	uint64_t own_bytes;
+	uint64_t source_p50_ns; /* ours: request to page handed over */
+	uint64_t source_p99_ns;
+	uint64_t touched_ns; /* the last toucher has ended */
+	uint64_t touches_waited;
+	uint64_t touch_p50_ns;
+	uint64_t touch_p99_ns;
+	bool hops; /* are asked for */
+	uint64_t hop_ns[BENCH_HOP_COUNT];
+	bool failed;
+	char why[320];
+};
+
+static inline void bench_hop(struct bench_shared *shared, enum bench_hop hop)
+{
+	if (__builtin_expect(shared->hops, 0))
+		shared->hop_ns[hop] = clock_now_ns();
+}
+
 /**
- * struct bench_side - A migration under way between two processes
+ * struct bench_side - A migration between two processes
  * @dest:	Process whose memory has missing pages; @base in it
  * @shared:	What the processes tell
+ * @cpu_ns:	Processor time of both at bench_go(), dest first
+ * @resident:	Of dest, at bench_go()
+ * @warm:	See bench_warm.c
  *
  * Contents are zero nowhere.
  */
 struct bench_side {
+	const struct bench_kind *kind;
 	const struct bench_load *load;
 	pid_t dest;
 	pid_t source;
 	uint64_t base;
 	struct bench_shared *shared;
+	uint64_t cpu_ns[2];
+	uint64_t resident;
 	void *own;
+	struct bench_warm *warm;
+	char why[160];
 };
 
-/* Times on CLOCK_MONOTONIC, 0: not yet */
-struct bench_shared {
-	char uri[320];
-	uint64_t ready_ns;
-	uint64_t begin_ns;
-	uint64_t postcopy_ns;
-	uint64_t done_ns;
-	uint64_t bulk_bytes;
-	uint64_t own_bytes;
-	bool failed;
-	char why[320];
+/**
+ * struct bench_kind - Who does it
+ * @start:	Processes, memory, contents; 0 or -1 with @why
+ * @go:		Let it begin; 0 or -1
+ * @done:	Until all pages are there; 0 or -1
+ * @stop:	End it in any state
+ */
+struct bench_kind {
+	int (*start)(struct bench_side *side);
+	int (*go)(struct bench_side *side);
+	int (*done)(struct bench_side *side);
+	void (*stop)(struct bench_side *side);
 };
+
+extern const struct bench_kind bench_floor;
+extern const struct bench_kind bench_wherry;
+extern const struct bench_kind bench_qemu;
 
 /*
- * The floor's, ours, and two QEMUs'. start() returns when pages are missing and faults
- * are served (postcopy), or when it has begun (precopy); 0, or -1 with a line on
- * stderr. stop() ends it in any state.
+ * Until bench_stop() the caller is pinned like both ends. 0; or -1 with side->why, and
+ * it is stopped
  */
-int floor_start(struct bench_side *side, const struct bench_load *load);
-void floor_stop(struct bench_side *side);
-int wherry_start(struct bench_side *side, const struct bench_load *load);
-void wherry_stop(struct bench_side *side);
-int qemu_pair_start(struct bench_side *side, const struct bench_load *load);
-void qemu_pair_stop(struct bench_side *side);
-/* Fills in shared->done_ns when the pair has ended; QEMU has to be asked. */
-int qemu_pair_poll(struct bench_side *side);
+int bench_start(struct bench_side *side, const struct bench_kind *kind,
+		const struct bench_load *load);
+/*
+ * Returns when pages are missing and faults are served (postcopy), or when it has begun.
+ * The destination's memory is warm
+ */
+int bench_go(struct bench_side *side);
+/* Until the last page is there */
+int bench_done(struct bench_side *side);
+void bench_stop(struct bench_side *side);
+
+/* GB/s from the first byte (precopy) or the switch (postcopy) to the end */
+double bench_rate(const struct bench_side *side);
+/* Processor time since bench_go(), both ends */
+double bench_cpu_s(const struct bench_side *side);
+
+/* ---- For those who do it ---------------------------------------------------------- */
 
 struct bench_shared *bench_share(void);
-void bench_unshare(struct bench_shared *shared);
+void bench_stamp(uint64_t *at);
 /* Until *at is not 0. Return: 0, -1 after a minute or if it failed */
 int bench_wait(struct bench_side *side, const uint64_t *at);
 void bench_kill(pid_t *pid);
+/* fork(); the child ends with its parent */
+pid_t bench_fork(void);
 
-/* Memory of the kind, with a descriptor or -1; MAP_FAILED */
-void *bench_map(enum bench_memory memory, uint64_t bytes, int *fd);
+/* Memory of the load's kind, aligned to 2 MiB, with a descriptor or -1; MAP_FAILED */
+void *bench_map(const struct bench_load *load, bool source, int *fd);
 void bench_fill(void *memory, uint64_t bytes);
 uint64_t bench_page(enum bench_memory memory);
+
+/* ---- bench_qemu.c ----------------------------------------------------------------- */
+
+/* Folder of QEMU 10.0, which make bench looks for; NULL and why not */
+const char *bench_qemu_10(char *why, size_t size);
+
+/* ---- bench_touch.c ---------------------------------------------------------------- */
+
+/* In the destination: touchers, if the load has any; they begin at shared->postcopy_ns */
+int bench_touch(const struct bench_side *side, const void *memory);
+
+/* ---- bench_touch_remotely.c ------------------------------------------------------- */
+
+/*
+ * By process_vm_readv(), pages that are still missing, with a pause after each; until none
+ * is found. Return: how many, and what each took
+ */
+size_t bench_touch_remotely(const struct bench_side *side, double *us, size_t most, unsigned seed);
 
 #endif /* LIB_BENCH_SIDE_H */

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the processor does with bytes: looking for zero pages, walking bitmaps, digests, XBZRLE.
+ * Each beside a plain read of the same memory, or a copy where bytes are written.
+ */
+#include "base/bits.h"
+#include "base/clock.h"
+#include "base/zero.h"
+#include "recover/received.h"
+#include "selftests/lib/bench.h"
+#include "selftests/lib/bench_side.h"
+#include "wire/xbzrle.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <xxhash.h>
+
+#define MIB (UINT64_C(1) << 20)
+#define GUEST_PAGES (UINT64_C(16) * 1024 * MIB / 4096)
+#define MAP_BYTES (GUEST_PAGES / 8)
+#define MAP_TURNS 64u
+#define DIGEST_STEP MIB /* as wherry receive does it */
+#define ROUNDS 9u
+
+/* So that the compiler cannot leave out what nobody looks at */
+static volatile uint64_t sink;
+
+typedef uint64_t lanes __attribute__((vector_size(32)));
+
+#if defined(__x86_64__)
+__attribute__((target_clones("avx2", "default")))
+#endif
+static uint64_t
+plain_read(const void *memory, uint64_t bytes)
+{
+	const lanes *at = memory;
+	lanes a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };
+
+	for (uint64_t i = 0; i < bytes / sizeof(*at); i += 4) {
+		a |= at[i];
+		b |= at[i + 1];
+		c |= at[i + 2];
+		d |= at[i + 3];
+	}
+	a |= b | c | d;
+	return a[0] | a[1] | a[2] | a[3];
+}
+
+/* More than caches hold: what memory itself gives */
+#define FAR_BYTES (128 * MIB)
+static const uint8_t *far;
+
+static uint64_t read_zero_pages(const void *memory, uint64_t bytes)
+{
+	const uint8_t *at = memory;
+	uint64_t zeros = 0;
+
+	for (uint64_t i = 0; i < bytes; i += 4096)
+		zeros += zero_page(at + i, 4096);
+	return zeros;
+}
+
+static uint64_t walk_set(const void *memory, uint64_t bytes)
+{
+	uint64_t count = 0, bits = bytes * 8;
+
+	for (uint64_t i = bits_next_set(memory, 0, bits); i < bits;
+	     i = bits_next_set(memory, i + 1, bits))
+		count++;
+	return count;
+}
+
+static uint64_t walk_clear(const void *memory, uint64_t bytes)
+{
+	uint64_t count = 0, bits = bytes * 8;
+
+	for (uint64_t i = bits_next_clear(memory, 0, bits); i < bits;
+	     i = bits_next_clear(memory, i + 1, bits))
+		count++;
+	return count;
+}
+
+static uint64_t *inverted;
+
+static uint64_t invert(const void *memory, uint64_t bytes)
+{
+	received_invert(inverted, memory, bytes * 8, 1);
+	return inverted[0];
+}
+
+/* A plain read and a write of what it read: what any inversion does at the least */
+static uint64_t copy(const void *memory, uint64_t bytes)
+{
+	memcpy(inverted, memory, bytes);
+	return inverted[0];
+}
+
+typedef uint64_t (*work_on)(const void *memory, uint64_t bytes);
+
+static double rate(work_on work, const void *memory, uint64_t bytes, unsigned turns)
+{
+	uint64_t begin = clock_now_ns();
+
+	for (unsigned i = 0; i < turns; i++)
+		sink += work(memory, bytes);
+	return (double)(bytes * turns) / (double)(clock_now_ns() - begin);
+}
+
+static void compare(const struct bench *bench, const char *variant, work_on floor, work_on ours,
+		    const char *name, const void *memory, uint64_t bytes, unsigned turns)
+{
+	struct bench_row rows[3] = { { .side = "floor" },
+				     { .side = name },
+				     { .side = "read, of no cache" } };
+
+	if (!bench_wants(bench, name))
+		return;
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		bench_add(&rows[0], rate(floor, memory, bytes, turns));
+		bench_add(&rows[1], rate(ours, memory, bytes, turns));
+		bench_add(&rows[2], rate(plain_read, far, FAR_BYTES, 1));
+	}
+	bench_print(bench, BENCH_READ_RATE, variant, rows, 3);
+}
+
+/* Every n-th bit, 0: none */
+static void set_every(uint64_t *map, unsigned n)
+{
+	memset(map, 0, MAP_BYTES);
+	for (uint64_t i = 0; n && i < GUEST_PAGES; i += n)
+		bits_set(map, i);
+}
+
+static void bitmaps(const struct bench *bench)
+{
+	uint64_t *map = aligned_alloc(4096, MAP_BYTES);
+
+	inverted = aligned_alloc(4096, MAP_BYTES);
+	if (!map || !inverted) {
+		fprintf(stderr, "walk: no memory\n");
+		exit(1);
+	}
+	memset(inverted, 1, MAP_BYTES);
+	set_every(map, 0);
+	compare(bench, "bitmap of 16 GiB, nothing set", plain_read, walk_set, "bits_next_set()",
+		map, MAP_BYTES, MAP_TURNS);
+	set_every(map, 100);
+	compare(bench, "bitmap of 16 GiB, 1 % set", plain_read, walk_set, "bits_next_set()", map,
+		MAP_BYTES, MAP_TURNS / 8);
+	compare(bench, "bitmap of 16 GiB, inversion", copy, invert, "inversion", map, MAP_BYTES,
+		MAP_TURNS);
+	set_every(map, 2);
+	compare(bench, "bitmap of 16 GiB, half of it set", plain_read, walk_set, "bits_next_set()",
+		map, MAP_BYTES, MAP_TURNS / 16);
+	set_every(map, 1);
+	compare(bench, "bitmap of 16 GiB, all set", plain_read, walk_clear, "bits_next_clear()",
+		map, MAP_BYTES, MAP_TURNS);
+	free(map);
+	free(inverted);
+}
+
+static uint64_t xxh3(const void *memory, uint64_t bytes)
+{
+	const uint8_t *at = memory;
+	XXH3_state_t *hash = XXH3_createState();
+	uint64_t low;
+
+	if (!hash)
+		return 0;
+	XXH3_128bits_reset(hash);
+	for (uint64_t i = 0; i < bytes; i += DIGEST_STEP)
+		XXH3_128bits_update(hash, at + i, DIGEST_STEP);
+	low = XXH3_128bits_digest(hash).low64;
+	XXH3_freeState(hash);
+	return low;
+}
+
+/* A delta, and pages that it is for; what it would be without deltas: pages, copied */
+static struct {
+	uint8_t *pages;
+	uint8_t delta[4096];
+	size_t length;
+} xbzrle;
+
+static uint64_t apply_deltas(const void *memory, uint64_t bytes)
+{
+	uint64_t failed = 0;
+
+	(void)memory;
+	for (uint64_t i = 0; i < bytes; i += 4096)
+		failed += xbzrle_get(xbzrle.pages + i, xbzrle.delta, xbzrle.length, NULL) < 0;
+	return failed;
+}
+
+static uint64_t copy_pages(const void *memory, uint64_t bytes)
+{
+	const uint8_t *at = memory;
+
+	for (uint64_t i = 0; i < bytes; i += 4096)
+		memcpy(xbzrle.pages + i, at + i, 4096);
+	return xbzrle.pages[0];
+}
+
+static void deltas(const struct bench *bench, uint8_t *memory, uint64_t bytes)
+{
+	static uint8_t before[4096], after[4096];
+	int length;
+
+	for (unsigned i = 0; i < 4096; i += 64)
+		memset(after + i, 1, 8);
+	length = xbzrle_put(xbzrle.delta, sizeof(xbzrle.delta), before, after);
+	if (length <= 0) {
+		fprintf(stderr, "walk: no delta\n");
+		exit(1);
+	}
+	xbzrle.length = (size_t)length;
+	xbzrle.pages = memory + bytes / 2;
+	compare(bench, "XBZRLE, 8 bytes of 64 changed", copy_pages, apply_deltas, "xbzrle_get()",
+		memory, bytes / 2, 1);
+}
+
+/* Seconds that a GiB takes to come in, which a digest of it adds to */
+static void digest(const struct bench *bench, const uint8_t *memory, uint64_t bytes)
+{
+	struct bench_row rows[3] = { { .side = "plain read" },
+				     { .side = "XXH3" },
+				     { .side = "wherry, precopy" } };
+	struct bench_load load = bench_load_default;
+
+	if (!bench_wants(bench, "XXH3"))
+		return;
+	load.postcopy = false;
+	load.bytes = bytes;
+	for (unsigned round = 0; round < bench_rounds(bench, 3, 7); round++) {
+		struct bench_side side;
+
+		bench_add(&rows[0], (double)(1 << 30) / 1e9 / rate(plain_read, memory, bytes, 1));
+		bench_add(&rows[1], (double)(1 << 30) / 1e9 / rate(xxh3, memory, bytes, 1));
+		if (bench_start(&side, &bench_wherry, &load) == 0) {
+			if (bench_go(&side) == 0 && bench_done(&side) == 0)
+				bench_add(&rows[2], (double)(1 << 30) / 1e9 / bench_rate(&side));
+			bench_stop(&side);
+		}
+		snprintf(rows[2].why, sizeof(rows[2].why), "%s", side.why);
+	}
+	bench_print(bench, BENCH_DIGEST_COST, "unix", rows, 3);
+}
+
+int main(int argc, char **argv)
+{
+	struct bench bench;
+	uint8_t *memory;
+	uint64_t bytes;
+
+	bench_begin(&bench, "walk", argc, argv);
+	bytes = bench.bytes ? bench.bytes : bench.quick ? 256 * MIB : 1024 * MIB;
+	memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED || bytes < 2 * FAR_BYTES) {
+		fprintf(stderr, "walk: no memory, or less than 256 MiB asked for\n");
+		return 1;
+	}
+	/* Pages of its own, not the one page of zeros that the kernel has */
+	memset(memory, 1, bytes);
+	memset(memory, 0, bytes);
+	far = memory;
+	compare(&bench, "pages of zeros", plain_read, read_zero_pages, "zero_page()", memory, bytes,
+		1);
+	bitmaps(&bench);
+	bench_fill(memory, bytes);
+	compare(&bench, "digest", plain_read, xxh3, "XXH3", memory, bytes, 1);
+	deltas(&bench, memory, bytes);
+	digest(&bench, memory, bytes);
+	return 0;
+}

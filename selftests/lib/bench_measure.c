@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Benchmarks: what is measured, and what is aimed at.
+ */
+#include "selftests/lib/bench_measure.h"
+
+#include <assert.h>
+#include <stddef.h>
+
+const struct bench_traits bench_traits[] = {
+	[BENCH_FAULT_IDLE_P50] = { "fault-idle-p50", "remote fault, nothing else under way, p50",
+				   "us" },
+	[BENCH_FAULT_IDLE_P99] = { "fault-idle-p99", "remote fault, nothing else under way, p99",
+				   "us" },
+	[BENCH_FAULT_BULK_P50] = { "fault-bulk-p50", "remote fault, bulk saturated, p50", "us" },
+	[BENCH_FAULT_BULK_P99] = { "fault-bulk-p99", "remote fault, bulk saturated, p99", "us" },
+	[BENCH_FAULT_BULK_RATE] = { "fault-bulk-rate", "bulk, alone and while pages fault",
+				    "GB/s" },
+	[BENCH_SERVICE_P50] = { "service-p50", "request to page handed over at the source, p50",
+				"us" },
+	[BENCH_SERVICE_P99] = { "service-p99", "request to page handed over at the source, p99",
+				"us" },
+	[BENCH_HANDLER_P50] = { "handler-p50", "remote fault by place of the handler, p50", "us" },
+	[BENCH_HANDLER_P99] = { "handler-p99", "remote fault by place of the handler, p99", "us" },
+	[BENCH_HANDLER_CPU] = { "handler-cpu", "processor time of the destination, a fault", "us" },
+	[BENCH_PRECOPY_RATE] = { "precopy-rate", "all of the RAM by precopy", "GB/s" },
+	[BENCH_PRECOPY_CPU] = { "precopy-cpu", "processor time by precopy, both ends", "s/GiB" },
+	[BENCH_POSTCOPY_RATE] = { "postcopy-rate", "all of the RAM by postcopy", "GB/s" },
+	[BENCH_POSTCOPY_CPU] = { "postcopy-cpu", "processor time by postcopy, both ends", "s/GiB" },
+	[BENCH_HUGE_PAGES] = { "huge-pages", "RAM in huge pages at the end", "MiB" },
+	[BENCH_OWN_MEMORY] = { "own-memory", "own memory of the destination", "MiB" },
+	[BENCH_READ_RATE] = { "read-rate", "going through memory", "GB/s" },
+	[BENCH_DIGEST_COST] = { "digest-cost", "one GiB through XXH3 and over a stream", "s/GiB" },
+	[BENCH_TOUCH_TIME] = { "touch-time", "all pages touched at random while they stream", "s" },
+	[BENCH_TOUCH_RATE] = { "touch-rate", "bulk while pages are touched at random", "GB/s" },
+	[BENCH_TOUCH_SPEED] = { "touch-speed", "pages touched at random, streaming and idle",
+				"1000/s" },
+	[BENCH_TOUCH_P50] = { "touch-p50", "touch that waited, while pages stream, p50", "us" },
+	[BENCH_TOUCH_P99] = { "touch-p99", "touch that waited, while pages stream, p99", "us" },
+	[BENCH_SIZE_PRECOPY] = { "size-precopy", "cost of a page by precopy", "ns" },
+	[BENCH_SIZE_POSTCOPY] = { "size-postcopy", "cost of a page by postcopy", "ns" },
+	[BENCH_FAULTERS] = { "faulters", "remote faults of many threads", "1000/s" },
+	[BENCH_DIRTY_SYNC] = { "dirty-sync", "reading the log of writes", "ms" },
+	[BENCH_DIRTY_CPU] = { "dirty-cpu", "processor time of reading the log of writes", "ms" },
+	[BENCH_PLACING] = { "placing", "from a buffer into guest memory", "GB/s" },
+	[BENCH_DROPPING] = { "dropping", "dropping what was received, to have it again", "GB/s" },
+	[BENCH_PLACING_P50] = { "placing-p50", "fault answered in the same process, p50", "us" },
+	[BENCH_PLACING_P99] = { "placing-p99", "fault answered in the same process, p99", "us" },
+	[BENCH_HOP] = { "hop", "a hop of the way of a page", "us" },
+};
+
+static_assert(sizeof(bench_traits) / sizeof(bench_traits[0]) == BENCH_MEASURE_COUNT,
+	      "one line a measure");
+
+/* clang-format off */
+const struct bench_aim bench_aims[] = {
+	/* A page that a guest waits for */
+	{ BENCH_FAULT_IDLE_P50, "wherry", "floor", NULL, false, 1.15 },
+	{ BENCH_FAULT_IDLE_P99, "wherry", "floor", NULL, false, 1.3 },
+	{ BENCH_FAULT_BULK_P99, "wherry", "wherry, idle", NULL, false, 2 },
+	{ BENCH_FAULT_BULK_P50, "wherry", "QEMU 7.2, preempt", NULL, false, 0.25 },
+	{ BENCH_FAULT_BULK_P99, "wherry", "QEMU 7.2, preempt", NULL, false, 0.25 },
+	{ BENCH_FAULT_BULK_RATE, "wherry", "wherry, alone", NULL, true, 0.8 },
+	{ BENCH_SERVICE_P50, "wherry", "wherry, idle", NULL, false, 1.3 },
+	{ BENCH_SERVICE_P99, "wherry", "wherry, idle", NULL, false, 1.3 },
+
+	/* All of the RAM */
+	{ BENCH_PRECOPY_RATE, "wherry", "floor", NULL, true, 0.8 },
+	{ BENCH_PRECOPY_RATE, "wherry", "QEMU 7.2", NULL, true, 1.3 },
+	{ BENCH_PRECOPY_CPU, "wherry", "QEMU 7.2", NULL, false, 1 },
+	{ BENCH_POSTCOPY_RATE, "wherry", "floor", NULL, true, 0.8 },
+	{ BENCH_POSTCOPY_RATE, "wherry", "QEMU 7.2", NULL, true, 2.5 },
+	{ BENCH_POSTCOPY_CPU, "wherry", "QEMU 7.2", NULL, false, 1 },
+	{ BENCH_OWN_MEMORY, "wherry", "16 MiB + 3 bits a page", NULL, false, 1 },
+
+	/* A guest that touches everything at once */
+	{ BENCH_TOUCH_TIME, "wherry", NULL, "1 GiB", false, 1.5 },
+	{ BENCH_TOUCH_SPEED, "wherry", "wherry, idle", "8 touchers", true, 0.7 },
+
+	/* What the processor does with bytes */
+	{ BENCH_READ_RATE, "zero_page()", "floor", "zeros", true, 0.9 },
+	{ BENCH_READ_RATE, "bits_next_set()", "floor", "nothing set", true, 0.9 },
+	{ BENCH_READ_RATE, "bits_next_clear()", "floor", "all set", true, 0.9 },
+	{ BENCH_READ_RATE, "inversion", "floor", "inversion", true, 0.9 },
+	{ BENCH_READ_RATE, "xbzrle_get()", "floor", "XBZRLE", true, 0.9 },
+	{ BENCH_READ_RATE, "XXH3", "floor", "digest", true, 0.9 },
+	{ BENCH_DIGEST_COST, "XXH3", "wherry, precopy", NULL, false, 0.1 },
+
+	{ 0 },
+};
+/* clang-format on */

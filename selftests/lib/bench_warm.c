@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Benchmarks: memory that a virtual machine's host has backed.
+ *
+ * It backs memory on its first touch, which takes ten times as long as any other, and
+ * kernels that report free memory let it take that back within milliseconds. So as much as a
+ * run will allocate is touched before it, held while it is made ready, and given back in
+ * small portions just ahead of what the run takes: what was freed last is taken first.
+ *
+ * Small pages do not come from huge ones that were freed but from what is left of others,
+ * which is cold; so there is some of both, given back in step.
+ */
+#include "selftests/lib/bench.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+
+#define MIB (UINT64_C(1) << 20)
+#define AHEAD (64 * MIB)
+#define PORTION (16 * MIB)
+#define LOOK_NS 2000000
+/* What a processor keeps for itself of what is given back on it */
+#define HOARD (512 * MIB)
+
+enum {
+	SMALL,
+	LARGE,
+	SIZES
+};
+
+struct bench_warm {
+	uint8_t *memory[SIZES];
+	uint64_t bytes[SIZES];
+	uint64_t given[SIZES];
+	uint64_t free_before;
+	pthread_t thread;
+	bool following;
+	bool stop;
+};
+
+static uint64_t free_bytes(void)
+{
+	struct sysinfo info;
+
+	return sysinfo(&info) < 0 ? 0 : (uint64_t)info.freeram * info.mem_unit;
+}
+
+static uint8_t *touched(uint64_t bytes, int advice)
+{
+	uint8_t *memory =
+		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return NULL;
+	madvise(memory, bytes, advice);
+	/* Or whoever is forked meanwhile would hold it too */
+	madvise(memory, bytes, MADV_DONTFORK);
+	for (uint64_t i = 0; i < bytes; i += 4096)
+		memory[i] = 1;
+	return memory;
+}
+
+struct bench_warm *bench_warm(uint64_t small, uint64_t large)
+{
+	struct bench_warm *warm = calloc(1, sizeof(*warm));
+
+	small += small < HOARD ? small : HOARD;
+	large += large < HOARD ? large : HOARD;
+	if (!warm || free_bytes() < small + large)
+		return warm;
+	warm->memory[SMALL] = small ? touched(small, MADV_NOHUGEPAGE) : NULL;
+	warm->memory[LARGE] = large ? touched(large, MADV_HUGEPAGE) : NULL;
+	warm->bytes[SMALL] = warm->memory[SMALL] ? small : 0;
+	warm->bytes[LARGE] = warm->memory[LARGE] ? large : 0;
+	return warm;
+}
+
+/* Until so much of each was given back */
+static void give(struct bench_warm *warm, uint64_t wanted)
+{
+	for (int i = 0; i < SIZES; i++) {
+		uint64_t most = wanted < warm->bytes[i] ? wanted : warm->bytes[i];
+
+		if (most <= warm->given[i])
+			continue;
+		munmap(warm->memory[i] + warm->given[i], most - warm->given[i]);
+		warm->given[i] = most;
+	}
+}
+
+static void *follow(void *arg)
+{
+	const struct timespec nap = { .tv_nsec = LOOK_NS };
+	struct bench_warm *warm = arg;
+	uint64_t wanted = AHEAD;
+
+	while (!__atomic_load_n(&warm->stop, __ATOMIC_ACQUIRE)) {
+		uint64_t given = warm->given[SMALL] + warm->given[LARGE];
+		uint64_t taken = warm->free_before + given - free_bytes();
+
+		if ((int64_t)taken > 0 && taken + AHEAD > wanted)
+			wanted = (taken + AHEAD + PORTION - 1) / PORTION * PORTION;
+		give(warm, wanted);
+		nanosleep(&nap, NULL);
+	}
+	return NULL;
+}
+
+void bench_warm_follow(struct bench_warm *warm)
+{
+	if (!warm)
+		return;
+	warm->free_before = free_bytes();
+	give(warm, AHEAD);
+	if (warm->given[SMALL] < warm->bytes[SMALL] || warm->given[LARGE] < warm->bytes[LARGE])
+		warm->following = pthread_create(&warm->thread, NULL, follow, warm) == 0;
+}
+
+void bench_warm_end(struct bench_warm *warm)
+{
+	if (!warm)
+		return;
+	if (warm->following) {
+		__atomic_store_n(&warm->stop, true, __ATOMIC_RELEASE);
+		pthread_join(warm->thread, NULL);
+	}
+	give(warm, UINT64_MAX);
+	free(warm);
+}
