@@ -132,6 +132,8 @@ int inlet_open(struct inlet *inlet, struct wh_migration *m, enum channel channel
 		.loop = loop,
 		.fd = fd,
 		.recv.done = inlet_received,
+		/* A page that is waited for is not there yet; the bulk's next one often is */
+		.recv.poll_first = channel == CHANNEL_URGENT,
 		.retry.done = inlet_retried,
 	};
 	inlet->buf = malloc(INTAKE_BYTES);

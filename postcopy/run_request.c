@@ -192,6 +192,7 @@ void source_side_request_turn(struct wh_migration *m)
 	}
 	if (begin && m->config.return_path) {
 		side->recv.done = reply_received;
+		side->recv.poll_first = true;
 		side->reply_timer.done = reply_look_again;
 		reply_receive(m);
 	}

@@ -19,6 +19,8 @@ struct loop;
 /**
  * struct op - One thing the kernel is asked to do
  * @done:	Called from loop_step() with the result (>= 0, or a negative errno)
+ * @poll_first:	Receiving: as a rule nothing is there yet, so the kernel waits before it
+ *		looks. Saves the look in vain; costs more where something was there
  *
  * The caller's storage, usually a member of what the operation is for. Zeroed
  * and @done set before first use. It must stay where it is while op_busy();
@@ -27,6 +29,7 @@ struct loop;
  */
 struct op {
 	void (*done)(struct op *op, int result);
+	bool poll_first;
 	/* private: */
 	struct loop *loop;
 	struct op *next;
@@ -42,8 +45,8 @@ struct op {
 };
 
 struct loop_caps {
-	bool single_issuer;
-	bool defer_taskrun;
+	bool single_issuer; /* Linux 6.0 */
+	bool defer_taskrun; /* Linux 6.1 */
 };
 
 /**

@@ -106,6 +106,13 @@ void loop_read(struct loop *loop, struct op *op, int fd, void *buf, size_t lengt
 	io_uring_sqe_set_data(sqe, op);
 }
 
+/* Linux 5.19; what else came by 6.0 says that this kernel is later */
+static void set_poll_first(const struct loop *loop, const struct op *op, struct io_uring_sqe *sqe)
+{
+	if (op->poll_first && loop->caps.single_issuer)
+		sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+}
+
 void loop_recv(struct loop *loop, struct op *op, int fd, void *buf, size_t length, int flags)
 {
 	struct io_uring_sqe *sqe = op_begin(loop, op);
@@ -113,6 +120,7 @@ void loop_recv(struct loop *loop, struct op *op, int fd, void *buf, size_t lengt
 	if (!sqe)
 		return;
 	io_uring_prep_recv(sqe, fd, buf, length < LENGTH_MAX ? length : LENGTH_MAX, flags);
+	set_poll_first(loop, op, sqe);
 	io_uring_sqe_set_data(sqe, op);
 }
 
@@ -133,6 +141,7 @@ void loop_recvmsg(struct loop *loop, struct op *op, int fd, struct msghdr *msg, 
 	if (!sqe)
 		return;
 	io_uring_prep_recvmsg(sqe, fd, msg, (unsigned)flags);
+	set_poll_first(loop, op, sqe);
 	io_uring_sqe_set_data(sqe, op);
 }
 

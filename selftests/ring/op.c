@@ -57,6 +57,32 @@ TEST_F(ring, read)
 	EXPECT_EQ(2, told.calls);
 }
 
+/* Whether something is there already or not */
+TEST_F(ring, receive_that_waits_first)
+{
+	struct told told = told_new();
+	char buf[16] = "";
+	struct iovec iov = { buf, sizeof(buf) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	told.op.poll_first = true;
+	for (int i = 0; i < 4; i++) {
+		if (i & 1)
+			ASSERT_EQ(5, write(self->pair[1], "hello", 5));
+		if (i & 2)
+			loop_recv(self->loop, &told.op, self->pair[0], buf, sizeof(buf), 0);
+		else
+			loop_recvmsg(self->loop, &told.op, self->pair[0], &msg, 0);
+		if (!(i & 1)) {
+			EXPECT_EQ(0, loop_step(self->loop, (int64_t)NS_PER_MS, &self->err));
+			ASSERT_EQ(5, write(self->pair[1], "hello", 5));
+		}
+		EXPECT_EQ(5, finish(self->loop, &told));
+		EXPECT_EQ(0, memcmp(buf, "hello", 5));
+		memset(buf, 0, sizeof(buf));
+	}
+}
+
 /* A file's position moves along */
 TEST_F(ring, read_file)
 {
