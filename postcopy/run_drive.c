@@ -217,11 +217,17 @@ static void *fault_main(void *arg)
 	while (!__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE)) {
 		int done = 0;
 
+		/*
+		 * A loop_wake() that was seen while polling is not seen again: what it was for
+		 * is looked at before sleeping.
+		 */
+		if (m->config.fault_spin_ns)
+			done = fault_spin(m, &spin_ns, &err);
+		if (__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE))
+			break;
 		/* No run waits for neighbours here: urgent pages are placed one by one */
 		side_idle(m, CHANNEL_URGENT);
 		side_fault_turn(m);
-		if (m->config.fault_spin_ns)
-			done = fault_spin(m, &spin_ns, &err);
 		if (done == 0)
 			done = loop_step(m->fault, -1, &err);
 		if (done < 0) {

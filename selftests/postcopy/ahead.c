@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The destination's helper thread and what comes after the end (postcopy/run_ahead.c), with
- * a source and a destination of the library's own in this process.
+ * Threads of a destination at work, with a source and a destination of the library's own in
+ * this process: the helper and what comes after the end (postcopy/run_ahead.c), a fault thread
+ * that polls.
  */
 #include "base/bits.h"
 #include "postcopy/run.h"
@@ -35,6 +36,7 @@ FIXTURE(ahead)
 	struct wh_callbacks callbacks;
 	struct wh_err err;
 	unsigned threads; /* of the helper's name, when the guest started */
+	uint64_t spin_ns;
 };
 
 static unsigned helpers(void)
@@ -97,8 +99,9 @@ static bool end_new(FIXTURE_DATA(ahead) *self, unsigned end, bool removes)
 	config.callbacks = &self->callbacks;
 	config.opaque = self;
 	config.removes = removes && end;
+	config.fault_spin_ns = self->spin_ns;
 	/* So that the helper has time to be ahead */
-	config.postcopy_bandwidth = UINT64_C(200) << 20;
+	config.bandwidth = config.postcopy_bandwidth = UINT64_C(150) << 20;
 	return wh_new(&self->end[end], end ? WH_DEST : WH_SOURCE, &config, &self->err) == 0 &&
 	       wh_add_block(self->end[end], &block, &self->err) == 0;
 }
@@ -243,6 +246,29 @@ TEST_F(ahead, huge_pages_at_the_end)
 		usleep(1000);
 	wh_get_stats(self->end[1], &stats);
 	EXPECT_LT(0, stats.collapsed);
+	EXPECT_TRUE(equal(self));
+}
+
+/* What another thread has for one that polls is not lost when it goes to sleep after all */
+TEST_F(ahead, a_fault_thread_that_polls)
+{
+	const volatile uint64_t *last;
+	struct wh_stats stats;
+
+	/* When it is told of the uffd it polls for the first time */
+	self->spin_ns = 100000000;
+	ASSERT_TRUE(both_new(self, ANON_SMALL, false)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(0, wh_start(self->end[1], &self->err));
+	ASSERT_EQ(0, wh_start(self->end[0], &self->err));
+	ASSERT_EQ(0, wh_start_postcopy(self->end[0], &self->err));
+	while (wh_get_phase(self->end[1]) != WH_PHASE_POSTCOPY &&
+	       !wh_phase_ended(wh_get_phase(self->end[1])))
+		usleep(100);
+	last = &self->memory[1][BYTES / 8 - 1];
+	EXPECT_EQ(WORD(BYTES / 8 - 1, 1), *last);
+	wh_get_stats(self->end[1], &stats);
+	EXPECT_LT(0, stats.faults);
+	ASSERT_EQ(0, wh_wait(self->end[1], SECONDS_NS, &self->err)) TH_LOG("%s", self->err.text);
 	EXPECT_TRUE(equal(self));
 }
 
