@@ -119,6 +119,7 @@ static const char *phase_shown(enum wh_phase phase)
 	case WH_PHASE_DONE:
 		return "done";
 	case WH_PHASE_PAUSED:
+	case WH_PHASE_RECOVER:
 	case WH_PHASE_FAILED:
 	case WH_PHASE_UNKNOWN:
 	case WH_PHASE_CANCELLED:

@@ -5,7 +5,7 @@
  * Before the guest runs here a failure is FAILED, and the source is told so (SHUT 1),
  * since it may run the guest again. From start() on it is PAUSED, and the source is
  * told nothing but that the connection is gone: on any complaint a QEMU would start
- * its copy of the guest beside ours.
+ * its copy of the guest beside ours. dest_recover.c leads out of it.
  */
 #include "postcopy/dest_engine.h"
 
@@ -40,6 +40,7 @@ void dest_init(struct dest *dest, const struct dest_ops *ops, void *ctx,
 		dest->config.urgent_wait_ns = INT64_MAX;
 	dest->last_asked = -1;
 	dest->phase = DEST_SETUP;
+	dest->plan.part = PLAN_END;
 	stream_in_init(&dest->stream, false);
 	ram_in_init(&dest->channel[CHANNEL_URGENT].urgent, true);
 }
@@ -127,6 +128,10 @@ int dest_connected(struct dest *dest, enum channel channel, struct wh_err *err)
 	struct wh_err own;
 
 	err = err_begin(err, &own);
+	if (channel == CHANNEL_MAIN && phase == DEST_PAUSED) {
+		dest_reconnected(dest);
+		return 0;
+	}
 	if (dest_over(phase))
 		return err_set(err, -EPROTO, "%s channel: connected in phase '%s'",
 			       channel_names[channel], dest_phase_name(phase));

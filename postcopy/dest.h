@@ -5,6 +5,7 @@
 #include "base/hist.h"
 #include "base/region.h"
 #include "postcopy/phase.h"
+#include "recover/plan.h"
 #include "uffd/uffd.h" /* enum placed */
 #include "wire/device.h"
 #include "wire/stream.h"
@@ -24,8 +25,9 @@
  *			places the page, the other drops its copy. Of a host page, from
  *			arming on, the bit of its first target page stands for all
  *	received	it is in place; set only after that
- *	asked		a thread waits for it: requested, or on its way already; of a
- *			host page the bit of its first target page
+ *	asked		a thread waits for it: requested, or on its way already, or to be
+ *			requested when there is a connection again; of a host page the
+ *			bit of its first target page
  *
  * A fault on a page whose received bit is set, and which yet is absent, is one
  * that is zero: never filled in since precopy said it is zero, or removed by the
@@ -59,6 +61,10 @@ struct dest_block {
  *		bytes_return
  *		A request may come behind SHUT, of a fault whose page has just been placed:
  *		it is not to be sent any more
+ * @send_bitmap: @message (as send()), and behind it the received bitmap of the block as
+ *		wire/bitmap.h has it, nothing in between; bulk thread
+ * @resumed:	In RUNNING again: dest_announce() is to be called on the fault thread, from
+ *		now on until it says that it is finished; bulk thread
  * @room:	Where contents of this page go before place(); on the page's thread
  * @place:	As placer_place(); @done as there
  * @zero:	As placer_zero(). Changes neither a page that is there already (the guest
@@ -89,6 +95,9 @@ struct dest_ops {
 	int (*block)(void *ctx, const struct ram_block *line, struct dest_block *block,
 		     struct wh_err *err);
 	int (*send)(void *ctx, const void *message, size_t length, struct wh_err *err);
+	int (*send_bitmap)(void *ctx, const void *message, size_t length, unsigned block,
+			   struct wh_err *err);
+	void (*resumed)(void *ctx);
 	uint8_t *(*room)(void *ctx, enum channel channel, unsigned block, uint64_t offset);
 	enum placed (*place)(void *ctx, enum channel channel, unsigned block, uint64_t offset,
 			     uint64_t length, bool wake, uint64_t *done, struct wh_err *err);
@@ -216,12 +225,22 @@ struct dest {
 	uint64_t ending_since_ns;
 	bool fault_failed; /* on the fault thread; fault_err says how */
 	struct wh_err fault_err;
+	/* private to dest_recover.c: requests to be said again, and whose bitmap was said */
+	struct plan plan;
+	struct plan_block plan_block[RAM_BLOCKS_MAX];
+	uint64_t bitmaps_said[RAM_BLOCKS_MAX / 64];
 };
 
 void dest_init(struct dest *dest, const struct dest_ops *ops, void *ctx,
 	       const struct dest_config *config);
 
-/* A connection is there; the first is the main one. A refusal changes nothing. Bulk thread. */
+/*
+ * A connection is there; the first is the main one. A refusal changes nothing. Bulk thread.
+ *
+ * In PAUSED a main one resumes the migration: not before dest_parked(), and while the fault
+ * thread is neither in dest_input() nor in dest_fault() with a request on its way that is
+ * not sent yet, since this connection would get it.
+ */
 int dest_connected(struct dest *dest, enum channel channel, struct wh_err *err);
 
 /**
@@ -302,6 +321,21 @@ int dest_fault(struct dest *dest, unsigned block, uint64_t offset, uint32_t tid,
 
 /* The guest dropped this range (UFFD_REMOVE): it reads as zeros from here on. Fault thread. */
 void dest_removed(struct dest *dest, unsigned block, uint64_t offset, uint64_t length);
+
+/*
+ * In PAUSED; fault thread. Its channel is gone: what has come on it and is not in place may
+ * come again, on the next one.
+ */
+void dest_parked(struct dest *dest);
+
+/**
+ * dest_announce() - After resumed(): ask again for what threads wait for; fault thread
+ * @max:	Requests at most, for which the return path has room
+ *
+ * Return: 1 there are more of them, 0 finished, or a negative errno and a sentence:
+ * dest_step() will say so as well
+ */
+int dest_announce(struct dest *dest, unsigned max, struct wh_err *err);
 
 /* After WH_PENDING; bulk thread */
 int dest_device_loaded(struct dest *dest, int result, uint64_t now_ns, struct wh_err *err);

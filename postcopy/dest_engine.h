@@ -13,6 +13,7 @@
  *	dest_page.c	pages: arrive, place, receive-mark
  *	dest_ahead.c	pages: where they go before they have come
  *	dest_fault.c	faults: request, wake; who waits and for how long
+ *	dest_recover.c	a new connection after a break
  */
 
 static inline void count_add(uint64_t *counter, uint64_t more)
@@ -24,7 +25,7 @@ static inline void count_add(uint64_t *counter, uint64_t more)
 static inline bool dest_armed(enum dest_phase phase)
 {
 	return phase == DEST_LISTENING || phase == DEST_RUNNING || phase == DEST_ENDING ||
-	       phase == DEST_PAUSED;
+	       phase == DEST_PAUSED || phase == DEST_RECOVER;
 }
 
 /* Nothing more happens on a connection */
@@ -99,5 +100,18 @@ void dest_row(struct dest_channel *c, const struct ram_event *event);
  */
 #define DEST_NO_TIME UINT64_MAX
 void dest_settle(struct dest *dest, unsigned block, uint64_t first, uint64_t end, uint64_t now_ns);
+/* One host page. Fault thread. Return: 0 or a negative errno */
+int dest_request(struct dest *dest, unsigned block, uint64_t offset, struct wh_err *err);
+
+/* dest_recover.c */
+
+/* PAUSED to RECOVER */
+void dest_reconnected(struct dest *dest);
+int dest_say_bitmap(struct dest *dest, const struct wire_name *name, struct wh_err *err);
+int dest_resume(struct dest *dest, struct wh_err *err);
+/* Fault thread: will dest_announce() come to this host page yet? */
+bool dest_to_announce(const struct dest *dest, unsigned block, uint64_t first_page);
+/* The block of this name, or dest->blocks */
+unsigned dest_find_block(const struct dest *dest, const struct wire_name *name);
 
 #endif /* POSTCOPY_DEST_ENGINE_H */

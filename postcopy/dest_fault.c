@@ -16,7 +16,8 @@
  *	when the run ends: late, not lost.
  *
  *	A fault nobody can answer now (link lost, table full). `asked` stays set, and
- *	the thread asleep.
+ *	the thread asleep, until dest_announce() asks for all of these. `asked` is set
+ *	before the phase is looked at.
  */
 #include "postcopy/dest_engine.h"
 
@@ -160,8 +161,8 @@ static int fault_zero(struct dest *dest, unsigned block, uint64_t offset, uint64
 	return dest_fail_later(dest, err);
 }
 
-/* One host page. The choice of message and its sending are one: only this thread asks. */
-static int request(struct dest *dest, unsigned block, uint64_t offset, struct wh_err *err)
+/* The choice of message and its sending are one: only this thread asks. */
+int dest_request(struct dest *dest, unsigned block, uint64_t offset, struct wh_err *err)
 {
 	uint64_t size = dest->block[block].page_size;
 	struct rp_msg msg;
@@ -197,6 +198,7 @@ static int fault_missing(struct dest *dest, unsigned block, uint64_t offset, uin
 	uint64_t host_page = offset / size;
 	uint64_t first = host_page * size / TARGET_PAGE;
 	uint64_t page = offset / TARGET_PAGE;
+	enum dest_phase phase;
 	bool asked;
 	int ret;
 
@@ -216,9 +218,11 @@ static int fault_missing(struct dest *dest, unsigned block, uint64_t offset, uin
 			dest->ops->hurry(dest->ctx);
 		return 0;
 	}
-	if (asked || dest_over(dest_get_phase(dest)))
+	phase = dest_get_phase(dest);
+	if (asked || dest_over(phase) || phase == DEST_RECOVER ||
+	    dest_to_announce(dest, block, first))
 		return 0;
-	return request(dest, block, host_page * size, err);
+	return dest_request(dest, block, host_page * size, err);
 }
 
 int dest_fault(struct dest *dest, unsigned block, uint64_t offset, uint32_t tid, uint64_t now_ns,

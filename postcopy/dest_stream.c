@@ -150,12 +150,7 @@ static int command_discard(struct dest *dest, const struct cmd_msg *msg, struct 
 
 	if (!dest->have_blocks)
 		return err_set(err, -EPROTO, "discard before the block list");
-	for (at = 0; at < dest->blocks; at++) {
-		const struct wire_name *is = &dest->stream.blocks.block[at].name;
-
-		if (is->length == name->length && !memcmp(is->text, name->text, is->length))
-			break;
-	}
+	at = dest_find_block(dest, name);
 	if (at == dest->blocks)
 		return err_set(err, -EPROTO, "discard of unknown block '%s'", name->text);
 	if (dest_get_phase(dest) == DEST_ADVISED)
@@ -203,9 +198,11 @@ static int command(struct dest *dest, const struct cmd_msg *msg, struct wh_err *
 	case CMD_POSTCOPY_RUN:
 		/* All device state is to be here before the first of it is loaded. */
 		return err_set(err, -EPROTO, "%s outside of a package", cmd_name(msg->kind));
-	case CMD_ENABLE_COLO:
-	case CMD_POSTCOPY_RESUME:
 	case CMD_RECV_BITMAP:
+		return dest_say_bitmap(dest, &msg->recv_bitmap.block, err);
+	case CMD_POSTCOPY_RESUME:
+		return dest_resume(dest, err);
+	case CMD_ENABLE_COLO:
 	case CMD_COUNT:
 		break;
 	}

@@ -27,7 +27,8 @@ static const uint32_t source_phase_next[] = {
 	/* the destination may have the package, and start: never to be resumed here */
 	[SOURCE_POSTCOPY]   = TO(ENDING) | TO(PAUSED),
 	[SOURCE_ENDING]     = TO(DONE) | TO(PAUSED),
-	[SOURCE_PAUSED]     = 0,
+	[SOURCE_PAUSED]     = TO(RECOVER),
+	[SOURCE_RECOVER]    = TO(POSTCOPY) | TO(PAUSED),
 	[SOURCE_DONE]       = 0,
 	[SOURCE_FAILED]     = 0,
 	[SOURCE_UNKNOWN]    = 0,
@@ -39,7 +40,8 @@ static_assert(COUNT_OF(source_phase_next) == SOURCE_PHASE_COUNT, "a row for each
  * SHUT with an error may come whenever there is a return path; SHUT 0 makes sense in
  * HANDOVER and ENDING only, which is looked at where the value is. SWITCHOVER_ACK is
  * said unasked by a destination set to it, and changes nothing here. RECV_BITMAP and
- * RESUME_ACK answer commands that are not sent in any of these phases.
+ * RESUME_ACK answer commands of a connection that resumes; pages are asked for behind
+ * RESUME_ACK only.
  */
 static const uint32_t source_phase_hears[] = {
 	[SOURCE_SETUP]      = 0,
@@ -49,6 +51,7 @@ static const uint32_t source_phase_hears[] = {
 	[SOURCE_POSTCOPY]   = SAYS(SHUT) | SAYS(PONG) | SAYS(REQ_PAGES_ID) | SAYS(REQ_PAGES),
 	[SOURCE_ENDING]     = SAYS(SHUT) | SAYS(PONG) | SAYS(REQ_PAGES_ID) | SAYS(REQ_PAGES),
 	[SOURCE_PAUSED]     = 0,
+	[SOURCE_RECOVER]    = SAYS(RECV_BITMAP) | SAYS(RESUME_ACK),
 	[SOURCE_DONE]       = 0,
 	[SOURCE_FAILED]     = 0,
 	[SOURCE_UNKNOWN]    = 0,
@@ -64,6 +67,7 @@ static const char *const source_phase_names[] = {
 	[SOURCE_POSTCOPY]   = "postcopy",
 	[SOURCE_ENDING]     = "ending",
 	[SOURCE_PAUSED]     = "paused",
+	[SOURCE_RECOVER]    = "recover",
 	[SOURCE_DONE]       = "done",
 	[SOURCE_FAILED]     = "failed",
 	[SOURCE_UNKNOWN]    = "unknown",
@@ -79,6 +83,7 @@ static const enum wh_phase source_phase_publics[] = {
 	[SOURCE_POSTCOPY]   = WH_PHASE_POSTCOPY,
 	[SOURCE_ENDING]     = WH_PHASE_POSTCOPY,
 	[SOURCE_PAUSED]     = WH_PHASE_PAUSED,
+	[SOURCE_RECOVER]    = WH_PHASE_RECOVER,
 	[SOURCE_DONE]       = WH_PHASE_DONE,
 	[SOURCE_FAILED]     = WH_PHASE_FAILED,
 	[SOURCE_UNKNOWN]    = WH_PHASE_UNKNOWN,
@@ -109,7 +114,8 @@ static const uint32_t dest_phase_next[] = {
 	/* the guest runs here and nowhere else: never failed from here on, only paused */
 	[DEST_RUNNING]   = TO(ENDING) | TO(PAUSED),
 	[DEST_ENDING]    = TO(DONE) | TO(PAUSED),
-	[DEST_PAUSED]    = 0,
+	[DEST_PAUSED]    = TO(RECOVER),
+	[DEST_RECOVER]   = TO(RUNNING) | TO(PAUSED),
 	[DEST_DONE]      = 0,
 	[DEST_FAILED]    = 0,
 };
@@ -133,6 +139,7 @@ static const uint32_t dest_phase_hears[] = {
 	[DEST_RUNNING]   = SAYS(PING),
 	[DEST_ENDING]    = 0,
 	[DEST_PAUSED]    = 0,
+	[DEST_RECOVER]   = SAYS(RECV_BITMAP) | SAYS(POSTCOPY_RESUME),
 	[DEST_DONE]      = 0,
 	[DEST_FAILED]    = 0,
 };
@@ -149,6 +156,7 @@ static const bool dest_phase_pages[] = {
 	[DEST_RUNNING]   = true,
 	[DEST_ENDING]    = true,
 	[DEST_PAUSED]    = false,
+	[DEST_RECOVER]   = false,
 	[DEST_DONE]      = false,
 	[DEST_FAILED]    = false,
 };
@@ -164,6 +172,7 @@ static const char *const dest_phase_names[] = {
 	[DEST_RUNNING]   = "running",
 	[DEST_ENDING]    = "ending",
 	[DEST_PAUSED]    = "paused",
+	[DEST_RECOVER]   = "recover",
 	[DEST_DONE]      = "done",
 	[DEST_FAILED]    = "failed",
 };
@@ -179,6 +188,7 @@ static const enum wh_phase dest_phase_publics[] = {
 	[DEST_RUNNING]   = WH_PHASE_POSTCOPY,
 	[DEST_ENDING]    = WH_PHASE_POSTCOPY,
 	[DEST_PAUSED]    = WH_PHASE_PAUSED,
+	[DEST_RECOVER]   = WH_PHASE_RECOVER,
 	[DEST_DONE]      = WH_PHASE_DONE,
 	[DEST_FAILED]    = WH_PHASE_FAILED,
 };

@@ -21,6 +21,7 @@ enum source_phase {
 	SOURCE_POSTCOPY,   /* from the first byte of the package on: no way back */
 	SOURCE_ENDING,	   /* postcopy: all is handed out, waiting for SHUT */
 	SOURCE_PAUSED,
+	SOURCE_RECOVER, /* connected again: which pages are missing? */
 	SOURCE_DONE,
 	SOURCE_FAILED,
 	SOURCE_UNKNOWN,
@@ -38,6 +39,7 @@ enum dest_phase {
 	DEST_RUNNING,	/* postcopy, the guest runs */
 	DEST_ENDING,	/* EOF is in, last pages on the urgent channel */
 	DEST_PAUSED,
+	DEST_RECOVER, /* connected again, the source is told what is missing */
 	DEST_DONE,
 	DEST_FAILED,
 	DEST_PHASE_COUNT

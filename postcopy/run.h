@@ -10,6 +10,7 @@
 #include "ring/socket.h"
 #include "uffd/dirty.h"
 #include "uffd/placer.h"
+#include "wire/bitmap.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -31,6 +32,7 @@
 
 #define RUN_LOOP_ENTRIES 64 /* operations under way at once, per loop */
 #define REPLY_BYTES (64u << 10)
+#define REPLY_ROOM ((size_t)16384) /* at the source */
 #define PENDING_MAX 4
 #define RETRY_FAULTS 256u
 #define FAULT_RETRY_NS (50 * NS_PER_US) /* first retry of a fault while the map changes */
@@ -57,7 +59,15 @@ struct reply {
 	struct op poll;
 	int fd;
 	int error;
-	bool shut; /* SHUT was the last message */
+	bool shut;   /* SHUT was the last message */
+	bool hungry; /* dest_announce() waits for room */
+	/* Bitmaps, oldest first; they go in front of what is in buf */
+	struct reply_frame {
+		struct reply_frame *next;
+		size_t length;
+		size_t sent;
+		uint8_t bytes[];
+	} * frame;
 	size_t have;
 	uint8_t buf[REPLY_BYTES];
 };
@@ -118,13 +128,29 @@ struct mailbox {
 	int device_result;
 	bool armed;	   /* to the fault loop: read the uffd from here on */
 	bool close;	   /* to the fault loop: close your channels */
+	bool announce;	   /* to the fault loop: dest_announce() */
 	bool fault_failed; /* to the bulk loop: serving faults ended with an error */
 	struct wh_err fault_err;
 };
 
+/* What the VMM wants of a paused migration, or to pause it: done on the bulk loop */
+struct call {
+	struct call *next;
+	int (*run)(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+	const struct uri *uri;
+	int result;
+	struct wh_err err;
+	bool done;
+};
+
 struct dest_side {
 	struct dest engine;
-	struct listener listener;
+	/* [listening] is where it listens; the other one is on its way out */
+	struct dest_listener {
+		struct wh_migration *m;
+		struct listener at;
+	} listener[2];
+	unsigned listening;
 	struct pending pending[PENDING_MAX];
 	struct inlet inlet[CHANNEL_COUNT];
 	struct reply reply;
@@ -175,14 +201,16 @@ struct source_side {
 	struct batch *urgent_batch;
 	size_t sent;
 	size_t urgent_sent;
-	uint8_t reply_buf[16384];
+	uint8_t *reply_buf;
+	size_t reply_room; /* REPLY_ROOM, and more for a bitmap */
 	size_t reply_have;
 	struct op reply_timer; /* looks again whether the queue of requests has room */
 	bool request_ended;    /* the return path is not read any more */
 	bool urgent_ended;     /* nothing more is sent on the urgent channel */
 	bool closing;
-	bool logging; /* writes are being logged */
-	bool own_log; /* by log, not by the VMM */
+	bool resuming; /* wh_resume() was called, and it is not connected yet */
+	bool logging;  /* writes are being logged */
+	bool own_log;  /* by log, not by the VMM */
 	struct dirty_log log;
 	void *device;
 	size_t device_length;
@@ -218,6 +246,13 @@ struct wh_migration {
 	pthread_cond_t wait_cond;
 	struct wh_err result;
 	enum wh_phase phase; /* atomic */
+	bool settled;	     /* @wait_lock: paused, and nothing is left of the connection */
+	struct call *calls;  /* @wait_lock */
+	bool pause_soon;     /* by a callback: behind what it is called in */
+
+	uint64_t recoveries;	  /* atomic */
+	uint64_t paused_ns;	  /* atomic: the sum of those that are over */
+	uint64_t paused_since_ns; /* atomic; 0: it is not */
 
 	uint64_t begin_ns;
 	uint64_t end_ns;
@@ -244,8 +279,22 @@ void run_log(struct wh_migration *m, enum wh_log_level level, const char *format
 void run_moved(struct wh_migration *m, enum wh_phase phase, const struct wh_err *err);
 /* The engine wants to be called at this time; bulk loop */
 void run_tick(struct wh_migration *m, uint64_t at_ns);
-/* The fault loop has closed its channels and will not touch the engine again */
+/* The fault loop has closed its channels and is in none of the engine's functions */
 bool run_fault_closed(struct wh_migration *m);
+/* And may open new ones; bulk loop */
+void run_fault_open(struct wh_migration *m);
+/* Paused, and nothing is left of the connection; bulk loop */
+void run_settled(struct wh_migration *m);
+/* It is not settled any more: it connects again, or waits for that */
+void run_unsettled(struct wh_migration *m);
+bool run_is_settled(struct wh_migration *m);
+/* The next phase's reason, if there is one, is not that of the last pause */
+void run_forget_result(struct wh_migration *m);
+
+/* run_recover.c, bulk loop */
+void run_calls(struct wh_migration *m);
+/* This thread turns the bulk loop of @m from here on, NULL: none. Return: whose it was */
+const struct wh_migration *run_here(const struct wh_migration *m);
 
 /* run_dest.c, run_source.c: one turn of each loop after its completions */
 int dest_side_new(struct wh_migration *m, struct wh_err *err);
@@ -253,6 +302,8 @@ int dest_side_new(struct wh_migration *m, struct wh_err *err);
 void dest_side_stop(struct wh_migration *m);
 void dest_side_free(struct wh_migration *m);
 int dest_side_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+int dest_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+int dest_side_recover(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 /* true: it has ended */
 bool dest_side_turn(struct wh_migration *m);
 void dest_side_fault_turn(struct wh_migration *m);
@@ -263,9 +314,21 @@ void source_side_stop(struct wh_migration *m);
 void source_side_free(struct wh_migration *m);
 int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 int source_side_open_urgent(struct wh_migration *m, struct wh_err *err);
+int source_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+int source_side_resume(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 bool source_side_turn(struct wh_migration *m);
 void source_side_request_turn(struct wh_migration *m);
+/* While the request loop is parked: an empty buffer for what source_input() needs at once */
+int source_side_reply_room(struct wh_migration *m, size_t room, struct wh_err *err);
 void source_side_stats(const struct wh_migration *m, struct wh_stats *stats);
+
+/* run_accept.c */
+/* Where it listens from here on; nothing changes if that cannot be */
+int accept_at(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* No more connections. Return: something of that is under way yet */
+bool accept_close(struct wh_migration *m);
+/* Loops are closed */
+void accept_free(struct wh_migration *m);
 
 /* run_inlet.c */
 int inlet_open(struct inlet *inlet, struct wh_migration *m, enum channel channel, struct loop *loop,
@@ -279,6 +342,12 @@ void inlet_fini(struct inlet *inlet);
 
 /* run_reply.c */
 int reply_send(struct wh_migration *m, const void *message, size_t length, struct wh_err *err);
+int reply_send_bitmap(struct wh_migration *m, const void *message, size_t length,
+		      const struct dest_block *block, struct wh_err *err);
+/* Requests that there is room for; none: the fault loop is woken when there is */
+unsigned reply_room(struct wh_migration *m);
+/* Another connection, or none (-1); what was not sent is forgotten */
+void reply_reset(struct wh_migration *m, int fd);
 void reply_turn(struct wh_migration *m);
 bool reply_flushed(struct wh_migration *m);
 

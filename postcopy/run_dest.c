@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Joining: the destination's connections, its turns, and its end.
- *
- * The first connection that begins with QEMU's magic is the main channel. Another one
- * is the urgent channel: one that is silent while there is no main channel yet waits
- * until there is, one that comes later is taken at once, since it has nothing to say
- * before the first urgent page.
+ * Joining: the destination's turns, its pauses and its end. How it gets its connections is
+ * in run_accept.c.
  */
 #include "base/bytes.h"
 #include "postcopy/run.h"
@@ -15,8 +11,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-static void accept_more(struct listener *listener, int fd);
 
 int dest_side_new(struct wh_migration *m, struct wh_err *err)
 {
@@ -46,176 +40,10 @@ int dest_side_new(struct wh_migration *m, struct wh_err *err)
 
 int dest_side_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 {
-	struct dest_side *side = m->dest;
-	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
 	int ret;
 
 	ret = run_place_open(m, err);
-	if (ret < 0)
-		return ret;
-	side->listener.accepted = accept_more;
-	ret = listener_open(&side->listener, m->bulk, uri, &tuning, err);
-	if (ret < 0)
-		return ret;
-	listener_uri(&side->listener, m->uri, sizeof(m->uri));
-	return 0;
-}
-
-/* Sets phase FAILED for reasons the engine does not know, while there is no connection. */
-static void dest_give_up(struct wh_migration *m, const struct wh_err *err)
-{
-	dest_link_lost(&m->dest->engine, CHANNEL_MAIN, err);
-}
-
-static void pending_drop(struct pending *pending)
-{
-	if (op_busy(&pending->peek))
-		loop_cancel(pending->m->bulk, &pending->peek);
-	if (op_busy(&pending->timer))
-		loop_cancel(pending->m->bulk, &pending->timer);
-	if (pending->fd >= 0)
-		shutdown(pending->fd, SHUT_RDWR);
-}
-
-/* The slot is free again when both operations have come back. */
-static void pending_settle(struct pending *pending)
-{
-	if (op_busy(&pending->peek) || op_busy(&pending->timer))
-		return;
-	if (pending->fd >= 0)
-		close(pending->fd);
-	pending->fd = -1;
-	pending->m = NULL;
-}
-
-static void adopt_urgent(struct wh_migration *m, int fd)
-{
-	struct dest_side *side = m->dest;
-	struct wh_err err = { 0 };
-	int ret;
-
-	ret = dest_connected(&side->engine, CHANNEL_URGENT, &err);
-	if (ret < 0) {
-		run_log(m, WH_LOG_WARNING, "a second connection was refused: %s", err.text);
-		close(fd);
-		return;
-	}
-	side->urgent_up = true;
-	pthread_mutex_lock(&m->post_lock);
-	m->post.urgent_fd = fd;
-	pthread_mutex_unlock(&m->post_lock);
-	loop_wake(m->fault);
-}
-
-static bool urgent_wanted(const struct wh_migration *m)
-{
-	return m->config.postcopy && m->config.urgent != WH_URGENT_OFF && !m->dest->urgent_up;
-}
-
-static void adopt_main(struct wh_migration *m, int fd)
-{
-	struct dest_side *side = m->dest;
-	struct wh_err err = { 0 };
-	int ret;
-
-	side->main_up = true;
-	pthread_mutex_lock(&side->reply.lock);
-	side->reply.fd = fd;
-	pthread_mutex_unlock(&side->reply.lock);
-	ret = dest_connected(&side->engine, CHANNEL_MAIN, &err);
-	if (ret == 0)
-		ret = inlet_open(&side->inlet[CHANNEL_MAIN], m, CHANNEL_MAIN, m->bulk, fd, &err);
-	if (ret < 0) {
-		dest_give_up(m, &err);
-		return;
-	}
-	/* A silent connection that was there before is the urgent channel (QEMU 7.x). */
-	for (unsigned i = 0; i < PENDING_MAX; i++) {
-		struct pending *pending = &side->pending[i];
-
-		if (pending->fd < 0 || pending->fd == fd)
-			continue;
-		if (urgent_wanted(m)) {
-			adopt_urgent(m, pending->fd);
-			pending->fd = -1;
-		}
-		pending_drop(pending);
-	}
-}
-
-static void pending_peeked(struct op *op, int result)
-{
-	struct pending *pending = (struct pending *)((char *)op - offsetof(struct pending, peek));
-	struct wh_migration *m = pending->m;
-	struct wh_err err = { 0 };
-	int fd = pending->fd;
-
-	if (fd >= 0 && !m->dest->main_up && !m->dest->closing && result != -ECANCELED) {
-		if (result == sizeof(pending->magic)) {
-			/* Also if it is no migration: the engine says so, with the bytes. */
-			pending->fd = -1;
-			adopt_main(m, fd);
-		} else if (result >= 0) {
-			err_set(&err, -EPROTO,
-				"main channel: closed after %d bytes, before the header", result);
-			dest_give_up(m, &err);
-		} else {
-			err_sys(&err, result, "main channel: receive");
-			dest_give_up(m, &err);
-		}
-	}
-	if (op_busy(&pending->timer))
-		loop_cancel(m->bulk, &pending->timer);
-	pending_settle(pending);
-}
-
-static void pending_timeout(struct op *op, int result)
-{
-	struct pending *pending = (struct pending *)((char *)op - offsetof(struct pending, timer));
-	struct wh_migration *m = pending->m;
-	struct wh_err err = { 0 };
-
-	if (result != -ECANCELED && pending->fd >= 0 && !m->dest->main_up && !m->dest->closing) {
-		err_set(&err, -ETIMEDOUT, "main channel: connected, and said nothing for %llu ms",
-			(unsigned long long)(m->config.connect_timeout_ns / NS_PER_MS));
-		dest_give_up(m, &err);
-	}
-	pending_drop(pending);
-	pending_settle(pending);
-}
-
-static void accept_more(struct listener *listener, int fd)
-{
-	struct dest_side *side =
-		(struct dest_side *)((char *)listener - offsetof(struct dest_side, listener));
-	struct wh_migration *m = side->engine.ctx;
-
-	if (side->main_up || side->closing) {
-		if (!side->closing && urgent_wanted(m))
-			adopt_urgent(m, fd);
-		else
-			close(fd);
-		return;
-	}
-	for (unsigned i = 0; i < PENDING_MAX; i++) {
-		struct pending *pending = &side->pending[i];
-
-		if (pending->m)
-			continue;
-		*pending = (struct pending){
-			.m = m,
-			.fd = fd,
-			.peek.done = pending_peeked,
-			.timer.done = pending_timeout,
-		};
-		loop_recv(m->bulk, &pending->peek, fd, pending->magic, sizeof(pending->magic),
-			  MSG_PEEK | MSG_WAITALL);
-		loop_timer(m->bulk, &pending->timer, clock_now_ns() + m->config.connect_timeout_ns);
-		return;
-	}
-	run_log(m, WH_LOG_WARNING,
-		"a connection was refused: %u others have not said what they are", PENDING_MAX);
-	close(fd);
+	return ret < 0 ? ret : accept_at(m, uri, err);
 }
 
 /* What the fault loop has for this one. */
@@ -234,7 +62,8 @@ static void dest_mail(struct wh_migration *m)
 
 	if (post.device_loaded)
 		(void)dest_device_loaded(&side->engine, post.device_result, clock_now_ns(), &err);
-	if (post.urgent_lost)
+	/* closing, the fault loop itself lets go of what was on its channel */
+	if (post.urgent_lost && !side->closing)
 		dest_link_lost(&side->engine, CHANNEL_URGENT,
 			       post.urgent_err.code ? &post.urgent_err : NULL);
 	if (post.fault_failed) {
@@ -243,38 +72,76 @@ static void dest_mail(struct wh_migration *m)
 	}
 }
 
-/* Channels first; memory goes back to the VMM when nobody can touch it any more. */
-static bool dest_close(struct wh_migration *m)
+/*
+ * All that belongs to the connection. Return: nothing of it is under way any more, and
+ * the fault loop is in none of the engine's functions
+ */
+static bool dest_unlink(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
 	struct inlet *inlet = &side->inlet[CHANNEL_MAIN];
-	bool busy = false;
+	bool busy;
 
 	side->closing = true;
-	listener_close(&side->listener);
+	busy = accept_close(m);
 	inlet_close(inlet);
 	if (op_busy(&side->reply.poll))
 		loop_cancel(m->bulk, &side->reply.poll);
 	if (op_busy(&m->tick))
 		loop_cancel(m->bulk, &m->tick);
-	for (unsigned i = 0; i < PENDING_MAX; i++) {
-		if (!side->pending[i].m)
-			continue;
-		pending_drop(&side->pending[i]);
-		busy = true;
-	}
 	if (!run_fault_closed(m) || busy || inlet_busy(inlet) || op_busy(&side->reply.poll) ||
-	    op_busy(&m->tick) || listener_busy(&side->listener))
+	    op_busy(&m->tick))
 		return false;
-	pthread_mutex_lock(&side->reply.lock);
-	side->reply.fd = -1;
-	pthread_mutex_unlock(&side->reply.lock);
+	reply_reset(m, -1);
 	inlet_fini(inlet);
+	return true;
+}
+
+/* Channels first; memory goes back to the VMM when nobody can touch it any more. */
+static bool dest_close(struct wh_migration *m)
+{
+	struct dest_side *side = m->dest;
+
+	if (!dest_unlink(m))
+		return false;
 	if (dest_get_phase(&side->engine) == DEST_DONE && !side->finished) {
 		run_place_restore(m);
 		side->finished = true;
 	}
 	return true;
+}
+
+int dest_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	enum wh_phase phase = wh_get_phase(m);
+	struct wh_err reason;
+
+	(void)uri;
+	if (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER)
+		return err_set(err, -EBUSY, "pause: it is %s", wh_phase_name(phase));
+	err_set(&reason, -ECANCELED, "paused here");
+	dest_link_lost(&m->dest->engine, CHANNEL_MAIN, &reason);
+	return 0;
+}
+
+int dest_side_recover(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	struct dest_side *side = m->dest;
+	enum wh_phase phase = wh_get_phase(m);
+	int ret;
+
+	if (phase != WH_PHASE_PAUSED || m->ended)
+		return err_set(err, -EBUSY, "recover: it is %s", wh_phase_name(phase));
+	/* not settled, and without a connection: it listens for one already */
+	if (!run_is_settled(m) && (side->closing || side->main_up))
+		return err_set(err, -EBUSY, "recover: the old connection is not closed yet");
+	ret = accept_at(m, uri, err);
+	if (ret < 0 || !side->closing)
+		return ret;
+	side->main_up = side->urgent_up = side->closing = false;
+	run_unsettled(m);
+	run_fault_open(m);
+	return 0;
 }
 
 static uint64_t counter(const uint64_t *at)
@@ -285,7 +152,7 @@ static uint64_t counter(const uint64_t *at)
 /*
  * A link that is silent without being closed: the kernel notices one whose packets are
  * not acknowledged, but not a source that has stopped, nor a middlebox that swallows.
- * While a thread of the guest waits, bytes are owed.
+ * While a thread of the guest waits, or the migration is to be recovered, bytes are owed.
  */
 static void check_silence(struct wh_migration *m, uint64_t now_ns)
 {
@@ -293,18 +160,20 @@ static void check_silence(struct wh_migration *m, uint64_t now_ns)
 	const struct dest_counters *c = &side->engine.counters;
 	uint64_t bytes = counter(&c->bytes[CHANNEL_MAIN]) + counter(&c->bytes[CHANNEL_URGENT]);
 	uint64_t silent_ns = m->config.dead_peer_ns;
+	enum wh_phase phase = wh_get_phase(m);
 	struct wh_err err = { 0 };
 
-	if (!silent_ns || wh_get_phase(m) != WH_PHASE_POSTCOPY)
+	if (!silent_ns || (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER))
 		return;
 	if (bytes != side->heard_bytes || !side->heard_ns ||
-	    !__atomic_load_n(&side->engine.waiting, __ATOMIC_RELAXED)) {
+	    (phase == WH_PHASE_POSTCOPY &&
+	     !__atomic_load_n(&side->engine.waiting, __ATOMIC_RELAXED))) {
 		side->heard_bytes = bytes;
 		side->heard_ns = now_ns;
 	}
 	if (now_ns - side->heard_ns >= silent_ns) {
 		err_set(&err, -ETIMEDOUT,
-			"the source has sent nothing for %llu ms, and pages are waited for",
+			"the source has sent nothing for %llu ms, and is waited for",
 			(unsigned long long)(silent_ns / NS_PER_MS));
 		dest_link_lost(&side->engine, CHANNEL_MAIN, &err);
 		return;
@@ -328,6 +197,12 @@ bool dest_side_turn(struct wh_migration *m)
 		/* SHUT has to leave before the descriptor goes. */
 		if (side->closing || reply_flushed(m))
 			return dest_close(m);
+		return false;
+	}
+	if (wh_get_phase(m) == WH_PHASE_PAUSED) {
+		/* not behind wh_recover(): it waits for the source then */
+		if ((side->main_up || side->closing) && !run_is_settled(m) && dest_unlink(m))
+			run_settled(m);
 		return false;
 	}
 	run_tick(m, wake_ns);
@@ -376,6 +251,8 @@ void dest_side_fault_turn(struct wh_migration *m)
 	    (dest_get_phase(&side->engine) == DEST_DONE && op_busy(&side->fault_timer)))
 		return;
 	inlet_fini(inlet);
+	if (dest_get_phase(&side->engine) == DEST_PAUSED)
+		dest_parked(&side->engine);
 	__atomic_store_n(&m->fault_closed, true, __ATOMIC_RELEASE);
 	loop_wake(m->bulk);
 }
@@ -395,9 +272,6 @@ void dest_side_free(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
 
-	for (unsigned i = 0; i < PENDING_MAX; i++)
-		if (side->pending[i].fd >= 0)
-			close(side->pending[i].fd);
 	if (m->post.urgent_fd >= 0)
 		close(m->post.urgent_fd);
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
@@ -408,7 +282,8 @@ void dest_side_free(struct wh_migration *m)
 		free(side->engine.block[i].received);
 		free(side->engine.block[i].asked);
 	}
-	listener_close(&side->listener);
+	accept_free(m);
+	reply_reset(m, -1);
 	free(side->device);
 	pthread_mutex_destroy(&side->gate);
 	pthread_cond_destroy(&side->ahead.cond);

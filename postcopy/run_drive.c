@@ -16,11 +16,30 @@
 #define HOLD_NS NS_PER_MS		 /* neighbours of a run come sooner, or not soon */
 #define FAULT_SLICE_NS (100 * NS_PER_US) /* the least there is */
 
+/* How often, and for how long altogether */
+static void run_paused(struct wh_migration *m, enum wh_phase to)
+{
+	uint64_t since_ns = __atomic_load_n(&m->paused_since_ns, __ATOMIC_RELAXED);
+	uint64_t now_ns = clock_now_ns();
+
+	if (to == WH_PHASE_PAUSED && !since_ns) {
+		__atomic_store_n(&m->paused_since_ns, now_ns, __ATOMIC_RELAXED);
+	} else if (to == WH_PHASE_POSTCOPY && since_ns) {
+		__atomic_store_n(&m->paused_since_ns, 0, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&m->paused_ns, now_ns - since_ns, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&m->recoveries, 1, __ATOMIC_RELAXED);
+	}
+}
+
 void run_moved(struct wh_migration *m, enum wh_phase phase, const struct wh_err *err)
 {
 	struct wh_event event = { .kind = WH_EVENT_PHASE, .phase = phase, .err = err };
 
+	run_paused(m, phase);
 	pthread_mutex_lock(&m->wait_lock);
+	/* the reason of a pause that is over is nobody's result */
+	if (phase == WH_PHASE_RECOVER)
+		m->result = (struct wh_err){ 0 };
 	if (err && err->code && !m->result.code)
 		m->result = *err;
 	__atomic_store_n(&m->phase, phase, __ATOMIC_RELEASE);
@@ -65,6 +84,57 @@ bool run_fault_closed(struct wh_migration *m)
 	return false;
 }
 
+/*
+ * In this order: a fault loop that sees that it is not closed does not find the old wish
+ * that it be so.
+ */
+void run_fault_open(struct wh_migration *m)
+{
+	pthread_mutex_lock(&m->post_lock);
+	m->post.close = false;
+	m->post.announce = false;
+	m->post.urgent_lost = false;
+	m->post.urgent_err = (struct wh_err){ 0 };
+	m->post.reply_lost = false;
+	pthread_mutex_unlock(&m->post_lock);
+	__atomic_store_n(&m->fault_closed, false, __ATOMIC_RELEASE);
+}
+
+static void set_settled(struct wh_migration *m, bool settled)
+{
+	pthread_mutex_lock(&m->wait_lock);
+	m->settled = settled;
+	pthread_cond_broadcast(&m->wait_cond);
+	pthread_mutex_unlock(&m->wait_lock);
+}
+
+void run_settled(struct wh_migration *m)
+{
+	set_settled(m, true);
+}
+
+void run_unsettled(struct wh_migration *m)
+{
+	set_settled(m, false);
+}
+
+bool run_is_settled(struct wh_migration *m)
+{
+	bool settled;
+
+	pthread_mutex_lock(&m->wait_lock);
+	settled = m->settled;
+	pthread_mutex_unlock(&m->wait_lock);
+	return settled;
+}
+
+void run_forget_result(struct wh_migration *m)
+{
+	pthread_mutex_lock(&m->wait_lock);
+	m->result = (struct wh_err){ 0 };
+	pthread_mutex_unlock(&m->wait_lock);
+}
+
 /* The bulk loop has nothing more to do: whoever waits may look at the result. */
 static void run_ended(struct wh_migration *m)
 {
@@ -77,6 +147,7 @@ static void run_ended(struct wh_migration *m)
 
 static bool side_turn(struct wh_migration *m)
 {
+	run_calls(m);
 	return m->role == WH_DEST ? dest_side_turn(m) : source_side_turn(m);
 }
 
@@ -99,7 +170,7 @@ static void loop_failed(struct wh_migration *m, const struct wh_err *err)
 {
 	enum wh_phase phase = __atomic_load_n(&m->phase, __ATOMIC_ACQUIRE);
 
-	if (phase == WH_PHASE_POSTCOPY || phase == WH_PHASE_PAUSED)
+	if (phase == WH_PHASE_POSTCOPY || phase == WH_PHASE_PAUSED || phase == WH_PHASE_RECOVER)
 		run_moved(m, WH_PHASE_PAUSED, err);
 	else if (!wh_phase_ended(phase))
 		run_moved(m,
@@ -127,6 +198,7 @@ static void *bulk_main(void *arg)
 	bool waited = false;
 
 	pthread_setname_np(pthread_self(), m->role == WH_DEST ? "wherry-dest" : "wherry-source");
+	run_here(m);
 	while (!__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE)) {
 		int done = loop_step(m->bulk, 0, &err);
 
@@ -315,6 +387,7 @@ int wh_fd(struct wh_migration *m)
 
 int wh_process(struct wh_migration *m, struct wh_err *err)
 {
+	const struct wh_migration *before;
 	struct wh_err failure = { 0 };
 	int done;
 
@@ -325,6 +398,7 @@ int wh_process(struct wh_migration *m, struct wh_err *err)
 	if (!m->started && loop_fd(m->bulk) < 0)
 		return err_set(err, -EMFILE, "process: no descriptor to poll");
 	m->started = true;
+	before = run_here(m);
 	for (unsigned step = 0; step < PROCESS_STEPS; step++) {
 		done = loop_step(m->bulk, 0, &failure);
 		if (done < 0) {
@@ -341,6 +415,7 @@ int wh_process(struct wh_migration *m, struct wh_err *err)
 			break;
 		}
 	}
+	run_here(before);
 	if (!m->ended)
 		return 1;
 	if (m->result.code)
@@ -365,10 +440,10 @@ int wh_wait(struct wh_migration *m, int64_t timeout_ns, struct wh_err *err)
 		}
 	}
 	pthread_mutex_lock(&m->wait_lock);
-	while (!m->ended && ret == 0)
+	while (!m->ended && !m->settled && ret == 0)
 		ret = timeout_ns < 0 ? pthread_cond_wait(&m->wait_cond, &m->wait_lock) :
 				       pthread_cond_timedwait(&m->wait_cond, &m->wait_lock, &until);
-	if (!m->ended)
+	if (!m->ended && !m->settled)
 		ret = err_set(err, -EAGAIN, "wait: it goes on");
 	else if (m->result.code)
 		ret = err_set(err, m->result.code, "%s", m->result.text);

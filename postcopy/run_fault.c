@@ -218,17 +218,38 @@ static void fault_polled(struct op *op, int result)
 	loop_poll(m->fault, &side->fault_read, side->uffd.fd, POLLIN);
 }
 
+/* As much as there is room for; reply_turn() wakes this loop when there is more. */
+static void fault_announce(struct wh_migration *m)
+{
+	struct wh_err err = { 0 };
+	unsigned room;
+	int ret = 1;
+
+	while (ret == 1) {
+		room = reply_room(m);
+		if (!room)
+			return;
+		ret = dest_announce(&m->dest->engine, room, &err);
+	}
+	pthread_mutex_lock(&m->post_lock);
+	m->post.announce = false;
+	pthread_mutex_unlock(&m->post_lock);
+	if (ret < 0)
+		loop_wake(m->bulk); /* the engine's next step says so */
+}
+
 void fault_turn(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
-	bool armed;
+	bool armed, announce;
 
-	if (side->fault_read.done)
-		return;
 	pthread_mutex_lock(&m->post_lock);
 	armed = m->post.armed;
+	announce = m->post.announce;
 	pthread_mutex_unlock(&m->post_lock);
-	if (!armed)
+	if (announce)
+		fault_announce(m);
+	if (!armed || side->fault_read.done)
 		return;
 	side->retry_ns = FAULT_RETRY_NS;
 	side->fault_timer.done = fault_retry;

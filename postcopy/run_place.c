@@ -359,9 +359,29 @@ static int op_send(void *ctx, const void *message, size_t length, struct wh_err 
 	return reply_send(ctx, message, length, err);
 }
 
+static int op_send_bitmap(void *ctx, const void *message, size_t length, unsigned block,
+			  struct wh_err *err)
+{
+	return reply_send_bitmap(ctx, message, length, &side_of(ctx)->engine.block[block], err);
+}
+
+static void op_resumed(void *ctx)
+{
+	struct wh_migration *m = ctx;
+
+	/* silence counts from here on */
+	m->dest->heard_ns = 0;
+	pthread_mutex_lock(&m->post_lock);
+	m->post.announce = true;
+	pthread_mutex_unlock(&m->post_lock);
+	loop_wake(m->fault);
+}
+
 const struct dest_ops run_dest_ops = {
 	.block = op_block,
 	.send = op_send,
+	.send_bitmap = op_send_bitmap,
+	.resumed = op_resumed,
 	.room = op_room,
 	.place = op_place,
 	.zero = op_zero,

@@ -7,6 +7,7 @@
 #include "postcopy/run.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -81,15 +82,45 @@ static void urgent_send_done(struct op *op, int result)
 	urgent_pump(m);
 }
 
+int source_side_reply_room(struct wh_migration *m, size_t room, struct wh_err *err)
+{
+	struct source_side *side = m->source;
+	uint8_t *buf;
+
+	if (room < REPLY_ROOM)
+		room = REPLY_ROOM;
+	if (room == side->reply_room)
+		return 0;
+	buf = realloc(side->reply_buf, room);
+	if (!buf)
+		return err_set(err, -ENOMEM, "return path: no memory for a bitmap of %zu bytes",
+			       room);
+	__atomic_fetch_add(&m->own_bytes, room - side->reply_room, __ATOMIC_RELAXED);
+	side->reply_buf = buf;
+	side->reply_room = room;
+	return 0;
+}
+
+/* Behind the last bitmap there are small messages only. */
+static void reply_shrink(struct wh_migration *m)
+{
+	struct source_side *side = m->source;
+
+	if (side->reply_room > REPLY_ROOM && side->reply_have <= REPLY_ROOM &&
+	    source_get_phase(side->engine) == SOURCE_POSTCOPY)
+		(void)source_side_reply_room(m, REPLY_ROOM, NULL);
+}
+
 static void reply_receive(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
 
 	if (side->request_ended || op_busy(&side->recv))
 		return;
-	if (side->reply_have < sizeof(side->reply_buf)) {
+	reply_shrink(m);
+	if (side->reply_have < side->reply_room) {
 		loop_recv(m->fault, &side->recv, side->fd, side->reply_buf + side->reply_have,
-			  sizeof(side->reply_buf) - side->reply_have, 0);
+			  side->reply_room - side->reply_have, 0);
 		return;
 	}
 	if (!op_busy(&side->reply_timer))
@@ -202,6 +233,6 @@ void source_side_request_turn(struct wh_migration *m)
 	}
 	urgent_pump(m);
 	/* The queue has room again: what was received and not taken is not lost. */
-	if (side->reply_have == sizeof(side->reply_buf) && !op_busy(&side->recv))
+	if (side->reply_have == side->reply_room && !op_busy(&side->recv))
 		reply_take(m);
 }

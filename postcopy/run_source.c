@@ -33,7 +33,8 @@ int source_side_new(struct wh_migration *m, struct wh_err *err)
 	side->block = calloc(RAM_BLOCKS_MAX, sizeof(*side->block));
 	side->batch = malloc(sizeof(*side->batch));
 	side->urgent_batch = malloc(sizeof(*side->urgent_batch));
-	if (!side->engine || !side->block || !side->batch || !side->urgent_batch) {
+	if (!side->engine || !side->block || !side->batch || !side->urgent_batch ||
+	    source_side_reply_room(m, REPLY_ROOM, NULL) < 0) {
 		source_side_free(m);
 		return err_set(err, -ENOMEM, "source: no memory");
 	}
@@ -134,11 +135,47 @@ static void source_pump(struct wh_migration *m)
 	/* An end, good or bad, shows in the phase. */
 }
 
+/*
+ * No connection for wh_resume(): as paused as before, and whoever waits is told. What
+ * there was of it is taken down by the turn.
+ */
+static void source_refused(struct wh_migration *m, const struct wh_err *err)
+{
+	m->source->resuming = false;
+	m->source->closing = true;
+	run_forget_result(m);
+	run_moved(m, WH_PHASE_PAUSED, err);
+}
+
+/* Connecting has failed, for the first time or to resume */
+static void source_not_up(struct wh_migration *m, enum channel channel, struct wh_err *err)
+{
+	if (source_get_phase(m->source->engine) == SOURCE_PAUSED)
+		source_refused(m, err);
+	else
+		source_lost(m, channel, err);
+}
+
 static void source_up(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
+	struct wh_err err = { 0 };
 
-	source_connected(side->engine, clock_now_ns());
+	side->resuming = false;
+	if (source_get_phase(side->engine) == SOURCE_PAUSED) {
+		int ret;
+
+		/* the request loop is parked until then */
+		source_reconnected(side->engine, side->uri.kind != URI_FD, clock_now_ns());
+		ret = source_side_reply_room(m, source_need(side->engine), &err);
+		run_fault_open(m);
+		if (ret < 0) {
+			source_lost(m, CHANNEL_MAIN, &err);
+			return;
+		}
+	} else {
+		source_connected(side->engine, clock_now_ns());
+	}
 	/* The request loop begins to read the return path. */
 	pthread_mutex_lock(&m->post_lock);
 	m->post.armed = true;
@@ -166,7 +203,7 @@ static void urgent_dialed(struct dial *dial, int fd, struct wh_err *err)
 	} else if (at_start) {
 		/* The destination waits for both before it reads anything. */
 		err_wrap(err, "urgent channel");
-		source_lost(m, CHANNEL_URGENT, err);
+		source_not_up(m, CHANNEL_URGENT, err);
 		return;
 	} else {
 		run_log(m, WH_LOG_WARNING, "no urgent channel: %s", err->text);
@@ -195,6 +232,7 @@ static void main_dialed(struct dial *dial, int fd, struct wh_err *err)
 		(struct source_side *)((char *)dial - offsetof(struct source_side, dial));
 	struct wh_migration *m = side->owner;
 	struct wh_err failure = { 0 };
+	bool again = source_get_phase(side->engine) == SOURCE_PAUSED;
 
 	if (side->closing) {
 		if (fd >= 0)
@@ -202,22 +240,36 @@ static void main_dialed(struct dial *dial, int fd, struct wh_err *err)
 		return;
 	}
 	if (fd < 0) {
-		source_lost(m, CHANNEL_MAIN, err);
+		source_not_up(m, CHANNEL_MAIN, err);
 		return;
 	}
 	side->fd = fd;
-	if (m->config.urgent != WH_URGENT_AT_START || !m->config.postcopy) {
+	if (m->config.urgent != WH_URGENT_AT_START || !m->config.postcopy ||
+	    (again && side->uri.kind == URI_FD)) {
 		source_up(m);
 	} else if (source_side_open_urgent(m, &failure) < 0) {
 		err_wrap(&failure, "urgent channel");
-		source_lost(m, CHANNEL_URGENT, &failure);
+		source_not_up(m, CHANNEL_URGENT, &failure);
 	}
+}
+
+static int source_dial(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	struct source_side *side = m->source;
+	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
+
+	if (m->config.postcopy)
+		tuning.send_buffer = BULK_SEND_BUFFER;
+	side->uri = *uri;
+	memset(&side->dial, 0, sizeof(side->dial));
+	memset(&side->urgent_dial, 0, sizeof(side->urgent_dial));
+	side->dial.done = main_dialed;
+	return dial_start(&side->dial, m->bulk, uri, m->config.connect_timeout_ns, &tuning, err);
 }
 
 int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 {
 	struct source_side *side = m->source;
-	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
 	struct source_config config = {
 		.postcopy = m->config.postcopy,
 		.return_path = m->config.return_path,
@@ -230,8 +282,6 @@ int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh
 	};
 	int ret;
 
-	if (config.postcopy)
-		tuning.send_buffer = BULK_SEND_BUFFER;
 	wire_name_set(&config.machine, m->machine);
 	source_init(side->engine, &run_source_ops, m, &config);
 	for (unsigned i = 0; i < m->regions; i++) {
@@ -242,10 +292,43 @@ int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh
 	ret = run_source_log_start(m, err);
 	if (ret < 0)
 		return ret;
-	side->uri = *uri;
 	side->send.done = source_send_done;
-	side->dial.done = main_dialed;
-	return dial_start(&side->dial, m->bulk, uri, m->config.connect_timeout_ns, &tuning, err);
+	return source_dial(m, uri, err);
+}
+
+int source_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	enum wh_phase phase = wh_get_phase(m);
+	struct wh_err reason;
+
+	(void)uri;
+	if (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER)
+		return err_set(err, -EBUSY, "pause: it is %s", wh_phase_name(phase));
+	err_set(&reason, -ECANCELED, "paused here");
+	source_lost(m, CHANNEL_MAIN, &reason);
+	return 0;
+}
+
+int source_side_resume(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	struct source_side *side = m->source;
+	enum wh_phase phase = wh_get_phase(m);
+	int ret;
+
+	if (phase != WH_PHASE_PAUSED || m->ended)
+		return err_set(err, -EBUSY, "resume: it is %s", wh_phase_name(phase));
+	if (!run_is_settled(m))
+		return err_set(err, -EBUSY, "resume: %s",
+			       side->resuming ? "it is connecting" :
+						"the old connection is not closed yet");
+	ret = source_dial(m, uri, err);
+	if (ret < 0)
+		return ret;
+	side->closing = side->request_ended = side->urgent_ended = false;
+	side->reply_have = 0;
+	side->resuming = true;
+	run_unsettled(m);
+	return 0;
 }
 
 /* What the request loop has for this one. */
@@ -268,7 +351,8 @@ static void source_mail(struct wh_migration *m)
 		source_lost(m, CHANNEL_MAIN, &post.fault_err);
 }
 
-static bool source_close(struct wh_migration *m)
+/* All that belongs to the connection. Return: nothing of it is under way any more */
+static bool source_unlink(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
 
@@ -279,7 +363,6 @@ static bool source_close(struct wh_migration *m)
 		loop_cancel(m->bulk, &side->send);
 	if (op_busy(&m->tick))
 		loop_cancel(m->bulk, &m->tick);
-	run_source_log_stop(m);
 	if (!run_fault_closed(m) || dial_busy(&side->dial) || dial_busy(&side->urgent_dial) ||
 	    op_busy(&side->send) || op_busy(&m->tick))
 		return false;
@@ -292,9 +375,16 @@ static bool source_close(struct wh_migration *m)
 bool source_side_turn(struct wh_migration *m)
 {
 	source_mail(m);
-	if (!wh_phase_ended(wh_get_phase(m)))
+	if (!wh_phase_ended(wh_get_phase(m)) && wh_get_phase(m) != WH_PHASE_PAUSED)
 		source_pump(m);
-	return wh_phase_ended(wh_get_phase(m)) && source_close(m);
+	if (wh_phase_ended(wh_get_phase(m))) {
+		run_source_log_stop(m);
+		return source_unlink(m);
+	}
+	if (wh_get_phase(m) == WH_PHASE_PAUSED && !m->source->resuming && !run_is_settled(m) &&
+	    source_unlink(m))
+		run_settled(m);
+	return false;
 }
 
 void source_side_stop(struct wh_migration *m)
@@ -320,6 +410,7 @@ void source_side_free(struct wh_migration *m)
 		for (unsigned i = 0; i < m->regions; i++)
 			free(side->block[i].dirty);
 	free(side->device);
+	free(side->reply_buf);
 	free(side->urgent_batch);
 	free(side->batch);
 	free(side->block);

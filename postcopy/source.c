@@ -28,6 +28,7 @@ void source_init(struct source *source, const struct source_ops *ops, void *ctx,
 	source->wake_ns = UINT64_MAX;
 	source->wanted_ns = UINT64_MAX;
 	source->reply_block = -1;
+	source->bitmap_block = -1;
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
 		source->channel[i].last_block = -1;
 }
@@ -93,6 +94,7 @@ void source_connected(struct source *source, uint64_t now_ns)
 	if (source->config.urgent == WH_URGENT_AT_START && source->urgent == URGENT_NONE) {
 		source->urgent = URGENT_OPEN;
 		source->urgent_open = true;
+		source->had_urgent = true;
 	}
 	source->begun_ns = now_ns;
 	bucket_set(&source->bucket, source->config.bandwidth, now_ns);
@@ -191,6 +193,10 @@ int source_break(struct source *source, struct wh_err *reason)
 			 (unsigned long long)source_pages_left(source));
 		source_move(source, SOURCE_PAUSED, reason);
 		return reason->code;
+	case SOURCE_RECOVER:
+		err_wrap(reason, "not recovered, the guest stays stopped here");
+		source_move(source, SOURCE_PAUSED, reason);
+		return reason->code;
 	case SOURCE_PAUSED:
 	case SOURCE_DONE:
 	case SOURCE_FAILED:
@@ -271,6 +277,7 @@ static int heed_shut(struct source *source, uint32_t value, uint64_t now_ns, str
 	case SOURCE_PRECOPY:
 	case SOURCE_SWITCHOVER:
 	case SOURCE_POSTCOPY:
+	case SOURCE_RECOVER:
 		return source_break(source, err);
 	case SOURCE_PAUSED:
 	case SOURCE_DONE:
@@ -289,7 +296,7 @@ static int heed(struct source *source, uint64_t now_ns, struct wh_err *err)
 	uint64_t shut = __atomic_load_n(&source->shut, __ATOMIC_ACQUIRE);
 
 	err->code = 0;
-	if (source_phase_ended(source->phase))
+	if (source_over(source->phase))
 		return SOURCE_ENDED;
 	if (__atomic_load_n(&source->fate, __ATOMIC_ACQUIRE) == FATE_CANCEL)
 		return cancel(source, err);
@@ -320,6 +327,14 @@ static int step(struct source *source, uint64_t now_ns, struct batch *batch, str
 		return source_end(source, batch);
 	case STEP_ANSWER:
 		return source_answer(source, now_ns, err);
+	case STEP_BITMAPS:
+		return source_ask_bitmaps(source, now_ns, batch, err);
+	case STEP_URGENT:
+		return source_reopen_urgent(source, now_ns, err);
+	case STEP_RESUME:
+		return source_say_resume(source, batch);
+	case STEP_ACK:
+		return source_await_ack(source, now_ns, err);
 	}
 	__builtin_unreachable();
 }
@@ -350,9 +365,10 @@ void source_sent(struct source *source, size_t bytes, uint64_t now_ns)
 		source->meter.bytes += bytes;
 		meter_mark(&source->meter, now_ns, false);
 	}
-	if (source->step == STEP_ANSWER)
+	if (source->step == STEP_ANSWER || source->phase == SOURCE_RECOVER)
 		source->answer_ns = now_ns;
-	if (source->phase >= SOURCE_HANDOVER && !source->counters.downtime_ns)
+	if (source->phase >= SOURCE_HANDOVER && source->phase != SOURCE_RECOVER &&
+	    !source->counters.downtime_ns)
 		set_downtime(source, now_ns);
 	if (!source->urgent_open)
 		source_served(source, now_ns);

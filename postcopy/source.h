@@ -56,11 +56,12 @@ struct source_block {
  * @open_urgent: Connect the urgent channel; source_urgent_opened() will say how it went
  * @moved:	The phase changed; err is the reason of FAILED, PAUSED, UNKNOWN, else NULL
  * @asked:	Request thread: wake the bulk thread, source_next() has something to do:
- *		a request where there is no urgent channel, an answer, or the last urgent
- *		page is sent
+ *		a request where there is no urgent channel, an answer, a bitmap, or the last
+ *		urgent page is sent
  * @round:	A precopy round has ended
  * @serve:	Bulk thread: wake the request thread: source_urgent() has the end mark of
- *		WH_URGENT_AT_START to send, or source_input() takes more again
+ *		WH_URGENT_AT_START to send or requests that came while it recovered, or
+ *		source_input() takes more again
  *
  * @moved, @asked, @round and @serve may be NULL.
  */
@@ -86,7 +87,8 @@ struct source_config {
 	uint64_t postcopy_bandwidth;
 	uint64_t downtime_ns;
 	uint64_t postcopy_after_ns;
-	uint64_t dead_peer_ns; /* for an answer that is owed: PONG before the switch, SHUT */
+	/* for an answer that is owed: PONG before the switch, SHUT, what recovery asks for */
+	uint64_t dead_peer_ns;
 	struct wire_name machine;
 };
 
@@ -127,10 +129,20 @@ struct source_counters *source_get_counters(struct source *source);
 /* The main channel is connected; with WH_URGENT_AT_START the urgent one as well. */
 void source_connected(struct source *source, uint64_t now_ns);
 
+/**
+ * source_reconnected() - In PAUSED: the main channel is connected again
+ * @urgent:	There can be an urgent channel: with WH_URGENT_AT_START it is connected as
+ *		well, with WH_URGENT_AT_SWITCH open_urgent() will be called, if there was one
+ *
+ * Bulk thread, while no other is in the engine. What was half sent is forgotten: the
+ * destination says what is missing, pages and requests.
+ */
+void source_reconnected(struct source *source, bool urgent, uint64_t now_ns);
+
 enum source_todo {
 	SOURCE_SEND,  /* @batch, on the main channel; then source_sent() */
 	SOURCE_WAIT,  /* nothing until source_wake_ns(), or an input */
-	SOURCE_ENDED, /* the phase says how */
+	SOURCE_ENDED, /* nothing more on this connection, the phase says how */
 };
 
 /**
@@ -150,13 +162,16 @@ void source_sent(struct source *source, size_t bytes, uint64_t now_ns);
 
 /**
  * source_input() - Bytes of the return path; request thread
- * @used:	Taken; the rest comes again with more behind it. It takes no more while
- *		the queue of requests is full: call again after source_urgent()
+ * @used:	Taken; the rest comes again with more behind it (at most source_need() bytes
+ *		are ever needed at once). It takes no more while the queue of requests is
+ *		full: call again after source_urgent()
  *
  * Return: 0, or a negative errno and a sentence: tell source_link_lost()
  */
 int source_input(struct source *source, const uint8_t *buf, size_t length, size_t *used,
 		 uint64_t now_ns, struct wh_err *err);
+/* Larger in RECOVER, by our own largest block: its bitmap is taken in one piece. */
+size_t source_need(const struct source *source);
 
 /**
  * source_urgent() - Next requested pages for the urgent channel; request thread
@@ -168,7 +183,7 @@ int source_input(struct source *source, const uint8_t *buf, size_t length, size_
  */
 bool source_urgent(struct source *source, uint64_t now_ns, struct batch *batch);
 void source_urgent_sent(struct source *source, size_t bytes, uint64_t now_ns);
-/* The answer to open_urgent(); bulk thread. result < 0: go on without one */
+/* The answer to open_urgent(); bulk thread. result < 0: without one, or, recovering, not at all */
 void source_urgent_opened(struct source *source, int result);
 
 /* A channel broke or was closed by the peer; bulk thread. */

@@ -81,18 +81,24 @@ int source_end(struct source *source, struct batch *batch)
 /* Everything is written. SHUT was looked at already; a peer that says nothing is gone. */
 int source_answer(struct source *source, uint64_t now_ns, struct wh_err *err)
 {
-	uint64_t silent_ns = source->config.dead_peer_ns;
-	uint64_t since_ns = __atomic_load_n(&source->heard_ns, __ATOMIC_ACQUIRE);
-
 	if (!source->return_path) {
 		source_move(source, SOURCE_DONE, NULL);
 		return SOURCE_ENDED;
 	}
+	return source_owed(source, now_ns, err);
+}
+
+int source_owed(struct source *source, uint64_t now_ns, struct wh_err *err)
+{
+	uint64_t silent_ns = source->config.dead_peer_ns;
+	uint64_t since_ns = __atomic_load_n(&source->heard_ns, __ATOMIC_ACQUIRE);
+
 	if (!silent_ns)
 		return source_wait(source, UINT64_MAX);
 	if (since_ns < source->answer_ns)
 		since_ns = source->answer_ns;
-	if (now_ns - since_ns < silent_ns)
+	/* the other thread's clock may have been read a little later */
+	if (now_ns < since_ns || now_ns - since_ns < silent_ns)
 		return source_wait(source, since_ns + silent_ns);
 	err_set(err, -ETIMEDOUT, "the destination has said nothing for %llu ms",
 		(unsigned long long)(silent_ns / 1000000));

@@ -12,11 +12,12 @@
  *	request	the request thread alone
  *	taker	whoever takes from the queue of requests: the request thread where
  *		there is an urgent channel, else the bulk thread. Which of them is
- *		settled before the phase becomes POSTCOPY and never changes after
+ *		settled before the phase becomes POSTCOPY, each time that it does
  *	shared	atomic; who writes it stands beside it
  *
  * The dirty bitmaps are shared words. Until POSTCOPY only the bulk thread clears in
  * them; from then on whoever clears the bit of a (host page's first) page sends it.
+ * In RECOVER the request thread alone writes them, whole, and says so in bitmaps_told.
  */
 
 /* Sections: no number that a QEMU gives its own, whose device sections we may carry */
@@ -51,7 +52,11 @@ enum source_step {
 	STEP_PACKAGE,
 	STEP_BACKGROUND,
 	STEP_END,
-	STEP_ANSWER, /* all is written: SHUT is owed */
+	STEP_ANSWER,  /* all is written: SHUT is owed */
+	STEP_BITMAPS, /* recovery: what is missing there? */
+	STEP_URGENT,
+	STEP_RESUME,
+	STEP_ACK,
 };
 
 /*
@@ -69,6 +74,7 @@ enum urgent_state {
 	URGENT_OPENING,
 	URGENT_OPEN,
 	URGENT_GIVEN_UP,
+	URGENT_REFUSED, /* in a recovery, though there was one */
 };
 
 /* Pages whose dirty bits are cleared and which are to go out one after another. */
@@ -129,13 +135,16 @@ struct source {
 	/* shared */
 	enum source_phase phase; /* bulk thread writes */
 	enum source_fate fate;
-	bool want_postcopy; /* anybody sets */
-	bool urgent_open;   /* bulk thread writes, before POSTCOPY */
-	bool urgent_end;    /* bulk thread sets: send the end mark; request thread clears */
-	bool held_back;	    /* request thread sets: the queue was full; taker clears */
-	bool pong;	    /* request thread sets */
-	uint64_t shut;	    /* request thread writes: SHUT_SAID and the value */
-	uint64_t heard_ns;  /* request thread writes: last message */
+	bool want_postcopy;    /* anybody sets */
+	bool urgent_open;      /* bulk thread writes, before POSTCOPY and in RECOVER */
+	bool urgent_end;       /* bulk thread sets: send the end mark; request thread clears */
+	bool held_back;	       /* request thread sets: the queue was full; taker clears */
+	bool pong;	       /* request thread sets */
+	uint64_t shut;	       /* request thread writes: SHUT_SAID and the value */
+	uint64_t heard_ns;     /* request thread writes: last message */
+	bool resuming;	       /* bulk thread sets: POSTCOPY_RESUME is said */
+	bool resumed;	       /* request thread sets: and answered */
+	unsigned bitmaps_told; /* request thread writes: of so many blocks dirty is anew */
 	/* dirty, or taken for the urgent channel and not with the kernel yet */
 	uint64_t pages_left;
 	struct source_queue queue;
@@ -148,10 +157,12 @@ struct source {
 	bool paused;  /* pause() was, resume() was not */
 	bool start_begun;
 	unsigned start_block;
+	unsigned bitmaps_asked;
+	bool had_urgent; /* a channel, at some time */
 	uint64_t wake_ns;
 	uint64_t begun_ns;  /* of precopy */
 	uint64_t wanted_ns; /* postcopy, since when; UINT64_MAX: not yet */
-	uint64_t answer_ns; /* SHUT is owed since then */
+	uint64_t answer_ns; /* SHUT, or a word of the recovery, is owed since then */
 	uint64_t round_ns;
 	uint64_t round_bytes;
 	unsigned cursor_block;
@@ -165,6 +176,7 @@ struct source {
 	/* request */
 	uint64_t reply_offset;
 	int reply_block;  /* of the last REQ_PAGES_ID, -1 none */
+	int bitmap_block; /* whose bitmap comes next on the return path, -1 none */
 	bool peer_ours;	  /* see PING_WHO */
 	bool urgent_over; /* the end mark is out */
 	bool urgent_sending;
@@ -190,6 +202,12 @@ static inline uint64_t source_block_pages(const struct source_block *block)
 static inline void source_count(uint64_t *counter, uint64_t by)
 {
 	__atomic_fetch_add(counter, by, __ATOMIC_RELAXED);
+}
+
+/* Nothing more happens on this connection */
+static inline bool source_over(enum source_phase phase)
+{
+	return phase == SOURCE_PAUSED || source_phase_ended(phase);
 }
 
 /* source.c */
@@ -266,6 +284,20 @@ int source_package(struct source *source, struct batch *batch, uint64_t now_ns, 
 int source_background(struct source *source, uint64_t now_ns, struct batch *batch);
 int source_end(struct source *source, struct batch *batch);
 int source_answer(struct source *source, uint64_t now_ns, struct wh_err *err);
+/* Something is owed by the destination. Return: as source_next(): wait, or it is gone */
+int source_owed(struct source *source, uint64_t now_ns, struct wh_err *err);
+
+/* source_recover.c */
+int source_ask_bitmaps(struct source *source, uint64_t now_ns, struct batch *batch,
+		       struct wh_err *err);
+int source_reopen_urgent(struct source *source, uint64_t now_ns, struct wh_err *err);
+int source_say_resume(struct source *source, struct batch *batch);
+int source_await_ack(struct source *source, uint64_t now_ns, struct wh_err *err);
+/* Request thread, as source_request.c's: RECV_BITMAP, and the bitmap behind it */
+int source_take_bitmap(struct source *source, const struct wire_name *name, struct wh_err *err);
+int source_take_bits(struct source *source, const uint8_t *buf, size_t length, size_t *used,
+		     struct wh_err *err);
+int source_take_ack(struct source *source, uint32_t value, struct wh_err *err);
 
 /* source_request.c */
 bool source_queue_empty(const struct source *source);

@@ -132,6 +132,9 @@ static int take_message(struct source *source, const struct rp_msg *msg, uint64_
 	enum source_phase phase = source_get_phase(source);
 	int block;
 
+	/* behind RESUME_ACK requests may come at once; the bulk thread moves when it sees it */
+	if (phase == SOURCE_RECOVER && __atomic_load_n(&source->resumed, __ATOMIC_RELAXED))
+		phase = SOURCE_POSTCOPY;
 	if (!source_phase_accepts(phase, msg->kind))
 		return err_set(err, -EPROTO, "%s in phase %s", rp_name(msg->kind),
 			       source_phase_name(phase));
@@ -159,13 +162,48 @@ static int take_message(struct source *source, const struct rp_msg *msg, uint64_
 			return err_set(err, -EPROTO, "request for pages of no block at all");
 		return take_request(source, msg->req_pages.start, msg->req_pages.length, now_ns,
 				    err);
-	case RP_SWITCHOVER_ACK:
 	case RP_RECV_BITMAP:
+		return source_take_bitmap(source, &msg->recv_bitmap.block, err);
 	case RP_RESUME_ACK:
+		return source_take_ack(source, msg->resume_ack.value, err);
+	case RP_SWITCHOVER_ACK:
 	case RP_COUNT:
 		break;
 	}
 	return 0;
+}
+
+/* Is there no room for one more request? See queue_pop(). */
+static bool hold_back(struct source *source)
+{
+	if (!queue_full(source))
+		return false;
+	__atomic_store_n(&source->held_back, true, __ATOMIC_SEQ_CST);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (queue_full(source))
+		return true;
+	__atomic_store_n(&source->held_back, false, __ATOMIC_RELAXED);
+	return false;
+}
+
+/* A message, or the bitmap behind one. Return: as take_message(), NEED_MORE */
+#define NEED_MORE 2
+static int take_unit(struct source *source, const uint8_t *buf, size_t length, size_t *took,
+		     uint64_t now_ns, struct wh_err *err)
+{
+	struct rp_msg msg;
+	int ret;
+
+	if (source->bitmap_block >= 0) {
+		/* it may be long in coming */
+		__atomic_store_n(&source->heard_ns, now_ns, __ATOMIC_RELEASE);
+		ret = source_take_bits(source, buf, length, took, err);
+		return ret ? ret : NEED_MORE;
+	}
+	ret = rp_get(buf, length, took, &msg, err);
+	if (ret <= 0)
+		return ret < 0 ? ret : NEED_MORE;
+	return take_message(source, &msg, now_ns, err);
 }
 
 int source_input(struct source *source, const uint8_t *buf, size_t length, size_t *used,
@@ -176,25 +214,16 @@ int source_input(struct source *source, const uint8_t *buf, size_t length, size_
 
 	*used = 0;
 	for (;;) {
-		struct rp_msg msg;
 		size_t took = 0;
 
-		if (source_phase_ended(source_get_phase(source))) {
+		if (source_over(source_get_phase(source))) {
 			*used = length;
 			return 0;
 		}
-		if (queue_full(source)) {
-			/* see queue_pop() */
-			__atomic_store_n(&source->held_back, true, __ATOMIC_SEQ_CST);
-			__atomic_thread_fence(__ATOMIC_SEQ_CST);
-			if (queue_full(source))
-				break;
-			__atomic_store_n(&source->held_back, false, __ATOMIC_RELAXED);
-		}
-		ret = rp_get(buf + *used, length - *used, &took, &msg, err);
-		if (ret > 0)
-			ret = take_message(source, &msg, now_ns, err);
-		else if (!ret)
+		if (hold_back(source))
+			break;
+		ret = take_unit(source, buf + *used, length - *used, &took, now_ns, err);
+		if (ret == NEED_MORE)
 			break;
 		if (ret < 0) {
 			err_wrap(err, "return path, byte %llu",

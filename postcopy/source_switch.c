@@ -43,12 +43,18 @@ bool source_urgent_settled(struct source *source, uint64_t now_ns)
 
 void source_urgent_opened(struct source *source, int result)
 {
+	bool again = source->phase == SOURCE_RECOVER && source->urgent == URGENT_OPENING;
 	bool before = source->phase == SOURCE_SETUP || source->phase == SOURCE_PRECOPY;
 
 	/* too late: the taker of requests is settled */
-	if (!before || source->urgent == URGENT_GIVEN_UP || source->config.urgent == WH_URGENT_OFF)
+	if ((!before && !again) || source->urgent == URGENT_GIVEN_UP ||
+	    source->config.urgent == WH_URGENT_OFF)
 		return;
-	source->urgent = result < 0 ? URGENT_GIVEN_UP : URGENT_OPEN;
+	if (result >= 0)
+		source->urgent = URGENT_OPEN;
+	else
+		source->urgent = again ? URGENT_REFUSED : URGENT_GIVEN_UP;
+	source->had_urgent |= result >= 0;
 	__atomic_store_n(&source->urgent_open, result >= 0, __ATOMIC_RELEASE);
 }
 

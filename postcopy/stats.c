@@ -14,6 +14,7 @@ static const char *const phase_names[] = {
 	[WH_PHASE_SWITCHOVER] = "device",
 	[WH_PHASE_POSTCOPY] = "postcopy-active",
 	[WH_PHASE_PAUSED] = "postcopy-paused",
+	[WH_PHASE_RECOVER] = "postcopy-recover",
 	[WH_PHASE_DONE] = "completed",
 	[WH_PHASE_FAILED] = "failed",
 	[WH_PHASE_UNKNOWN] = "unknown",
@@ -33,8 +34,9 @@ bool wh_phase_ended(enum wh_phase phase)
 	case WH_PHASE_PRECOPY:
 	case WH_PHASE_SWITCHOVER:
 	case WH_PHASE_POSTCOPY:
-		return false;
 	case WH_PHASE_PAUSED:
+	case WH_PHASE_RECOVER:
+		return false;
 	case WH_PHASE_DONE:
 	case WH_PHASE_FAILED:
 	case WH_PHASE_UNKNOWN:
@@ -67,6 +69,14 @@ static uint64_t rate_update(struct wh_migration *m, uint64_t bytes)
 	return rate;
 }
 
+static uint64_t paused_ns(const struct wh_migration *m)
+{
+	uint64_t since_ns = __atomic_load_n(&m->paused_since_ns, __ATOMIC_RELAXED);
+	uint64_t before_ns = __atomic_load_n(&m->paused_ns, __ATOMIC_RELAXED);
+
+	return before_ns + (since_ns ? clock_now_ns() - since_ns : 0);
+}
+
 void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats)
 {
 	/* Only the rate's own memory is written, under its lock. */
@@ -79,6 +89,8 @@ void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats)
 		m->begin_ns;
 	stats->pages_total = __atomic_load_n(&m->pages_total, __ATOMIC_RELAXED);
 	stats->own_bytes = __atomic_load_n(&m->own_bytes, __ATOMIC_RELAXED);
+	stats->recoveries = __atomic_load_n(&m->recoveries, __ATOMIC_RELAXED);
+	stats->paused_ns = paused_ns(m);
 	if (m->role == WH_DEST)
 		dest_side_stats(m, stats);
 	else
@@ -106,6 +118,7 @@ static const struct figure {
 	FIGURE(bandwidth),    FIGURE(dirty_rate),   FIGURE(left_ns),	  FIGURE(downtime_ns),
 	FIGURE(requests),     FIGURE(faults),	    FIGURE(fault_p50_ns), FIGURE(fault_p99_ns),
 	FIGURE(fault_max_ns), FIGURE(fault_sum_ns), FIGURE(own_bytes),	  FIGURE(collapsed),
+	FIGURE(recoveries),   FIGURE(paused_ns),
 #undef FIGURE
 };
 #define FIGURE_COUNT (sizeof(figures) / sizeof(figures[0]))

@@ -33,7 +33,9 @@ enum wh_role {
  * @WH_PHASE_SWITCHOVER: It runs nowhere
  * @WH_PHASE_POSTCOPY:	It runs at the destination, not all pages are there
  * @WH_PHASE_PAUSED:	The link broke in postcopy. The guest goes on with the pages
- *			it has and waits for the others; nothing is lost
+ *			it has and waits for the others; nothing is lost. wh_recover() and
+ *			wh_resume() lead out of it
+ * @WH_PHASE_RECOVER:	Connected again; the source is told what is missing
  * @WH_PHASE_DONE:	All of it is at the destination
  * @WH_PHASE_FAILED:	Before the point of no return: the source has the guest.
  * @WH_PHASE_UNKNOWN:	Source only: the link broke after everything was sent and
@@ -47,6 +49,7 @@ enum wh_phase {
 	WH_PHASE_SWITCHOVER,
 	WH_PHASE_POSTCOPY,
 	WH_PHASE_PAUSED,
+	WH_PHASE_RECOVER,
 	WH_PHASE_DONE,
 	WH_PHASE_FAILED,
 	WH_PHASE_UNKNOWN,
@@ -56,7 +59,7 @@ enum wh_phase {
 
 /* QEMU's names: "setup", "active", "device", "postcopy-active", ... */
 const char *wh_phase_name(enum wh_phase phase);
-/* Nothing more will happen by itself */
+/* It is over: nothing leads out of it */
 bool wh_phase_ended(enum wh_phase phase);
 
 /**
@@ -274,7 +277,7 @@ int wh_add_block(struct wh_migration *migration, const struct wh_block *block, s
  */
 int wh_connect(struct wh_migration *migration, const char *uri, struct wh_err *err);
 int wh_listen(struct wh_migration *migration, const char *uri, struct wh_err *err);
-/* Where it really listens: port 0 is resolved. Valid until wh_free() */
+/* Where it really listens: port 0 is resolved. Valid until wh_free(), or wh_recover() */
 const char *wh_listen_uri(const struct wh_migration *migration);
 
 /**
@@ -298,8 +301,8 @@ int wh_fd(struct wh_migration *migration);
 /**
  * wh_process() - Do what can be done without waiting
  *
- * Return: 1 it goes on, 0 it has ended (see wh_get_phase()), or a negative errno and
- * a sentence if it failed
+ * Return: 1 it goes on, or is paused and may go on; 0 it has ended (see wh_get_phase()), or
+ * a negative errno and a sentence if it failed
  */
 int wh_process(struct wh_migration *migration, struct wh_err *err);
 
@@ -310,7 +313,8 @@ int wh_process(struct wh_migration *migration, struct wh_err *err);
  * For wh_start() only.
  *
  * Return: 0 done; -EAGAIN the time is up and it goes on; otherwise a negative errno and the
- * sentence of what went wrong, wh_get_phase() says who has the guest
+ * sentence of what went wrong, wh_get_phase() says who has the guest. Paused it can be
+ * recovered, and then be waited for again
  */
 int wh_wait(struct wh_migration *migration, int64_t timeout_ns, struct wh_err *err);
 
@@ -323,6 +327,42 @@ int wh_start_postcopy(struct wh_migration *migration, struct wh_err *err);
  * Return: 0 asked for, the phase will be CANCELLED; -EBUSY too late for that
  */
 int wh_cancel(struct wh_migration *migration, struct wh_err *err);
+
+/**
+ * wh_pause() - Break the link on purpose, in postcopy; either end
+ *
+ * As a link that breaks: both ends are paused, the other one when it sees it. Does not wait
+ * for that.
+ *
+ * wh_pause(), wh_recover() and wh_resume() are for any thread, also in a callback; with
+ * wh_process() for the thread that calls it.
+ *
+ * Return: 0, or -EBUSY in another phase than WH_PHASE_POSTCOPY or WH_PHASE_RECOVER
+ */
+int wh_pause(struct wh_migration *migration, struct wh_err *err);
+
+/**
+ * wh_recover() - Destination, paused: wait for the source there
+ * @uri:	As for wh_listen(): the same address as before, or another one
+ *
+ * Listens when it returns; again, for another address. The source resumes by wh_resume(),
+ * or by migrate with resume=true where it is a QEMU. Whoever else connects is turned away.
+ *
+ * Return: 0, or a negative errno and a sentence: -EBUSY if it is not paused, or the old
+ * connection is not closed yet, which takes a moment (wh_wait() returns when it is)
+ */
+int wh_recover(struct wh_migration *migration, const char *uri, struct wh_err *err);
+
+/**
+ * wh_resume() - Source, paused: connect to where the destination waits
+ * @uri:	As for wh_connect()
+ *
+ * Connects when it returns. The phase goes on to WH_PHASE_RECOVER and WH_PHASE_POSTCOPY; or
+ * there is another event of WH_PHASE_PAUSED that says why not, and it can be tried again.
+ *
+ * Return: as wh_recover()
+ */
+int wh_resume(struct wh_migration *migration, const char *uri, struct wh_err *err);
 
 /* Destination, after WH_PENDING: device state is loaded (0) or not (negative errno); any thread */
 int wh_device_loaded(struct wh_migration *migration, int result);
@@ -368,6 +408,8 @@ struct wh_stats {
 	uint64_t fault_sum_ns;
 	uint64_t own_bytes; /* memory this end has allocated for itself */
 	uint64_t collapsed; /* destination: 2 MiB made huge pages of since it has ended */
+	uint64_t recoveries;
+	uint64_t paused_ns; /* in PAUSED and RECOVER, all together */
 };
 
 /* Any thread */

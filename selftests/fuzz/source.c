@@ -98,6 +98,7 @@ static void check_all(struct play *p)
 	case SOURCE_HANDOVER:
 	case SOURCE_POSTCOPY:
 	case SOURCE_ENDING:
+	case SOURCE_RECOVER:
 	case SOURCE_DONE:
 		check(w->paused && !w->resumes);
 		break;
@@ -135,7 +136,7 @@ static void do_sent(struct play *p)
 {
 	struct world *w = &p->w;
 
-	if (!p->sending || source_phase_ended(w->phase))
+	if (!p->sending || source_over(w->phase))
 		return;
 	p->sending = false;
 	world_deliver(w);

@@ -39,9 +39,10 @@ struct proxy {
 	int listen_fd;
 	int wake_fd;
 	pthread_t thread;
-	uint64_t bytes; /* atomic */
-	bool cut;	/* atomic: asked for */
-	bool end;	/* atomic */
+	uint64_t bytes;	     /* atomic */
+	uint64_t back_bytes; /* atomic */
+	bool cut;	     /* atomic: asked for */
+	bool end;	     /* atomic */
 	bool is_cut;
 	unsigned pairs;
 	struct pair pair[PAIRS_MAX];
@@ -87,12 +88,10 @@ static void cut(struct proxy *proxy)
 /* Of @room bytes that could be read now, how many before the cut */
 static size_t allowed(const struct proxy *proxy, unsigned from, size_t room)
 {
-	uint64_t left;
+	uint64_t at = from ? proxy->script.cut_back_at : proxy->script.cut_at;
+	uint64_t left = at - (from ? proxy->back_bytes : proxy->bytes);
 
-	if (from != 0 || !proxy->script.cut_at)
-		return room;
-	left = proxy->script.cut_at - proxy->bytes;
-	return left < room ? (size_t)left : room;
+	return at && left < room ? (size_t)left : room;
 }
 
 static void flow_read(struct proxy *proxy, struct pair *pair, unsigned from)
@@ -108,7 +107,9 @@ static void flow_read(struct proxy *proxy, struct pair *pair, unsigned from)
 	}
 	if (from == 0)
 		__atomic_fetch_add(&proxy->bytes, (uint64_t)n, __ATOMIC_RELAXED);
-	else if (proxy->script.deaf)
+	else
+		__atomic_fetch_add(&proxy->back_bytes, (uint64_t)n, __ATOMIC_RELAXED);
+	if (from && proxy->script.deaf)
 		return;
 	flow->have = (size_t)n;
 	flow->done = 0;
@@ -185,7 +186,8 @@ static void *proxy_main(void *arg)
 				pair_step(proxy, &proxy->pair[i], &fds[2 + 2 * i]);
 		if (!proxy->is_cut &&
 		    (__atomic_load_n(&proxy->cut, __ATOMIC_ACQUIRE) ||
-		     (proxy->script.cut_at && proxy->bytes >= proxy->script.cut_at)))
+		     (proxy->script.cut_at && proxy->bytes >= proxy->script.cut_at) ||
+		     (proxy->script.cut_back_at && proxy->back_bytes >= proxy->script.cut_back_at)))
 			cut(proxy);
 		if (fds[0].revents) {
 			eventfd_t count;
@@ -238,6 +240,11 @@ const char *proxy_uri(const struct proxy *proxy)
 uint64_t proxy_bytes(const struct proxy *proxy)
 {
 	return __atomic_load_n(&proxy->bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t proxy_back_bytes(const struct proxy *proxy)
+{
+	return __atomic_load_n(&proxy->back_bytes, __ATOMIC_RELAXED);
 }
 
 void proxy_cut(struct proxy *proxy)

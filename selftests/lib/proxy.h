@@ -15,11 +15,13 @@ struct proxy;
 /**
  * struct proxy_script - What it does to the connections
  * @cut_at:	After so many bytes from the source; 0: only by proxy_cut()
+ * @cut_back_at: After so many bytes from the destination; 0: the same
  * @deaf:	Nothing goes from the destination to the source; its end does
  * @stall:	A cut is silence instead: connections stay, nothing is forwarded
  */
 struct proxy_script {
 	uint64_t cut_at;
+	uint64_t cut_back_at;
 	bool deaf;
 	bool stall;
 };
@@ -28,8 +30,9 @@ struct proxy_script {
 struct proxy *proxy_start(const char *to, const struct proxy_script *script);
 /* Where the source connects to */
 const char *proxy_uri(const struct proxy *proxy);
-/* From the source so far; any thread */
+/* From the source so far, from the destination; any thread */
 uint64_t proxy_bytes(const struct proxy *proxy);
+uint64_t proxy_back_bytes(const struct proxy *proxy);
 void proxy_cut(struct proxy *proxy);
 void proxy_end(struct proxy *proxy);
 

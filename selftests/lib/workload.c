@@ -45,10 +45,13 @@ static void *workload_main(void *arg)
 
 	do {
 		pthread_mutex_lock(&w->lock);
-		w->parked = true;
-		pthread_cond_broadcast(&w->changed);
-		while (w->pausing && !w->end)
-			pthread_cond_wait(&w->changed, &w->lock);
+		do {
+			/* also when it was let go and called back before it noticed */
+			w->parked = true;
+			pthread_cond_broadcast(&w->changed);
+			if (w->pausing && !w->end)
+				pthread_cond_wait(&w->changed, &w->lock);
+		} while (w->pausing && !w->end);
 		end = w->end;
 		w->parked = false;
 		pthread_mutex_unlock(&w->lock);

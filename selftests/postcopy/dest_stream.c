@@ -48,7 +48,7 @@ static bool reach(struct world *w, enum dest_phase phase)
 		bytes_eos(&b);
 	}
 	if (phase == DEST_LISTENING || phase == DEST_RUNNING || phase == DEST_ENDING ||
-	    phase == DEST_PAUSED || phase == DEST_DONE)
+	    phase == DEST_PAUSED || phase == DEST_RECOVER || phase == DEST_DONE)
 		bytes_switch(&b);
 	if (phase == DEST_ENDING || phase == DEST_LOADING || phase == DEST_DONE)
 		bytes_end(&b);
@@ -58,8 +58,12 @@ static bool reach(struct world *w, enum dest_phase phase)
 		bytes_vmdesc(&b);
 	}
 	failed |= feed(w, CHANNEL_MAIN, &b, NULL) < 0;
-	if (phase == DEST_PAUSED || phase == DEST_FAILED)
+	if (phase == DEST_PAUSED || phase == DEST_RECOVER || phase == DEST_FAILED)
 		dest_link_lost(&w->dest, CHANNEL_MAIN, NULL);
+	if (phase == DEST_RECOVER) {
+		dest_parked(&w->dest);
+		failed |= dest_connected(&w->dest, CHANNEL_MAIN, NULL) < 0;
+	}
 	if (phase == DEST_DONE)
 		failed |= dest_step(&w->dest, 0, &wake_ns, NULL) < 0;
 	bytes_free(&b);
@@ -112,18 +116,19 @@ static const unsigned may[DEST_PHASE_COUNT] = {
 	[DEST_DISCARD] = MAY(PING) | MAY(POSTCOPY_RAM_DISCARD) | MAY(PACKAGED),
 	[DEST_LISTENING] = MAY(PING),
 	[DEST_RUNNING] = MAY(PING),
+	[DEST_RECOVER] = MAY(RECV_BITMAP), /* and RESUME, behind it */
 };
 
 /* Is the main channel at a place where a command could be? */
 static bool understands(enum dest_phase phase)
 {
 	return phase == DEST_PRECOPY || phase == DEST_ADVISED || phase == DEST_DISCARD ||
-	       phase == DEST_LISTENING || phase == DEST_RUNNING;
+	       phase == DEST_LISTENING || phase == DEST_RUNNING || phase == DEST_RECOVER;
 }
 
 static const enum dest_phase all_phases[] = {
 	DEST_SETUP,   DEST_PRECOPY, DEST_ADVISED, DEST_DISCARD, DEST_LISTENING, DEST_LOADING,
-	DEST_RUNNING, DEST_ENDING,  DEST_PAUSED,  DEST_DONE,	DEST_FAILED,
+	DEST_RUNNING, DEST_ENDING,  DEST_PAUSED,  DEST_RECOVER, DEST_DONE,	DEST_FAILED,
 };
 _Static_assert(sizeof(all_phases) / sizeof(all_phases[0]) == DEST_PHASE_COUNT, "all of them");
 
@@ -157,11 +162,15 @@ TEST_F(stream, every_command_in_every_phase)
 				refused++;
 				EXPECT_EQ(-EPROTO, ret)
 				TH_LOG("%s in %s", cmd_name(kind), dest_phase_name(phase));
-				EXPECT_EQ(phase == DEST_RUNNING ? DEST_PAUSED : DEST_FAILED, after);
+				EXPECT_EQ(phase == DEST_RUNNING || phase == DEST_RECOVER ?
+						  DEST_PAUSED :
+						  DEST_FAILED,
+					  after);
 				if (understands(phase))
 					EXPECT_NE(NULL, strstr(self->err.text, cmd_name(kind)));
 				/* told so, unless the guest runs */
-				EXPECT_EQ(phase != DEST_RUNNING && phase != DEST_SETUP,
+				EXPECT_EQ(phase != DEST_RUNNING && phase != DEST_RECOVER &&
+						  phase != DEST_SETUP,
 					  world_count(self->w, RP_SHUT));
 			}
 		}

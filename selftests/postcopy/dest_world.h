@@ -91,6 +91,7 @@ struct world {
 	bool bad_page_size, bad_used;
 	bool mute;	/* it fails without a sentence */
 	bool fail_once; /* sending */
+	unsigned resumes, told;
 	unsigned last_pages, hurries, devices, starts, arms, disarms;
 	uint8_t *buffer;
 	size_t buffer_room, buffer_most;
@@ -196,6 +197,21 @@ static int world_send(void *ctx, const void *message, size_t length, struct wh_e
 		world_say(w, 'P');
 	pthread_mutex_unlock(&w->lock);
 	return 0;
+}
+
+static int world_send_bitmap(void *ctx, const void *message, size_t length, unsigned block,
+			     struct wh_err *err)
+{
+	struct world *w = ctx;
+
+	w->told++;
+	(void)block;
+	return world_send(ctx, message, length, err);
+}
+
+static void world_resumed(void *ctx)
+{
+	((struct world *)ctx)->resumes++;
 }
 
 static uint8_t *world_room(void *ctx, enum channel channel, unsigned block, uint64_t offset)
@@ -472,6 +488,8 @@ static void world_last_page(void *ctx)
 static const struct dest_ops world_ops = {
 	.block = world_block,
 	.send = world_send,
+	.send_bitmap = world_send_bitmap,
+	.resumed = world_resumed,
 	.room = world_room,
 	.place = world_place,
 	.zero = world_zero,

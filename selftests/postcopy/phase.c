@@ -26,6 +26,8 @@ static const char *const source_about[SOURCE_PHASE_COUNT] = {
 	[SOURCE_ENDING] = "Postcopy: everything was handed out, SHUT is owed.",
 	[SOURCE_PAUSED] = "The link broke in postcopy. The guest is stopped here and its memory "
 			  "kept: pages left are nowhere else.",
+	[SOURCE_RECOVER] = "A new connection: the destination says which pages it has, and all "
+			   "others are sent again.",
 	[SOURCE_DONE] = "The destination has everything.",
 	[SOURCE_FAILED] = "The guest goes on here.",
 	[SOURCE_UNKNOWN] = "The destination may have started. The guest stays stopped here.",
@@ -42,15 +44,22 @@ static const char *const dest_about[DEST_PHASE_COUNT] = {
 	[DEST_RUNNING] = "Postcopy: the guest runs here and asks for pages.",
 	[DEST_ENDING] = "EOF is in; the last pages are on the urgent channel.",
 	[DEST_PAUSED] = "The link broke. The guest runs on with the pages it has.",
+	[DEST_RECOVER] = "A new connection: the source is told which pages are here. Requests "
+			 "wait until it has heard that.",
 	[DEST_DONE] = "The guest is here, all of it.",
 	[DEST_FAILED] = "The guest never ran here.",
 };
 
 static const char *const public_names[WH_PHASE_COUNT] = {
-	[WH_PHASE_SETUP] = "SETUP",	      [WH_PHASE_PRECOPY] = "PRECOPY",
-	[WH_PHASE_SWITCHOVER] = "SWITCHOVER", [WH_PHASE_POSTCOPY] = "POSTCOPY",
-	[WH_PHASE_PAUSED] = "PAUSED",	      [WH_PHASE_DONE] = "DONE",
-	[WH_PHASE_FAILED] = "FAILED",	      [WH_PHASE_UNKNOWN] = "UNKNOWN",
+	[WH_PHASE_SETUP] = "SETUP",
+	[WH_PHASE_PRECOPY] = "PRECOPY",
+	[WH_PHASE_SWITCHOVER] = "SWITCHOVER",
+	[WH_PHASE_POSTCOPY] = "POSTCOPY",
+	[WH_PHASE_PAUSED] = "PAUSED",
+	[WH_PHASE_RECOVER] = "RECOVER",
+	[WH_PHASE_DONE] = "DONE",
+	[WH_PHASE_FAILED] = "FAILED",
+	[WH_PHASE_UNKNOWN] = "UNKNOWN",
 	[WH_PHASE_CANCELLED] = "CANCELLED",
 };
 
@@ -236,9 +245,8 @@ TEST(every_phase_is_reached_and_every_end_is_one)
 						reached[to] = true;
 		for (unsigned i = 0; i < ends[e].phases; i++) {
 			enum wh_phase shown = ends[e].shown(i);
-			bool end = shown == WH_PHASE_PAUSED || shown == WH_PHASE_DONE ||
-				   shown == WH_PHASE_FAILED || shown == WH_PHASE_UNKNOWN ||
-				   shown == WH_PHASE_CANCELLED;
+			bool end = shown == WH_PHASE_DONE || shown == WH_PHASE_FAILED ||
+				   shown == WH_PHASE_UNKNOWN || shown == WH_PHASE_CANCELLED;
 
 			EXPECT_TRUE(reached[i])
 			{
@@ -263,6 +271,10 @@ TEST(no_way_back)
 			  source_phase_may(SOURCE_ENDING, to));
 		EXPECT_EQ(to == SOURCE_DONE || to == SOURCE_FAILED || to == SOURCE_UNKNOWN,
 			  source_phase_may(SOURCE_HANDOVER, to));
+		/* out of a break only forward, and never to where the guest is resumed */
+		EXPECT_EQ(to == SOURCE_RECOVER, source_phase_may(SOURCE_PAUSED, to));
+		EXPECT_EQ(to == SOURCE_POSTCOPY || to == SOURCE_PAUSED,
+			  source_phase_may(SOURCE_RECOVER, to));
 	}
 	for (unsigned from = 0; from < DEST_PHASE_COUNT; from++)
 		EXPECT_EQ(from == DEST_SETUP || from == DEST_PRECOPY || from == DEST_ADVISED ||
@@ -278,10 +290,11 @@ TEST(who_may_speak_when)
 
 		EXPECT_EQ(postcopy, source_phase_accepts(phase, RP_REQ_PAGES));
 		EXPECT_EQ(postcopy, source_phase_accepts(phase, RP_REQ_PAGES_ID));
-		EXPECT_EQ(!source_phase_ended(phase) && phase != SOURCE_SETUP,
+		EXPECT_EQ(!source_phase_ended(phase) && phase != SOURCE_SETUP &&
+				  phase != SOURCE_PAUSED && phase != SOURCE_RECOVER,
 			  source_phase_accepts(phase, RP_SHUT));
-		EXPECT_FALSE(source_phase_accepts(phase, RP_RECV_BITMAP));
-		EXPECT_FALSE(source_phase_accepts(phase, RP_RESUME_ACK));
+		EXPECT_EQ(phase == SOURCE_RECOVER, source_phase_accepts(phase, RP_RECV_BITMAP));
+		EXPECT_EQ(phase == SOURCE_RECOVER, source_phase_accepts(phase, RP_RESUME_ACK));
 	}
 	for (unsigned phase = 0; phase < DEST_PHASE_COUNT; phase++) {
 		EXPECT_EQ(phase == DEST_PRECOPY, dest_phase_accepts(phase, CMD_POSTCOPY_ADVISE));
@@ -289,6 +302,8 @@ TEST(who_may_speak_when)
 			  dest_phase_accepts(phase, CMD_POSTCOPY_RAM_DISCARD));
 		EXPECT_EQ(phase == DEST_LISTENING, dest_phase_accepts(phase, CMD_POSTCOPY_RUN));
 		EXPECT_FALSE(dest_phase_accepts(phase, CMD_ENABLE_COLO));
+		EXPECT_EQ(phase == DEST_RECOVER, dest_phase_accepts(phase, CMD_RECV_BITMAP));
+		EXPECT_EQ(phase == DEST_RECOVER, dest_phase_accepts(phase, CMD_POSTCOPY_RESUME));
 	}
 }
 

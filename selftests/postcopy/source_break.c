@@ -59,6 +59,7 @@ static enum source_phase promised(enum source_phase phase)
 		return SOURCE_UNKNOWN;
 	case SOURCE_POSTCOPY:
 	case SOURCE_ENDING:
+	case SOURCE_RECOVER:
 		return SOURCE_PAUSED;
 	case SOURCE_PAUSED:
 	case SOURCE_DONE:

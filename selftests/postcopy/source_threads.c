@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* Both threads in the engine at once, and a third one that cancels; make tsan looks on. */
+#include "postcopy/source_internal.h"
 #include "selftests/postcopy/source_world.h"
 
 #include <pthread.h>
@@ -113,7 +114,7 @@ static void *hammer(void *arg)
 	struct world *w = arg;
 	struct wh_err err;
 
-	for (unsigned i = 0; i < 20000 && !source_phase_ended(source_get_phase(w->source)); i++) {
+	for (unsigned i = 0; i < 20000 && !source_over(source_get_phase(w->source)); i++) {
 		size_t used;
 
 		if (source_input(w->source, (const uint8_t *)"\0\2\0\4\0\0\0\1", 8, &used,

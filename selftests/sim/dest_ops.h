@@ -2,8 +2,8 @@
 #ifndef SELFTESTS_SIM_DEST_OPS_H
 #define SELFTESTS_SIM_DEST_OPS_H
 
+#include "selftests/sim/break.h"
 #include "selftests/sim/guest.h"
-#include "selftests/sim/pipe.h"
 
 /*
  * What the destination's engine asks for: memory with a page table, and a kernel that
@@ -78,7 +78,9 @@ static inline int dest_op_send(void *ctx, const void *message, size_t length, st
 	struct sim *sim = ctx;
 	struct pipe *pipe = &sim->pipe[PIPE_REPLY];
 
-	if (pipe->reader_gone)
+	/* what was decided, by the phase or by a bit, was decided before this */
+	sim->others(sim);
+	if (pipe->reader_gone || !pipe->open)
 		return err_set(err, -EPIPE, "broken pipe");
 	/* the joining has a buffer of its own: a message is taken whole */
 	if (pipe->segments == PIPE_SEGMENTS)
@@ -86,6 +88,34 @@ static inline int dest_op_send(void *ctx, const void *message, size_t length, st
 	dest_said(sim, message, length);
 	pipe_write(sim, pipe, message, length);
 	return 0;
+}
+
+static inline int dest_op_send_bitmap(void *ctx, const void *message, size_t length, unsigned block,
+				      struct wh_err *err)
+{
+	struct sim *sim = ctx;
+	const struct dest_block *b = &sim->dest.engine.block[block];
+	struct pipe *pipe = &sim->pipe[PIPE_REPLY];
+	uint8_t frame[RP_MSG_MAX + BITMAP_FRAME + SIM_PAGES_MAX / 8];
+
+	sim->others(sim);
+	memcpy(frame, message, length);
+	length += bitmap_put(frame + length, b->received, b->used / TARGET_PAGE);
+	sim->others(sim);
+	if (pipe->reader_gone)
+		return err_set(err, -EPIPE, "broken pipe");
+	if (pipe->segments == PIPE_SEGMENTS)
+		return err_set(err, -ENOBUFS, "the source reads nothing");
+	pipe_write(sim, pipe, frame, length);
+	return 0;
+}
+
+static inline void dest_op_resumed(void *ctx)
+{
+	struct sim *sim = ctx;
+
+	sim->dest.announces = true;
+	sim->dest.recoveries++;
 }
 
 static inline uint8_t *dest_op_room(void *ctx, enum channel channel, unsigned block,
@@ -330,6 +360,10 @@ static inline void dest_op_moved(void *ctx, enum dest_phase from, enum dest_phas
 
 	sim_trace(sim, "dest: %s to %s%s%s", dest_phase_name(from), dest_phase_name(to),
 		  err ? ": " : "", err ? err->text : "");
+	if (to == DEST_RUNNING)
+		break_plan(sim, false);
+	if (from == DEST_RECOVER && to == DEST_PAUSED)
+		sim->dest.handshakes_broken++;
 	if (to == DEST_FAILED && sim->dest.started)
 		sim_fail(sim, "dest failed after the guest was started");
 	if ((to == DEST_RUNNING || to == DEST_DONE) && !sim->dest.started)
@@ -347,6 +381,8 @@ static inline void dest_op_last_page(void *ctx)
 static const struct dest_ops sim_dest_ops = {
 	.block = dest_op_block,
 	.send = dest_op_send,
+	.send_bitmap = dest_op_send_bitmap,
+	.resumed = dest_op_resumed,
 	.room = dest_op_room,
 	.place = dest_op_place,
 	.zero = dest_op_zero,

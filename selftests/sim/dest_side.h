@@ -11,7 +11,65 @@
 
 static inline bool dest_over_sim(const struct sim *sim)
 {
-	return dest_phase_ended(dest_get_phase(&sim->dest.engine));
+	enum dest_phase phase = dest_get_phase(&sim->dest.engine);
+
+	return phase == DEST_PAUSED || dest_phase_ended(phase);
+}
+
+/* In these it asks at once */
+static inline bool dest_asks(const struct sim *sim)
+{
+	enum dest_phase phase = dest_get_phase(&sim->dest.engine);
+
+	return phase == DEST_LISTENING || phase == DEST_RUNNING || phase == DEST_ENDING;
+}
+
+/* A broken postcopy: each page is whole at one of the two ends, and the bits say where. */
+static inline void check_nothing_lost(struct sim *sim)
+{
+	for (unsigned i = 0; i < sim->blocks; i++) {
+		const uint64_t *received = sim->dest.engine.block[i].received;
+
+		for (uint64_t page = 0; page < sim->block[i].pages; page++) {
+			const uint8_t *truth = truth_page(sim, i, page);
+			bool there = page_present(sim, i, page);
+
+			if (page_in_removal(sim, i, page))
+				continue;
+			if (!bits_test(received, page)) {
+				if (there)
+					sim_fail(sim, "page %llu of block %u is there, not marked",
+						 (unsigned long long)page, i);
+				if (memcmp(source_page(sim, i, page), truth, TARGET_PAGE))
+					sim_fail(sim, "page %llu of block %u is lost",
+						 (unsigned long long)page, i);
+			} else if (there ? memcmp(dest_page_at(sim, i, page), truth, TARGET_PAGE) :
+					   !page_is_zero(truth)) {
+				sim_fail(sim, "page %llu of block %u is marked and wrong",
+					 (unsigned long long)page, i);
+			}
+		}
+	}
+}
+
+/* Runs are dropped: who arrived is in place, so that the others may come again. */
+static inline void check_paused(struct sim *sim)
+{
+	check_nothing_lost(sim);
+	for (unsigned i = 0; i < sim->blocks; i++) {
+		const struct dest_block *b = &sim->dest.engine.block[i];
+		uint64_t group = b->page_size / TARGET_PAGE;
+
+		for (uint64_t page = 0; page < sim->block[i].pages; page += group) {
+			uint64_t clear = bits_next_clear(b->received, page, page + group);
+			bool whole = clear == page + group;
+
+			if (bits_test(b->arrived, page) ? !whole : whole && !sim->plan.removes)
+				sim_fail(sim, "page %llu of block %u has %s, and is %sin place",
+					 (unsigned long long)page, i,
+					 whole ? "not arrived" : "arrived", whole ? "" : "not ");
+		}
+	}
 }
 
 /* What an engine's function returned on this channel. */
@@ -23,6 +81,9 @@ static inline void dest_returned(struct sim *sim, enum channel channel, int ret,
 	sim->dest.wake_ns = 0; /* a joining steps after each completion */
 	if (ret < 0 && !err->text[0])
 		sim_fail(sim, "dest fails without a sentence");
+	/* the source is honest, and what it says arrives in order or not at all */
+	if (ret == -EPROTO)
+		sim_fail(sim, "the destination refuses what the source said: %s", err->text);
 	if (ret < 0)
 		inlet->ended = true;
 	inlet->retry_ns = 0;
@@ -76,9 +137,8 @@ static inline bool dest_does_input(struct sim *sim, enum channel channel)
 		if (!pipe_ended(pipe))
 			return false;
 		inlet->ended = true;
+		inlet->lost = true;
 		sim_trace(sim, "dest: %s channel closed", channel ? "urgent" : "main");
-		dest_link_lost(&sim->dest.engine, channel, NULL);
-		sim->dest.wake_ns = 0;
 		return true;
 	}
 	take = ready && !inlet->retry_ns ? dest_receive(sim, inlet, pipe, ready) : 0;
@@ -92,6 +152,20 @@ static inline bool dest_does_input(struct sim *sim, enum channel channel)
 			 dest_need(&sim->dest.engine, channel));
 	dest_returned(sim, channel, ret, &err);
 	return true;
+}
+
+/* Whoever's channel it was, the bulk thread tells of its end. */
+static inline bool dest_does_lose(struct sim *sim)
+{
+	for (enum channel channel = CHANNEL_MAIN; channel < CHANNEL_COUNT; channel++) {
+		if (!sim->dest.inlet[channel].lost || sim->dest.closed)
+			continue;
+		sim->dest.inlet[channel].lost = false;
+		dest_link_lost(&sim->dest.engine, channel, NULL);
+		sim->dest.wake_ns = 0;
+		return true;
+	}
+	return false;
 }
 
 /* No more bytes at hand: before the thread sleeps */
@@ -178,7 +252,7 @@ static inline bool dest_does_fault(struct sim *sim)
 		   vcpu->page == fault.page) {
 		vcpu->state = VCPU_ASKED;
 		/* of a dead link a request that failed is remembered, for another link */
-		if (ret == 0 && !sim->dead && !dest_over_sim(sim))
+		if (ret == 0 && !sim->dead && dest_asks(sim) && !dest->announces)
 			check_asked(sim, vcpu);
 	}
 	if (ret < 0 && !err.text[0])
@@ -213,6 +287,20 @@ static inline bool dest_does_step(struct sim *sim)
 	return true;
 }
 
+/* Nothing is left of the connection before */
+static inline void inlets_begin(struct sim *sim)
+{
+	struct sim_dest *dest = &sim->dest;
+
+	for (unsigned i = 0; i < CHANNEL_COUNT; i++) {
+		uint8_t *bytes = dest->inlet[i].bytes;
+
+		dest->inlet[i] = (struct sim_inlet){ .bytes = bytes };
+		intake_init(&dest->inlet[i].intake, &dest->engine, (enum channel)i, bytes);
+		dest->up[i] = false;
+	}
+}
+
 /* A connection is accepted, and has said what it is */
 static inline bool dest_does_accept(struct sim *sim)
 {
@@ -220,11 +308,13 @@ static inline bool dest_does_accept(struct sim *sim)
 		struct pipe *pipe = &sim->pipe[channel == CHANNEL_MAIN ? PIPE_MAIN : PIPE_URGENT];
 		struct wh_err err = { 0 };
 
-		if (!pipe->open || sim->dest.up[channel] || sim->dest.closed)
+		if (!pipe->dialed || sim->dest.closed)
 			continue;
 		if (channel == CHANNEL_URGENT && !sim->dest.up[CHANNEL_MAIN])
 			continue;
+		pipe->dialed = false;
 		sim->dest.up[channel] = true;
+		sim->dest.waiting = false;
 		if (dest_connected(&sim->dest.engine, channel, &err) < 0) {
 			/* over already */
 			sim_trace(sim, "dest: %s", err.text);
@@ -238,13 +328,68 @@ static inline bool dest_does_accept(struct sim *sim)
 
 static inline bool dest_does_close(struct sim *sim)
 {
-	if (!dest_over_sim(sim) || sim->dest.closed)
+	if (!dest_over_sim(sim) || sim->dest.closed || sim->dest.waiting)
 		return false;
 	sim->dest.closed = true;
+	sim->dest.parked = sim->dest.announces = false;
 	sim->pipe[PIPE_MAIN].reader_gone = true;
 	sim->pipe[PIPE_URGENT].reader_gone = true;
 	sim->pipe[PIPE_REPLY].writer_gone = true;
 	sim_trace(sim, "dest: closed");
+	return true;
+}
+
+/* Fault thread, in none of its other doings: the connection is none of its any more */
+static inline bool dest_does_park(struct sim *sim)
+{
+	if (!sim->dest.closed || sim->dest.parked ||
+	    dest_get_phase(&sim->dest.engine) != DEST_PAUSED)
+		return false;
+	dest_parked(&sim->dest.engine);
+	sim->dest.parked = true;
+	check_paused(sim);
+	return true;
+}
+
+/* Somebody has told it to recover */
+static inline bool dest_does_listen(struct sim *sim)
+{
+	struct sim_dest *dest = &sim->dest;
+
+	if (sim->plan.mode != SIM_COME || !dest->parked || dest->waiting ||
+	    dest_get_phase(&dest->engine) != DEST_PAUSED)
+		return false;
+	dest->closed = dest->parked = false;
+	dest->listening = dest->waiting = true;
+	dest->wake_ns = 0;
+	inlets_begin(sim);
+	for (unsigned i = 0; i < PIPE_COUNT; i++)
+		sim->pipe[i].dialed = false;
+	for (unsigned i = 0; i < sim->blocks; i++)
+		memset(sim->block[i].asked, 0, bits_words(sim->block[i].pages) * 8);
+	sim_trace(sim, "dest: listens");
+	return true;
+}
+
+/* Fault thread: what was asked for on another connection */
+static inline bool dest_does_announce(struct sim *sim)
+{
+	struct sim_dest *dest = &sim->dest;
+	struct wh_err err = { 0 };
+	int ret;
+
+	if (!dest->announces)
+		return false;
+	ret = dest_announce(&dest->engine, 1 + (unsigned)sim_pick(sim, 3), &err);
+	if (ret < 0 && !err.text[0])
+		sim_fail(sim, "dest_announce() fails without a sentence");
+	dest->wake_ns = 0;
+	if (ret > 0)
+		return true;
+	dest->announces = false;
+	for (unsigned i = 0; i < SIM_VCPUS; i++)
+		if (!ret && sim->vcpu[i].state == VCPU_ASKED && !sim->dead && dest_asks(sim))
+			check_asked(sim, &sim->vcpu[i]);
 	return true;
 }
 
@@ -258,6 +403,7 @@ static inline void dest_side_begin(struct sim *sim)
 
 	sim->dest.loaded_ns = SIM_NEVER;
 	dest_init(&sim->dest.engine, &sim_dest_ops, sim, &config);
+	inlets_begin(sim);
 }
 
 #endif /* SELFTESTS_SIM_DEST_SIDE_H */

@@ -8,7 +8,7 @@ static inline void pipe_open(struct pipe *pipe, size_t capacity, uint64_t delay_
 {
 	pipe->capacity = capacity;
 	pipe->delay_ns = delay_ns;
-	pipe->open = true;
+	pipe->open = pipe->dialed = true;
 }
 
 static inline void pipe_reset(struct pipe *pipe)

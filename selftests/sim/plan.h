@@ -43,7 +43,7 @@ static inline void plan_blocks(struct sim *sim)
 
 static inline void plan_failures(struct sim *sim)
 {
-	struct plan *plan = &sim->plan;
+	struct sim_plan *plan = &sim->plan;
 
 	switch (sim_pick(sim, 8)) {
 	case 0:
@@ -63,13 +63,28 @@ static inline void plan_failures(struct sim *sim)
 	}
 }
 
-static inline void make_plan(struct sim *sim, bool broken)
+/* Breaks are for behind the switch: that has to be reached. */
+static inline void plan_breaks(struct sim *sim)
+{
+	struct sim_plan *plan = &sim->plan;
+
+	plan->breaks_left = 1 + (unsigned)sim_pick(sim, 4);
+	plan->death_silent = sim_one_in(sim, 12);
+	plan->postcopy = plan->return_path = true;
+	plan->urgent = (enum wh_urgent)sim_pick(sim, 3);
+	plan->want_step = sim_pick(sim, 200);
+	plan->downtime_ns = 1;
+}
+
+static inline void make_plan(struct sim *sim, enum sim_mode mode)
 {
 	static const uint64_t limits[] = { 0, 0, 0, 20 << 20, 5 << 20, 100 << 20 };
 	static const uint64_t downtimes[] = { 1, 1, 100 * SIM_US, 300 * SIM_MS };
-	struct plan *plan = &sim->plan;
+	struct sim_plan *plan = &sim->plan;
+	bool broken = mode != SIM_LIVE;
 
-	*plan = (struct plan){
+	*plan = (struct sim_plan){
+		.mode = mode,
 		.want_step = SIM_NEVER,
 		.cancel_step = SIM_NEVER,
 		.death_step = SIM_NEVER,
@@ -95,11 +110,13 @@ static inline void make_plan(struct sim *sim, bool broken)
 	plan->writes_left = (unsigned)sim_pick(sim, 1000);
 	plan->step_ns = 1 + sim_pick(sim, 20 * SIM_US);
 	plan->bite = 1 + sim_pick(sim, sim_one_in(sim, 2) ? 6000 : 100000);
-	for (unsigned i = 0; i < 16; i++)
+	for (unsigned i = 0; i < SIM_WEIGHTS; i++)
 		plan->weight[i] = 1 + (unsigned)sim_pick(sim, 8) * (unsigned)sim_pick(sim, 4);
 	plan_blocks(sim);
-	if (broken)
+	if (mode == SIM_DIE)
 		plan_failures(sim);
+	if (mode == SIM_COME)
+		plan_breaks(sim);
 }
 
 /* One world, used again by every seed: buffers stay, everything else is made new. */
@@ -184,13 +201,13 @@ static inline void reset_block(struct sim *sim, unsigned i)
 			guest_write(sim, source_page(sim, i, page), truth_page(sim, i, page));
 }
 
-static inline void reset(struct sim *sim, uint64_t seed, bool broken)
+static inline void reset(struct sim *sim, uint64_t seed, enum sim_mode mode)
 {
 	struct sim_source *source = &sim->source;
 	struct sim_dest *dest = &sim->dest;
 
 	sim->seed = seed;
-	sim->random = seed * 2 + broken;
+	sim->random = mode == SIM_COME ? ~seed : seed * 2 + mode;
 	sim->failed = false;
 	sim->now_ns = SIM_S;
 	sim->step = 0;
@@ -198,7 +215,8 @@ static inline void reset(struct sim *sim, uint64_t seed, bool broken)
 	sim->source_runs = true;
 	sim->dest_runs = false;
 	sim->faults = sim->reads = sim->writes = sim->removals = 0;
-	make_plan(sim, broken);
+	sim->breaks = (struct sim_break){ 0 };
+	make_plan(sim, mode);
 	for (unsigned i = 0; i < sim->blocks; i++)
 		reset_block(sim, i);
 	for (unsigned i = 0; i < PIPE_COUNT; i++)
@@ -211,25 +229,14 @@ static inline void reset(struct sim *sim, uint64_t seed, bool broken)
 		.sending = { { .batch = source->sending[0].batch },
 			     { .batch = source->sending[1].batch } },
 	};
-	for (unsigned i = 0; i < CHANNEL_COUNT; i++) {
-		uint8_t *bytes = dest->inlet[i].bytes;
-
-		dest->inlet[i] = (struct sim_inlet){ .bytes = bytes };
-		dest->up[i] = false;
-	}
 	dest->armed = dest->disarmed = dest->started = dest->loaded = dest->closed = false;
 	dest->wake_ns = 0;
 	dest->last_pages = dest->messages = dest->changing = dest->faults = 0;
+	dest->parked = dest->listening = dest->waiting = dest->announces = false;
+	dest->recoveries = dest->handshakes_broken = 0;
 
-	pipe_open(&sim->pipe[PIPE_MAIN], 1 + sim_pick(sim, 100000), sim_pick(sim, 2 * SIM_MS));
-	pipe_open(&sim->pipe[PIPE_REPLY], 1 << 20, sim->pipe[PIPE_MAIN].delay_ns);
-	if (sim->plan.urgent == WH_URGENT_AT_START)
-		pipe_open(&sim->pipe[PIPE_URGENT], 1 + sim_pick(sim, 200000),
-			  sim->pipe[PIPE_MAIN].delay_ns);
+	pipes_open(sim, true);
 	dest_side_begin(sim);
-	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
-		intake_init(&dest->inlet[i].intake, &dest->engine, (enum channel)i,
-			    dest->inlet[i].bytes);
 	source_side_begin(sim);
 }
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A migration from each seed: seeds [--count N] [--seed N [--broken]].
+ * A migration from each seed: seeds [--count N] [--seed N [--broken | --recovered]].
  *
- * Twice as many migrations as seeds: first with links that live, which have to end
+ * Three times as many migrations as seeds: first with links that live, which have to end
  * with all of memory at the destination; then with links that die, VMMs that fail and
- * operators who cancel, which have to end with one guest at most, and nothing lost.
+ * operators who cancel, which have to end with one guest at most, and nothing lost; then
+ * with links that die in postcopy, as often as not while it is being recovered, which
+ * have to end as those that live.
  */
 #include "selftests/sim/end.h"
 
@@ -30,15 +32,37 @@ static bool dest_idle_urgent(struct sim *sim)
 }
 
 /* Who may act next. The guest comes last: it alone never gets a migration anywhere. */
-static bool (*const actors[])(struct sim *sim) = {
-	source_does_next,  source_does_push,  source_does_urgent, source_does_reply,
-	source_does_dial,  source_does_close, dest_does_accept,	  dest_input_main,
-	dest_input_urgent, dest_idle_main,    dest_idle_urgent,	  dest_does_read,
-	dest_does_fault,   dest_does_step,    dest_does_close,
+static const struct actor {
+	bool (*acts)(struct sim *sim);
+	enum sim_thread thread;
+} actors[] = {
+	{ source_does_next, SIM_SOURCE },   { source_does_push, SIM_SOURCE },
+	{ source_does_urgent, SIM_SOURCE }, { source_does_reply, SIM_SOURCE },
+	{ source_does_dial, SIM_SOURCE },   { source_does_close, SIM_SOURCE },
+	{ source_does_redial, SIM_SOURCE }, { dest_does_accept, SIM_BULK },
+	{ dest_input_main, SIM_BULK },	    { dest_idle_main, SIM_BULK },
+	{ dest_does_step, SIM_BULK },	    { dest_does_close, SIM_BULK },
+	{ dest_does_listen, SIM_BULK },	    { dest_input_urgent, SIM_FAULT },
+	{ dest_idle_urgent, SIM_FAULT },    { dest_does_read, SIM_FAULT },
+	{ dest_does_fault, SIM_FAULT },	    { dest_does_park, SIM_FAULT },
+	{ dest_does_announce, SIM_FAULT },  { dest_does_lose, SIM_BULK },
 };
 
 #define ACTORS (sizeof(actors) / sizeof(actors[0]))
-_Static_assert(ACTORS < 16, "a weight for each, and one for the guest");
+#define GUEST (SIM_WEIGHTS - 1)
+_Static_assert(ACTORS <= GUEST, "a weight for each, and one for the guest");
+
+static bool acts(struct sim *sim, const struct actor *actor)
+{
+	bool acted;
+
+	if (sim->busy[actor->thread])
+		return false;
+	sim->busy[actor->thread] = true;
+	acted = actor->acts(sim);
+	sim->busy[actor->thread] = false;
+	return acted;
+}
 
 /* By weight first; if that one has nothing to do, whoever has. */
 static bool anybody_acts(struct sim *sim)
@@ -52,9 +76,22 @@ static bool anybody_acts(struct sim *sim)
 	for (i = 0; at >= sim->plan.weight[i]; i++)
 		at -= sim->plan.weight[i];
 	for (unsigned n = 0; n < ACTORS; n++)
-		if (actors[(i + n) % ACTORS](sim))
+		if (acts(sim, &actors[(i + n) % ACTORS]))
 			return true;
 	return false;
+}
+
+static void others(struct sim *sim)
+{
+	if (sim->within || !sim_one_in(sim, 4))
+		return;
+	sim->within = true;
+	for (uint64_t n = 1 + sim_pick(sim, 30); n; n--) {
+		guest_acts_at_dest(sim);
+		anybody_acts(sim);
+		break_look(sim);
+	}
+	sim->within = false;
 }
 
 static void earliest(uint64_t *at_ns, uint64_t now_ns, uint64_t other_ns)
@@ -68,7 +105,7 @@ static uint64_t next_ns(struct sim *sim)
 {
 	uint64_t at_ns = SIM_NEVER, now_ns = sim->now_ns;
 
-	if (!source_over(sim)) {
+	if (!source_is_over(sim)) {
 		earliest(&at_ns, now_ns, sim->source.wake_ns);
 		earliest(&at_ns, now_ns, sim->source.dial_ns);
 	}
@@ -85,31 +122,16 @@ static uint64_t next_ns(struct sim *sim)
 	return at_ns;
 }
 
-static void kill_pipe(struct sim *sim, enum pipe_kind kind)
-{
-	struct pipe *pipe = &sim->pipe[kind];
-	uint64_t held = pipe->written - pipe->read;
-
-	if (!pipe->open)
-		return;
-	if (sim->plan.death_silent) {
-		/* nobody hears of it: what is written from here on goes nowhere */
-		pipe->silent = true;
-		return;
-	}
-	pipe_cut(pipe, held ? sim_pick(sim, held + 1) : 0);
-}
-
 static void kill_links(struct sim *sim)
 {
 	sim->dead = true;
 	sim_trace(sim, "links die%s", sim->plan.death_silent ? ", and nobody is told" : "");
 	if (sim->plan.death_pipes & 1) {
-		kill_pipe(sim, PIPE_MAIN);
-		kill_pipe(sim, PIPE_REPLY);
+		break_somewhere(sim, PIPE_MAIN);
+		break_somewhere(sim, PIPE_REPLY);
 	}
 	if (sim->plan.death_pipes & 2)
-		kill_pipe(sim, PIPE_URGENT);
+		break_somewhere(sim, PIPE_URGENT);
 }
 
 /* Nothing can happen any more: keep-alives find out that a link is dead. */
@@ -143,11 +165,15 @@ static void commands(struct sim *sim)
 	}
 	if (sim->step == sim->plan.death_step)
 		kill_links(sim);
+	break_look(sim);
 }
 
 static bool all_over(const struct sim *sim)
 {
 	if (!sim->source.closed || !sim->dest.closed)
+		return false;
+	/* whoever manages them does not give up */
+	if (sim->plan.mode == SIM_COME && dest_get_phase(&sim->dest.engine) == DEST_PAUSED)
 		return false;
 	for (unsigned i = 0; i < SIM_VCPUS; i++)
 		if (dest_watches(sim) &&
@@ -170,7 +196,7 @@ static void run(struct sim *sim)
 		}
 		sim->now_ns += sim_pick(sim, sim->plan.step_ns);
 		commands(sim);
-		if (sim_pick(sim, 16) < sim->plan.weight[15]) {
+		if (sim_pick(sim, 16) < sim->plan.weight[GUEST]) {
 			guest_acts_at_source(sim);
 			guest_acts_at_dest(sim);
 		}
@@ -190,12 +216,13 @@ static void run(struct sim *sim)
 	}
 }
 
-static bool try_seed(struct sim *sim, uint64_t seed, bool broken)
+static bool try_seed(struct sim *sim, uint64_t seed, enum sim_mode mode)
 {
-	reset(sim, seed, broken);
+	sim->others = others;
+	reset(sim, seed, mode);
 	run(sim);
 	if (!sim->failed)
-		check_end(sim, broken);
+		check_end(sim, mode);
 	if (!sim->failed)
 		count(sim);
 	return !sim->failed;
@@ -212,6 +239,9 @@ static void tell_tally(void)
 	       (unsigned long long)tally.requests, (unsigned long long)tally.urgent,
 	       (unsigned long long)tally.again, (unsigned long long)tally.removals,
 	       (unsigned long long)tally.huge, (unsigned long long)tally.steps);
+	printf("# %llu recoveries, %llu migrations more than one, %llu handshakes that broke\n",
+	       (unsigned long long)tally.recovered, (unsigned long long)tally.recovered_twice,
+	       (unsigned long long)tally.handshakes_broken);
 	for (unsigned s = 0; s < SOURCE_PHASE_COUNT; s++)
 		for (unsigned d = 0; d < DEST_PHASE_COUNT; d++)
 			if (tally.ends[s][d])
@@ -220,70 +250,88 @@ static void tell_tally(void)
 }
 
 /* Did so many seeds meet everything that they are there for? */
-static bool met_all(bool broken)
+static bool met_all(enum sim_mode mode)
 {
-	if (!broken)
+	bool done = tally.ends[SOURCE_DONE][DEST_DONE];
+
+	if (mode == SIM_LIVE)
 		return tally.postcopy && tally.precopy && tally.urgent && tally.again &&
 		       tally.requests && tally.faults && tally.removals && tally.rounds &&
 		       tally.huge;
+	if (mode == SIM_COME)
+		return done && tally.recovered && tally.recovered_twice &&
+		       tally.handshakes_broken && tally.ends[SOURCE_PAUSED][DEST_DONE] &&
+		       tally.ends[SOURCE_PAUSED][DEST_FAILED];
 	return tally.ends[SOURCE_PAUSED][DEST_PAUSED] && tally.ends[SOURCE_FAILED][DEST_FAILED] &&
 	       tally.ends[SOURCE_UNKNOWN][DEST_DONE] && tally.ends[SOURCE_UNKNOWN][DEST_FAILED] &&
 	       tally.ends[SOURCE_CANCELLED][DEST_FAILED] &&
 	       tally.ends[SOURCE_PAUSED][DEST_FAILED] && tally.ends[SOURCE_PAUSED][DEST_DONE] &&
-	       tally.ends[SOURCE_DONE][DEST_DONE];
+	       done;
 }
 
-static bool try_seeds(struct sim *sim, unsigned test, uint64_t seeds, bool broken)
+static const struct {
+	const char *what, *option;
+} modes[SIM_MODES] = {
+	[SIM_LIVE] = { "links that live", "" },
+	[SIM_DIE] = { "links that die", " --broken" },
+	[SIM_COME] = { "links that come again", " --recovered" },
+};
+
+static bool try_seeds(struct sim *sim, uint64_t seeds, enum sim_mode mode)
 {
-	const char *what = broken ? "links that die" : "links that live";
 	unsigned bad = 0;
 
 	memset(&tally, 0, sizeof(tally));
 	for (uint64_t seed = 1; seed <= seeds && bad < 10; seed++) {
-		if (try_seed(sim, seed, broken))
+		if (try_seed(sim, seed, mode))
 			continue;
 		bad++;
 		printf("# seed %llu: %s\n", (unsigned long long)seed, sim->why);
 		printf("# again: build/selftests/sim/seeds --seed %llu%s\n",
-		       (unsigned long long)seed, broken ? " --broken" : "");
+		       (unsigned long long)seed, modes[mode].option);
 	}
 	tell_tally();
-	if (!bad && seeds >= 5000 && !met_all(broken)) {
+	if (!bad && seeds >= 5000 && !met_all(mode)) {
 		bad++;
 		printf("# not everything was met\n");
 	}
-	printf("%s %u %llu seeds, %s\n", bad ? "not ok" : "ok", test, (unsigned long long)seeds,
-	       what);
+	printf("%s %u %llu seeds, %s\n", bad ? "not ok" : "ok", mode + 1u,
+	       (unsigned long long)seeds, modes[mode].what);
 	return !bad;
 }
 
 int main(int argc, char **argv)
 {
 	struct sim *sim = sim_new();
+	enum sim_mode mode = SIM_LIVE;
 	uint64_t seeds = 10000, seed = 0;
-	bool broken = false, good;
+	bool good = true;
 
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--broken"))
-			broken = true;
+			mode = SIM_DIE;
+		else if (!strcmp(argv[i], "--recovered"))
+			mode = SIM_COME;
 		else if (i + 1 < argc && !strcmp(argv[i], "--seed"))
 			seed = strtoull(argv[++i], NULL, 0);
 		else if (i + 1 < argc && !strcmp(argv[i], "--count"))
 			seeds = strtoull(argv[++i], NULL, 0);
 		else
-			return fprintf(stderr, "%s [--count N] [--seed N [--broken]]\n", argv[0]),
+			return fprintf(stderr,
+				       "%s [--count N] [--seed N [--broken | --recovered]]\n",
+				       argv[0]),
 			       2;
 	}
-	printf("TAP version 13\n1..%u\n", seed ? 1 : 2);
+	printf("TAP version 13\n1..%u\n", seed ? 1 : SIM_MODES);
 	if (seed) {
 		sim->trace = true;
-		good = try_seed(sim, seed, broken);
+		good = try_seed(sim, seed, mode);
 		if (!good)
 			printf("# %s\n", sim->why);
 		printf("%s 1 seed %llu\n", good ? "ok" : "not ok", (unsigned long long)seed);
 	} else {
-		good = try_seeds(sim, 1, seeds, false);
-		good &= try_seeds(sim, 2, seeds, true);
+		for (mode = SIM_LIVE; mode < SIM_MODES; mode++)
+			good &= try_seeds(sim, seeds, mode);
 	}
 	sim_free(sim);
 	return good ? 0 : 1;

@@ -14,6 +14,7 @@
  *	dest_ops.h	the destination engine's world
  *	dest_side.h	and what a joining does for it
  *	plan.h		what a seed decides in advance
+ *	break.h		links that die, and come again
  *	end.h		what has to be true at the end
  *	seeds.c		the loop, and seeds to go through it
  *
@@ -25,6 +26,7 @@
 #include "postcopy/intake.h"
 #include "postcopy/source.h"
 #include "postcopy/source_internal.h"
+#include "wire/bitmap.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -71,6 +73,7 @@ struct pipe {
 	unsigned first, segments;
 	uint64_t delay_ns;
 	bool open;
+	bool dialed;	  /* and not accepted yet */
 	bool writer_gone; /* nothing is behind what was written */
 	bool reader_gone; /* writing fails */
 	bool silent;	  /* dead, but nobody is told: what is written is lost */
@@ -114,8 +117,26 @@ struct sim_fault {
 	uint64_t at_ns; /* not before */
 };
 
+/* What a seed is taken through */
+enum sim_mode {
+	SIM_LIVE, /* nothing breaks */
+	SIM_DIE,  /* once, and that is the end of it */
+	SIM_COME, /* in postcopy, again and again, and each time it is recovered */
+	SIM_MODES
+};
+
+/* Whose code is running: one thread does one thing at a time */
+enum sim_thread {
+	SIM_SOURCE,
+	SIM_BULK, /* the destination's two */
+	SIM_FAULT,
+	SIM_THREADS
+};
+
+#define SIM_WEIGHTS 24u
+
 /* What a seed decides in advance. */
-struct plan {
+struct sim_plan {
 	bool postcopy;
 	bool return_path;
 	enum wh_urgent urgent;
@@ -135,9 +156,20 @@ struct plan {
 	bool pause_fails;
 	unsigned chaos;	      /* one in so many placings does not go through, 0: all do */
 	unsigned writes_left; /* of the guest at the source, until it only idles */
-	unsigned weight[16];
+	unsigned weight[SIM_WEIGHTS];
 	uint64_t step_ns;
 	size_t bite; /* most bytes taken from a pipe at once */
+	enum sim_mode mode;
+	unsigned breaks_left; /* SIM_COME */
+};
+
+/* The next one of them: when so many bytes were written to a pipe, or at a step */
+struct sim_break {
+	bool armed;
+	enum pipe_kind pipe;
+	uint64_t byte; /* from its beginning */
+	uint64_t step;
+	bool urgent_only;
 };
 
 struct sending {
@@ -159,6 +191,7 @@ struct sim_source {
 	bool broken_input;
 	bool closed;
 	bool cancel_promised;
+	unsigned recoveries;
 	uint8_t device[SIM_DEVICE_MAX];
 	size_t device_bytes;
 };
@@ -170,6 +203,7 @@ struct sim_inlet {
 	uint64_t retry_ns; /* 0: no */
 	bool idle_due;
 	bool ended;
+	bool lost; /* which the engine is not told yet */
 };
 
 struct sim_dest {
@@ -179,6 +213,11 @@ struct sim_dest {
 	uint8_t *buffer;
 	size_t buffer_room;
 	bool up[CHANNEL_COUNT];
+	bool parked;	/* the fault thread has nothing of the old connection */
+	bool listening; /* for a source that resumes */
+	bool waiting;	/* it has not been accepted yet */
+	bool announces; /* dest_announce() is not finished */
+	unsigned recoveries, handshakes_broken;
 	bool armed, disarmed, started, loaded;
 	uint64_t loaded_ns; /* device state is to be in, SIM_NEVER: not pending */
 	uint64_t wake_ns;
@@ -201,7 +240,7 @@ struct sim {
 	char why[512];
 	uint64_t now_ns;
 	uint64_t step;
-	struct plan plan;
+	struct sim_plan plan;
 	struct sim_block block[SIM_BLOCKS];
 	unsigned blocks;
 	struct pipe pipe[PIPE_COUNT];
@@ -209,6 +248,11 @@ struct sim {
 	bool source_runs; /* the guest, here or there */
 	bool dest_runs;
 	bool dead; /* links are */
+	struct sim_break breaks;
+	bool busy[SIM_THREADS];
+	bool within; /* others() */
+	/* in the middle of one thread's doings: let the others go on */
+	void (*others)(struct sim *sim);
 	struct sim_source source;
 	struct sim_dest dest;
 	unsigned faults, reads, writes, removals;

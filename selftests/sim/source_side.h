@@ -2,8 +2,8 @@
 #ifndef SELFTESTS_SIM_SOURCE_SIDE_H
 #define SELFTESTS_SIM_SOURCE_SIDE_H
 
+#include "selftests/sim/break.h"
 #include "selftests/sim/guest.h"
-#include "selftests/sim/pipe.h"
 
 /*
  * The source: what the engine asks for, and what a joining does for it. Each
@@ -73,7 +73,7 @@ static inline int source_op_open(void *ctx, struct wh_err *err)
 {
 	struct sim *sim = ctx;
 
-	if (sim->plan.urgent_fails && sim_one_in(sim, 2))
+	if ((sim->plan.urgent_fails || sim->source.recoveries) && sim_one_in(sim, 4))
 		return err_set(err, -ECONNREFUSED, "nobody there");
 	sim->source.dial_ns = sim->now_ns + sim_pick(sim, SIM_MS);
 	return 0;
@@ -90,8 +90,13 @@ static inline void source_op_moved(void *ctx, enum source_phase from, enum sourc
 	if (reason != (err && err->code < 0 && err->text[0]))
 		sim_fail(sim, "source %s %s a reason", source_phase_name(to),
 			 reason ? "without" : "with");
+	/* where the package gets lost there is nothing to recover: not too often */
+	if (to == SOURCE_RECOVER || (to == SOURCE_POSTCOPY && sim_one_in(sim, 8)))
+		break_plan(sim, to == SOURCE_RECOVER);
 	if ((to == SOURCE_FAILED || to == SOURCE_CANCELLED) && !sim->source_runs)
 		sim_fail(sim, "source %s, and the guest is not running", source_phase_name(to));
+	if (from == SOURCE_RECOVER && to == SOURCE_POSTCOPY)
+		sim->source.recoveries++;
 	if (to >= SOURCE_HANDOVER && to <= SOURCE_DONE && sim->source_runs)
 		sim_fail(sim, "source %s, and the guest runs", source_phase_name(to));
 }
@@ -121,9 +126,9 @@ static const struct source_ops sim_source_ops = {
 	.serve = source_op_serve,
 };
 
-static inline bool source_over(const struct sim *sim)
+static inline bool source_is_over(const struct sim *sim)
 {
-	return source_phase_ended(source_get_phase(sim->source.engine));
+	return source_over(source_get_phase(sim->source.engine));
 }
 
 static inline void source_tell_lost(struct sim *sim, enum channel channel, const char *how)
@@ -145,7 +150,7 @@ static inline bool source_does_next(struct sim *sim)
 	struct wh_err err = { 0 };
 	int todo;
 
-	if (source_over(sim) || (out->under_way && !sim->source.called))
+	if (source_is_over(sim) || (out->under_way && !sim->source.called))
 		return false;
 	if (sim->source.wake_ns > sim->now_ns && !sim->source.called)
 		return false;
@@ -204,7 +209,7 @@ static inline bool source_does_push(struct sim *sim)
 	struct sending *out = &sim->source.sending[CHANNEL_MAIN];
 	int pushed;
 
-	if (!out->under_way || sim->source.told[CHANNEL_MAIN] || source_over(sim))
+	if (!out->under_way || sim->source.told[CHANNEL_MAIN] || source_is_over(sim))
 		return false;
 	pushed = source_push(sim, CHANNEL_MAIN);
 	if (pushed < 0) {
@@ -291,7 +296,8 @@ static inline bool source_does_dial(struct sim *sim)
 		return false;
 	source->dial_ns = SIM_NEVER;
 	source->called = true;
-	if (sim->plan.urgent_fails || sim->dead || source_over(sim)) {
+	if (sim->plan.urgent_fails || sim->dead || (sim->source.recoveries && sim_one_in(sim, 8)) ||
+	    source_is_over(sim)) {
 		source_urgent_opened(source->engine, -ECONNREFUSED);
 		return true;
 	}
@@ -306,7 +312,7 @@ static inline bool source_does_dial(struct sim *sim)
 /* It has ended: everything is closed, and what the kernel has still goes out. */
 static inline bool source_does_close(struct sim *sim)
 {
-	if (!source_over(sim) || sim->source.closed)
+	if (!source_is_over(sim) || sim->source.closed)
 		return false;
 	sim->source.closed = true;
 	sim->pipe[PIPE_MAIN].writer_gone = true;
@@ -316,9 +322,36 @@ static inline bool source_does_close(struct sim *sim)
 	return true;
 }
 
+/* Somebody has told it to resume: another connection, or two, and another link */
+static inline bool source_does_redial(struct sim *sim)
+{
+	struct sim_source *source = &sim->source;
+	bool urgent = !sim_one_in(sim, 8);
+
+	if (!sim->dest.listening || !source->closed ||
+	    source_get_phase(source->engine) != SOURCE_PAUSED)
+		return false;
+	sim->dest.listening = false;
+	sim->dead = false;
+	for (unsigned i = 0; i < PIPE_COUNT; i++)
+		pipe_reset(&sim->pipe[i]);
+	pipes_open(sim, urgent);
+	for (unsigned i = 0; i < CHANNEL_COUNT; i++) {
+		source->sending[i].under_way = false;
+		source->told[i] = false;
+	}
+	source->reply_have = 0;
+	source->dial_ns = SIM_NEVER;
+	source->wake_ns = 0;
+	source->called = source->urgent_called = source->closed = false;
+	sim_trace(sim, "source: resumes");
+	source_reconnected(source->engine, urgent, sim->now_ns);
+	return true;
+}
+
 static inline void source_side_begin(struct sim *sim)
 {
-	const struct plan *plan = &sim->plan;
+	const struct sim_plan *plan = &sim->plan;
 	struct source_config config = {
 		.postcopy = plan->postcopy,
 		.return_path = plan->return_path,

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Destination: a new connection after a break. Bitmaps say what is in place, then all
+ * that threads wait for is asked for again; nothing else of the old connection counts.
+ *
+ *	PAUSED		The guest goes on, faults are written down in `asked`, pages that
+ *			it removes are marked. What lay in runs is dropped, so that arrived
+ *			is received by host page, and may come again.
+ *	RECOVER		The source asks for the bitmap of each block. A page removed behind
+ *			that is sent in vain, and skipped when it is to be placed.
+ *	RUNNING		From RESUME_ACK on. It is said in front of the move, or a request
+ *			of the fault thread, which looks at the phase, could overtake it.
+ *
+ * The walk over `asked` is the fault thread's, as all requests are: what it finds in
+ * RUNNING behind the walk it asks for at once, what is in front is found by the walk.
+ */
+#include "postcopy/dest_engine.h"
+
+#include "base/bits.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Host pages one by one: what a QEMU's source is used to */
+#define ANNOUNCE_PAGES 1u
+
+void dest_parked(struct dest *dest)
+{
+	struct dest_channel *c = &dest->channel[CHANNEL_URGENT];
+
+	dest_drop(dest, CHANNEL_URGENT);
+	c->row = 0;
+	__atomic_store_n(&c->open, false, __ATOMIC_RELEASE);
+	__atomic_store_n(&c->eos, false, __ATOMIC_RELEASE);
+}
+
+void dest_reconnected(struct dest *dest)
+{
+	struct dest_channel *c = &dest->channel[CHANNEL_MAIN];
+
+	stream_in_resume(&dest->stream);
+	ram_in_init(&dest->channel[CHANNEL_URGENT].urgent, true);
+	c->row = 0;
+	__atomic_store_n(&c->open, true, __ATOMIC_RELEASE);
+	/* nobody opens it a second time */
+	dest->return_path = true;
+	dest->ended = false;
+	dest->last_asked = -1;
+	dest->hurry = false;
+	dest->fault_failed = false;
+	memset(dest->bitmaps_said, 0, sizeof(dest->bitmaps_said));
+	for (unsigned i = 0; i < dest->blocks; i++) {
+		const struct dest_block *b = &dest->block[i];
+
+		dest->plan_block[i] = (struct plan_block){
+			.asked = b->asked,
+			.received = b->received,
+			.pages = b->used / TARGET_PAGE,
+			.group = b->page_size / TARGET_PAGE,
+		};
+	}
+	plan_init(&dest->plan, dest->plan_block, dest->blocks, ANNOUNCE_PAGES);
+	dest_move(dest, DEST_RECOVER, NULL);
+}
+
+unsigned dest_find_block(const struct dest *dest, const struct wire_name *name)
+{
+	unsigned at;
+
+	for (at = 0; at < dest->blocks; at++) {
+		const struct wire_name *is = &dest->stream.blocks.block[at].name;
+
+		if (is->length == name->length && !memcmp(is->text, name->text, is->length))
+			break;
+	}
+	return at;
+}
+
+int dest_say_bitmap(struct dest *dest, const struct wire_name *name, struct wh_err *err)
+{
+	unsigned at = dest_find_block(dest, name);
+	struct rp_msg msg = { .kind = RP_RECV_BITMAP };
+	uint8_t buf[RP_MSG_MAX];
+	int ret;
+
+	if (at == dest->blocks)
+		return err_set(err, -EPROTO, "bitmap of unknown block '%s'", name->text);
+	/* each is memory of ours until it is sent */
+	if (bits_test_set(dest->bitmaps_said, at))
+		return err_set(err, -EPROTO, "bitmap of block '%s' for the second time",
+			       name->text);
+	msg.recv_bitmap.block = *name;
+	ret = dest->ops->send_bitmap(dest->ctx, buf, rp_put(buf, &msg), at, err);
+	return ret < 0 ? dest_because(err, ret, "bitmap") : 0;
+}
+
+int dest_resume(struct dest *dest, struct wh_err *err)
+{
+	struct rp_msg ack = { .kind = RP_RESUME_ACK, .resume_ack.value = 1 };
+	uint64_t said = bits_count(dest->bitmaps_said, RAM_BLOCKS_MAX);
+	int ret;
+
+	if (said < dest->blocks)
+		return err_set(err, -EPROTO, "POSTCOPY_RESUME behind %u bitmaps of %u",
+			       (unsigned)said, dest->blocks);
+	ret = dest_send(dest, &ack, err);
+	if (ret < 0)
+		return ret;
+	dest_move(dest, DEST_RUNNING, NULL);
+	dest->ops->resumed(dest->ctx);
+	return 0;
+}
+
+bool dest_to_announce(const struct dest *dest, unsigned block, uint64_t first_page)
+{
+	const struct plan *plan = &dest->plan;
+
+	if (plan->part != PLAN_ASKED || block < plan->at_block)
+		return false;
+	return block > plan->at_block || first_page >= plan->at_page;
+}
+
+int dest_announce(struct dest *dest, unsigned max, struct wh_err *err)
+{
+	struct wh_err own = { 0 };
+	struct plan_run run;
+	int ret;
+
+	err = err ? err : &own;
+	err->code = 0;
+	err->text[0] = '\0';
+	for (unsigned i = 0; dest->plan.part == PLAN_ASKED; i++) {
+		enum dest_phase phase = dest_get_phase(dest);
+
+		if (phase != DEST_RUNNING && phase != DEST_ENDING)
+			return 0;
+		if (i == max)
+			return 1;
+		if (plan_next(&dest->plan, &run) != PLAN_ASKED)
+			break;
+		ret = dest_request(dest, run.block, run.page * TARGET_PAGE, err);
+		if (ret < 0)
+			return dest_fail_later(dest, err);
+	}
+	/* the rest is the source's own affair */
+	dest->plan.part = PLAN_END;
+	return 0;
+}

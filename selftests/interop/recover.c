@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A postcopy with a real QEMU at one end, whose link breaks again and again: behind each
+ * kind of message and in the middle of a page. It is recovered each time, by migrate-recover
+ * or by migrate with resume, and by this library's function at the other end. Memory is
+ * compared when all of it is there.
+ *
+ * QEMU 7.2 never comes back from a break within the handshake; so the link holds until the
+ * handshake is over.
+ */
+#include "kselftest_harness.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <wherry/wherry.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "selftests/interop/do.h"
+#include "selftests/lib/proxy.h"
+#include "selftests/lib/qemu.h"
+#include "selftests/lib/receiver.h"
+#include "selftests/lib/workload.h"
+
+#define MIB (UINT64_C(1) << 20)
+#define RAM_BYTES (64 * MIB)
+#define STEPPED_BYTES (24 * MIB) /* the rest stays zero */
+#define LOADED_AT MIB		 /* where QEMU's RAM has contents */
+#define WAIT_MS 30000
+#define TEST_SECONDS 150
+
+/* On the wire: RECV_BITMAP of "ram" and POSTCOPY_RESUME, then PART, a record's head, a page */
+#define HANDSHAKE_BYTES (9u + 5u)
+#define PART_BYTES 5u
+#define HEAD_BYTES 12u
+#define PAGE_BYTES 4096u
+
+static const uint64_t cuts[] = {
+	/* somewhere in the first connection; whole pages, and a part of one */
+	3 * MIB,
+	HANDSHAKE_BYTES + PART_BYTES,
+	HANDSHAKE_BYTES + PART_BYTES + HEAD_BYTES,
+	HANDSHAKE_BYTES + PART_BYTES + HEAD_BYTES + PAGE_BYTES,
+	HANDSHAKE_BYTES + PART_BYTES + HEAD_BYTES + 1000,
+	MIB + 7,
+};
+#define CUTS (sizeof(cuts) / sizeof(cuts[0]))
+
+FIXTURE(recover)
+{
+	char dir[64];
+	char file[96];
+	uint8_t *ram;
+	struct workload workload;
+	struct wh_migration *migration;
+	struct proxy *proxy;
+	struct qemu qemu;
+	bool stop; /* atomic: of the thread that touches pages */
+	pthread_t toucher;
+	bool touching;
+};
+
+FIXTURE_VARIANT(recover)
+{
+	const char *capabilities[4];
+	enum wh_urgent urgent;
+};
+
+/* clang-format off */
+FIXTURE_VARIANT_ADD(recover, plain)
+{
+	.capabilities = { "postcopy-ram" },
+};
+
+FIXTURE_VARIANT_ADD(recover, preempt)
+{
+	.capabilities = { "postcopy-ram", "postcopy-preempt" },
+	.urgent = WH_URGENT_AT_START,
+};
+/* clang-format on */
+
+static int pause_guest(void *opaque, struct wh_err *err)
+{
+	FIXTURE_DATA(recover) *self = opaque;
+
+	(void)err;
+	workload_park(&self->workload);
+	return 0;
+}
+
+static int must_not(void *opaque, struct wh_err *err)
+{
+	(void)opaque;
+	return err_set(err, -EINVAL, "the guest is resumed where it must not be");
+}
+
+static int load_device(void *opaque, const void *data, size_t length, enum wh_device_format format,
+		       struct wh_err *err)
+{
+	(void)opaque;
+	(void)data;
+	(void)length;
+	return format == WH_DEVICE_QEMU ? 0 : err_set(err, -EPROTO, "not QEMU's");
+}
+
+/* A guest that reads pages here and there */
+static void *touch(void *arg)
+{
+	FIXTURE_DATA(recover) *self = arg;
+	uint32_t x = 1;
+
+	while (!__atomic_load_n(&self->stop, __ATOMIC_ACQUIRE)) {
+		x = x * 1664525 + 1013904223;
+		(void)*(volatile uint8_t *)(self->ram + (x >> 8) % (RAM_BYTES / 4096) * 4096);
+		usleep(200);
+	}
+	return NULL;
+}
+
+static int start_guest(void *opaque, struct wh_err *err)
+{
+	FIXTURE_DATA(recover) *self = opaque;
+
+	(void)err;
+	self->touching = !pthread_create(&self->toucher, NULL, touch, self);
+	return 0;
+}
+
+static const struct wh_callbacks callbacks = {
+	.pause = pause_guest,
+	.resume = must_not,
+	.device_load = load_device,
+	.start = start_guest,
+};
+
+FIXTURE_SETUP(recover)
+{
+	(void)variant;
+	self->ram =
+		mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->ram);
+	strcpy(self->dir, "/dev/shm/wherry-again-XXXXXX");
+	ASSERT_NE(NULL, mkdtemp(self->dir));
+	snprintf(self->file, sizeof(self->file), "%s/file", self->dir);
+}
+
+FIXTURE_TEARDOWN(recover)
+{
+	(void)variant;
+	__atomic_store_n(&self->stop, true, __ATOMIC_RELEASE);
+	/* if it waits for a page that will never come, so would this */
+	if (self->touching && wh_get_phase(self->migration) == WH_PHASE_DONE)
+		pthread_join(self->toucher, NULL);
+	proxy_end(self->proxy);
+	wh_free(self->migration);
+	qemu_end(&self->qemu);
+	unlink(self->file);
+	rmdir(self->dir);
+}
+
+static int new_end(FIXTURE_DATA(recover) *self, enum wh_role role, enum wh_urgent urgent,
+		   struct wh_err *err)
+{
+	const struct wh_block block = {
+		.name = "ram",
+		.addr = self->ram,
+		.length = RAM_BYTES,
+		.page_size = 4096,
+		.fd = -1,
+	};
+	struct wh_config config;
+	int ret;
+
+	wh_config_init(&config);
+	config.callbacks = &callbacks;
+	config.opaque = self;
+	config.machine = "none";
+	config.urgent = urgent;
+	config.downtime_ns = 1;
+	config.postcopy_bandwidth = 16 * MIB;
+	ret = wh_new(&self->migration, role, &config, err);
+	return ret ? ret : wh_add_block(self->migration, &block, err);
+}
+
+static int wait_phase(FIXTURE_DATA(recover) *self, enum wh_phase phase, struct wh_err *err)
+{
+	static const struct timespec ms = { .tv_nsec = (long)NS_PER_MS };
+	uint64_t end = clock_now_ns() + (uint64_t)WAIT_MS * NS_PER_MS;
+
+	while (wh_get_phase(self->migration) != phase) {
+		if (clock_now_ns() > end)
+			return err_set(err, -ETIMEDOUT, "still %s after %d ms, not %s",
+				       wh_phase_name(wh_get_phase(self->migration)), WAIT_MS,
+				       wh_phase_name(phase));
+		nanosleep(&ms, NULL);
+	}
+	return 0;
+}
+
+/* Both ends have seen that the link is gone, and let go of it. */
+static int wait_paused(FIXTURE_DATA(recover) *self, struct wh_err *err)
+{
+	int ret = wait_phase(self, WH_PHASE_PAUSED, err);
+
+	if (ret)
+		return ret;
+	if (wh_wait(self->migration, (int64_t)WAIT_MS * (int64_t)NS_PER_MS, err) == -EAGAIN)
+		return -ETIMEDOUT;
+	return qemu_wait_status(&self->qemu, "postcopy-paused", WAIT_MS, err);
+}
+
+static int new_proxy(FIXTURE_DATA(recover) *self, const char *to, uint64_t cut_at,
+		     struct wh_err *err)
+{
+	proxy_end(self->proxy);
+	self->proxy = proxy_start(to, &(struct proxy_script){ .cut_at = cut_at });
+	return self->proxy ? 0 : err_set(err, -EIO, "no proxy to %s", to);
+}
+
+/* Somewhere that a QEMU can be told to listen */
+static void free_port(char uri[64])
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t length = sizeof(at);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	bind(fd, (struct sockaddr *)&at, sizeof(at));
+	getsockname(fd, (struct sockaddr *)&at, &length);
+	close(fd);
+	snprintf(uri, 64, "tcp:127.0.0.1:%u", ntohs(at.sin_port));
+}
+
+static int compare(FIXTURE_DATA(recover) *self, const char *path, struct wh_err *err)
+{
+	const struct image here = { .at = self->ram, .length = RAM_BYTES };
+	struct image there;
+	int ret = image_open(&there, path, err);
+
+	if (ret)
+		return ret;
+	ret = image_compare(&here, &there, err);
+	image_close(&there);
+	return ret;
+}
+
+static int save(FIXTURE_DATA(recover) *self, struct wh_err *err)
+{
+	return qemu_command(&self->qemu, NULL, err, "pmemsave",
+			    "{\"val\":0,\"size\":%llu,\"filename\":\"%s\"}",
+			    (unsigned long long)RAM_BYTES, self->file);
+}
+
+static int start_source(FIXTURE_DATA(recover) *self, const FIXTURE_VARIANT(recover) * variant,
+			struct wh_err *err)
+{
+	static const char *const argv[] = { "-M", "none", "-m", "64", "-incoming", "defer", NULL };
+	char uri[64];
+	int ret;
+
+	workload_init(&self->workload, self->ram, STEPPED_BYTES / 4096, 1);
+	workload_fill(&self->workload);
+	workload_run(&self->workload);
+	free_port(uri);
+	ret = qemu_start(&self->qemu, argv, err);
+	if (!ret)
+		ret = qemu_capabilities(&self->qemu, variant->capabilities, err);
+	if (!ret)
+		ret = qemu_migrate_incoming(&self->qemu, uri, err);
+	if (!ret)
+		ret = new_proxy(self, uri, cuts[0], err);
+	if (!ret)
+		ret = new_end(self, WH_SOURCE, variant->urgent, err);
+	if (!ret)
+		ret = wh_connect(self->migration, proxy_uri(self->proxy), err);
+	if (!ret)
+		ret = wh_start(self->migration, err);
+	return ret ? ret : wh_start_postcopy(self->migration, err);
+}
+
+TEST_F_TIMEOUT(recover, qemu_is_the_destination, TEST_SECONDS)
+{
+	struct wh_err err = { 0 };
+	struct wh_stats stats;
+
+	DO(start_source(self, variant, &err));
+	for (unsigned i = 1; i <= CUTS; i++) {
+		char uri[64];
+
+		DO(wait_paused(self, &err));
+		wh_get_stats(self->migration, &stats);
+		EXPECT_EQ(i - 1, stats.recoveries);
+		free_port(uri);
+		DO(qemu_command(&self->qemu, NULL, &err, "migrate-recover", "{\"uri\":\"%s\"}",
+				uri));
+		DO(new_proxy(self, uri, i < CUTS ? cuts[i] : 0, &err));
+		DO(wh_resume(self->migration, proxy_uri(self->proxy), &err));
+	}
+	DO(wait_phase(self, WH_PHASE_POSTCOPY, &err));
+	/* What is missing it takes for this in its own order: each is asked for */
+	DO(save(self, &err));
+	DO(compare(self, self->file, &err));
+	DO(wh_wait(self->migration, (int64_t)WAIT_MS * (int64_t)NS_PER_MS, &err));
+	DO(qemu_wait_status(&self->qemu, "completed", WAIT_MS, &err));
+	wh_get_stats(self->migration, &stats);
+	EXPECT_EQ(CUTS, stats.recoveries);
+	EXPECT_LT(0, stats.requests);
+	if (variant->urgent) {
+		EXPECT_LT(0, stats.pages_urgent);
+	}
+	EXPECT_EQ(0, workload_verify(&self->workload));
+	workload_fini(&self->workload);
+}
+
+/* What the source's RAM has: not two pages alike */
+static int write_contents(const char *path, struct wh_err *err)
+{
+	FILE *file = fopen(path, "w");
+	uint64_t x = 1;
+
+	if (!file)
+		return err_set(err, -errno, "%s: %m", path);
+	for (uint64_t at = 0; at < STEPPED_BYTES; at += sizeof(x)) {
+		x = x * 6364136223846793005u + 1442695040888963407u;
+		fwrite(&x, sizeof(x), 1, file);
+	}
+	return fclose(file) ? err_set(err, -EIO, "%s", path) : 0;
+}
+
+static int start_dest(FIXTURE_DATA(recover) *self, const FIXTURE_VARIANT(recover) * variant,
+		      struct wh_err *err)
+{
+	char loader[160];
+	const char *const argv[] = { "-M", "none", "-m", "64", "-device", loader, NULL };
+	int ret;
+
+	snprintf(loader, sizeof(loader), "loader,file=%s,addr=0x%llx,force-raw=on", self->file,
+		 (unsigned long long)LOADED_AT);
+	ret = write_contents(self->file, err);
+	if (!ret)
+		ret = qemu_start(&self->qemu, argv, err);
+	if (!ret)
+		ret = qemu_capabilities(&self->qemu, variant->capabilities, err);
+	if (!ret)
+		ret = qemu_parameter(&self->qemu, "max-bandwidth", 4 * MIB, err);
+	if (!ret)
+		ret = qemu_parameter(&self->qemu, "max-postcopy-bandwidth", 16 * MIB, err);
+	if (!ret)
+		ret = new_end(self, WH_DEST, variant->urgent, err);
+	if (!ret)
+		ret = wh_listen(self->migration, "tcp:127.0.0.1:0", err);
+	if (!ret)
+		ret = wh_start(self->migration, err);
+	if (!ret)
+		ret = new_proxy(self, wh_listen_uri(self->migration), cuts[0], err);
+	if (!ret)
+		ret = qemu_migrate(&self->qemu, proxy_uri(self->proxy), err);
+	return ret ? ret : qemu_command(&self->qemu, NULL, err, "migrate-start-postcopy", NULL);
+}
+
+TEST_F_TIMEOUT(recover, qemu_is_the_source, TEST_SECONDS)
+{
+	struct wh_err err = { 0 };
+	struct wh_stats stats;
+
+	DO(start_dest(self, variant, &err));
+	for (unsigned i = 1; i <= CUTS; i++) {
+		DO(wait_paused(self, &err));
+		wh_get_stats(self->migration, &stats);
+		EXPECT_EQ(i - 1, stats.recoveries);
+		EXPECT_LT(0, stats.pages_left);
+		DO(wh_recover(self->migration, "tcp:127.0.0.1:0", &err));
+		DO(new_proxy(self, wh_listen_uri(self->migration), i < CUTS ? cuts[i] : 0, &err));
+		DO(qemu_command(&self->qemu, NULL, &err, "migrate",
+				"{\"uri\":\"%s\",\"resume\":true}", proxy_uri(self->proxy)));
+	}
+	DO(wait_phase(self, WH_PHASE_DONE, &err));
+	DO(wh_wait(self->migration, (int64_t)WAIT_MS * (int64_t)NS_PER_MS, &err));
+	DO(qemu_wait_status(&self->qemu, "completed", WAIT_MS, &err));
+	wh_get_stats(self->migration, &stats);
+	EXPECT_EQ(CUTS, stats.recoveries);
+	EXPECT_LT(0, stats.requests);
+	DO(save(self, &err));
+	DO(compare(self, self->file, &err));
+}
+
+TEST_HARNESS_MAIN
