@@ -57,6 +57,7 @@ BUILD ?= build$(SAN:%=-%)
 VERSION := $(shell sed -n 's/^\#define WH_VERSION_[MP][A-Z]* \([0-9]*\)$$/\1/p' \
 	     include/wherry/wherry.h | paste -sd. -)
 SONAME := libwherry.so.0
+QMP_SONAME := libwherry-qmp.so.0
 
 ifeq ($(V),0)
 Q := @
@@ -73,7 +74,9 @@ ifneq ($(RDMA),0)
 LIB_DIRS += rdma
 endif
 LIB_SRCS := $(sort $(wildcard $(LIB_DIRS:%=%/*.c)))
-CLI_SRCS := $(sort $(wildcard cli/*.c))
+# The QMP monitor is a library of its own, so that libwherry needs no json-c
+QMP_SRCS := $(sort $(wildcard cli/qmp_*.c))
+CLI_SRCS := $(filter-out $(QMP_SRCS),$(sort $(wildcard cli/*.c)))
 VMM_SRCS := $(sort $(wildcard examples/vmm/*.c examples/vmm/*.S))
 
 TEST_DIRS := base wire recover ring uffd postcopy sim model e2e interop cli
@@ -88,6 +91,7 @@ MAN_PAGES := $(sort $(wildcard Documentation/man/*.[1-8]))
 
 obj = $(patsubst %,$(BUILD)/obj/%.o,$(basename $(1)))
 LIB_OBJS := $(call obj,$(LIB_SRCS))
+QMP_OBJS := $(call obj,$(QMP_SRCS))
 CLI_OBJS := $(call obj,$(CLI_SRCS))
 VMM_OBJS := $(call obj,$(VMM_SRCS))
 TEST_LIB_OBJS := $(call obj,$(TEST_LIB_SRCS))
@@ -156,9 +160,11 @@ LIB_PKGS := liburing libcap libnl-3.0 libnl-route-3.0
 ifneq ($(RDMA),0)
 LIB_PKGS += libibverbs librdmacm
 endif
+QMP_PKGS := json-c
 CLI_PKGS := json-c libxxhash
 lazy = $(eval $(1) := $$(shell $(PKG_CONFIG) $(2)))$($(1))
 LIB_LIBS = -Wl,--push-state,--as-needed $(call lazy,LIB_PKG_LIBS,--libs $(LIB_PKGS)) -Wl,--pop-state
+QMP_LIBS = $(call lazy,QMP_PKG_LIBS,--libs $(QMP_PKGS))
 CLI_LIBS = -Wl,--push-state,--as-needed $(call lazy,CLI_PKG_LIBS,--libs $(CLI_PKGS)) -Wl,--pop-state
 NL_CFLAGS = $(call lazy,NL_PKG_CFLAGS,--cflags libnl-route-3.0)
 CLI_CFLAGS = $(call lazy,CLI_PKG_CFLAGS,--cflags $(CLI_PKGS))
@@ -166,6 +172,8 @@ CLI_CFLAGS = $(call lazy,CLI_PKG_CFLAGS,--cflags $(CLI_PKGS))
 $(LIB_OBJS): KIND_CFLAGS = -fPIC
 $(call obj,$(CONVERSION_SRCS)): KIND_CFLAGS = -fPIC -Wconversion -Wno-sign-conversion
 $(call obj,$(filter netplug/%,$(LIB_SRCS))): KIND_CPPFLAGS = $(NL_CFLAGS)
+$(QMP_OBJS): KIND_CFLAGS = -fPIC
+$(QMP_OBJS): KIND_CPPFLAGS = $(CLI_CFLAGS)
 $(CLI_OBJS): KIND_CPPFLAGS = $(CLI_CFLAGS) -DWH_LIBEXEC='"$(LIBEXECDIR)/wherry"'
 $(CLI_OBJS) $(VMM_OBJS) $(TEST_LIB_OBJS) $(TEST_OBJS): KIND_CFLAGS = -fPIE
 # The kernel's harness defines a function a test and expands to what we would not write.
@@ -178,13 +186,16 @@ $(TEST_OBJS): KIND_CFLAGS = -fPIE -Wno-missing-prototypes -Wno-unused-parameter 
 
 SHARED := $(BUILD)/libwherry.so.$(VERSION)
 STATIC := $(BUILD)/libwherry.a
+QMP_SHARED := $(BUILD)/libwherry-qmp.so.$(VERSION)
+QMP_STATIC := $(BUILD)/libwherry-qmp.a
 WHERRY := $(if $(CLI_SRCS),$(BUILD)/wherry)
 VMM := $(if $(VMM_SRCS),$(BUILD)/wherry-vmm)
 
 .PHONY: all lib tests benches
 all: lib $(WHERRY) vmm
 	@:
-lib: $(SHARED) $(STATIC) $(BUILD)/libwherry.so $(BUILD)/$(SONAME)
+lib: $(SHARED) $(STATIC) $(BUILD)/libwherry.so $(BUILD)/$(SONAME) \
+     $(QMP_SHARED) $(QMP_STATIC) $(BUILD)/libwherry-qmp.so $(BUILD)/$(QMP_SONAME)
 tests: $(TESTS)
 	@:
 benches: $(BENCHES)
@@ -212,7 +223,7 @@ $(BUILD)/obj/%.o: %.S $(BUILD)/flags
 # Knows where wherry-vmm will be
 $(BUILD)/obj/cli/demo.o: $(BUILD)/paths
 
--include $(patsubst %.o,%.d,$(LIB_OBJS) $(CLI_OBJS) $(VMM_OBJS) $(TEST_LIB_OBJS) $(TEST_OBJS) \
+-include $(patsubst %.o,%.d,$(LIB_OBJS) $(QMP_OBJS) $(CLI_OBJS) $(VMM_OBJS) $(TEST_LIB_OBJS) $(TEST_OBJS) \
 	   $(call obj,$(FUZZ_SRCS)))
 
 $(SHARED): $(LIB_OBJS) libwherry.map
@@ -220,6 +231,13 @@ $(SHARED): $(LIB_OBJS) libwherry.map
 	  -Wl,--version-script=libwherry.map -o $@ $(LIB_OBJS) $(LIB_LIBS)
 
 $(BUILD)/libwherry.so $(BUILD)/$(SONAME): $(SHARED)
+	$(Q)ln -sf $(<F) $@
+
+$(QMP_SHARED): $(QMP_OBJS) libwherry-qmp.map $(BUILD)/libwherry.so
+	$(call say,LD)$(LINK) -shared -Wl,-soname,$(QMP_SONAME) $(LIB_LINK_FLAGS) \
+	  -Wl,--version-script=libwherry-qmp.map -o $@ $(QMP_OBJS) -L$(BUILD) -lwherry $(QMP_LIBS)
+
+$(BUILD)/libwherry-qmp.so $(BUILD)/$(QMP_SONAME): $(QMP_SHARED)
 	$(Q)ln -sf $(<F) $@
 
 # One object, so that err_set() and its like cannot meet a VMM's own: what is not
@@ -230,6 +248,12 @@ $(STATIC): $(LIB_OBJS)
 	$(Q)rm -f $@
 	$(Q)$(AR) rcs $@ $(BUILD)/libwherry.o
 
+$(QMP_STATIC): $(QMP_OBJS)
+	$(call say,AR)$(LD) -r -o $(BUILD)/libwherry-qmp.o $(QMP_OBJS)
+	$(Q)$(OBJCOPY) --localize-hidden $(BUILD)/libwherry-qmp.o
+	$(Q)rm -f $@
+	$(Q)$(AR) rcs $@ $(BUILD)/libwherry-qmp.o
+
 # Linked statically: it can be copied to another machine or into an initramfs alone, and
 # needs no path to the shared library while it lies in build/. Whoever runs it while it is
 # made again finds the one or the other
@@ -239,8 +263,9 @@ $(BUILD)/wherry: $(CLI_OBJS) $(STATIC)
 
 .PHONY: vmm
 vmm: $(VMM)
-$(BUILD)/wherry-vmm: $(VMM_OBJS) $(STATIC)
-	$(call say,LD)$(LINK) -pie -o $@.new $(VMM_OBJS) $(STATIC) $(EXTRA_LIBS) $(LIB_LIBS)
+$(BUILD)/wherry-vmm: $(VMM_OBJS) $(QMP_STATIC) $(STATIC)
+	$(call say,LD)$(LINK) -pie -o $@.new $(VMM_OBJS) $(QMP_STATIC) $(STATIC) $(EXTRA_LIBS) \
+	  $(QMP_LIBS) $(LIB_LIBS)
 	$(Q)mv $@.new $@
 
 # ---- Tests --------------------------------------------------------------------
@@ -276,10 +301,11 @@ TEST_NAMES := $(patsubst selftests/%,%,$(basename $(TEST_SRCS) $(TEST_SCRIPTS)))
 QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd postcopy cli),$(TEST_NAMES))
 # Under the sanitizers: what handles bytes of strangers, and what has threads. These are
 # programs of ours, so that those which they start are of the same folder
-ASAN_NAMES := $(filter base/% wire/% recover/% postcopy/% ring/% uffd/% cli/% e2e/two, \
+ASAN_NAMES := $(filter base/% wire/% recover/% postcopy/% ring/% uffd/% cli/% e2e/two \
+	        e2e/recover, \
 	        $(TEST_NAMES))
 TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads ring/% uffd/% \
-	        e2e/two e2e/faults e2e/cuts,$(TEST_NAMES))
+	        e2e/two e2e/faults e2e/cuts e2e/recover postcopy/ahead cli/qmp cli/qmp_clients,$(TEST_NAMES))
 SLOW_CHECKS := check-clang-tidy check-cppcheck check-dist check-builds check-install check-fuzz
 
 # Name -> path of a program, of a script, of a check
@@ -385,14 +411,18 @@ deps:
 # ---- Install ------------------------------------------------------------------
 
 INSTALL ?= install
-PC_FILE := $(BUILD)/wherry.pc
-$(PC_FILE): wherry.pc.in $(BUILD)/flags $(BUILD)/paths include/wherry/wherry.h
+PC_FILES := $(BUILD)/wherry.pc $(BUILD)/wherry-qmp.pc
+$(BUILD)/wherry.pc: PRIVATE = $(LIB_PKGS)
+$(BUILD)/wherry-qmp.pc: PRIVATE = $(QMP_PKGS)
+$(PC_FILES): $(BUILD)/%.pc: %.pc.in $(BUILD)/flags $(BUILD)/paths include/wherry/wherry.h
 	$(call say,PC)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' \
 	  -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
-	  -e 's|@PRIVATE@|$(LIB_PKGS)|' $< > $@
+	  -e 's|@PRIVATE@|$(PRIVATE)|' $< > $@
 
 INSTALLED = $(BINDIR)/wherry $(LIBEXECDIR)/wherry/wherry-vmm $(LIBDIR)/libwherry.so.$(VERSION) $(LIBDIR)/$(SONAME) \
 	    $(LIBDIR)/libwherry.so $(LIBDIR)/libwherry.a $(LIBDIR)/pkgconfig/wherry.pc \
+	    $(LIBDIR)/libwherry-qmp.so.$(VERSION) $(LIBDIR)/$(QMP_SONAME) \
+	    $(LIBDIR)/libwherry-qmp.so $(LIBDIR)/libwherry-qmp.a $(LIBDIR)/pkgconfig/wherry-qmp.pc \
 	    $(PUBLIC_HEADERS:include/%=$(INCLUDEDIR)/%) $(COMPLETIONDIR)/wherry \
 	    $(foreach page,$(MAN_PAGES),$(call man_path,$(page))) \
 	    $(foreach link,$(MAN_LINKS),$(call man_path,$(firstword $(subst :, ,$(link)))))
@@ -404,15 +434,18 @@ MAN_LINKS = $(shell awk '/^.Sh/ { name = /NAME/ } name && $$1 == ".Nm" { \
 	      if ($$2 "." section != page) print $$2 "." section ":" page }' $(MAN_PAGES))
 
 .PHONY: install uninstall
-install: all $(PC_FILE)
+install: all $(PC_FILES)
 	$(Q)$(INSTALL) -d $(addprefix $(DESTDIR),$(sort $(dir $(INSTALLED))))
 	$(Q)$(INSTALL) -m 755 $(BUILD)/wherry $(DESTDIR)$(BINDIR)/wherry
 	$(Q)$(INSTALL) -m 755 $(VMM) $(DESTDIR)$(LIBEXECDIR)/wherry/wherry-vmm
 	$(Q)$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/
 	$(Q)ln -sf libwherry.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
 	$(Q)ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libwherry.so
-	$(Q)$(INSTALL) -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/
-	$(Q)$(INSTALL) -m 644 $(PC_FILE) $(DESTDIR)$(LIBDIR)/pkgconfig/
+	$(Q)$(INSTALL) -m 755 $(QMP_SHARED) $(DESTDIR)$(LIBDIR)/
+	$(Q)ln -sf libwherry-qmp.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(QMP_SONAME)
+	$(Q)ln -sf $(QMP_SONAME) $(DESTDIR)$(LIBDIR)/libwherry-qmp.so
+	$(Q)$(INSTALL) -m 644 $(STATIC) $(QMP_STATIC) $(DESTDIR)$(LIBDIR)/
+	$(Q)$(INSTALL) -m 644 $(PC_FILES) $(DESTDIR)$(LIBDIR)/pkgconfig/
 	$(Q)$(INSTALL) -m 644 $(PUBLIC_HEADERS) $(DESTDIR)$(INCLUDEDIR)/wherry/
 	$(Q)$(INSTALL) -m 644 Documentation/wherry.bash $(DESTDIR)$(COMPLETIONDIR)/wherry
 	$(Q)$(foreach page,$(MAN_PAGES),$(INSTALL) -m 644 $(page) $(DESTDIR)$(call man_path,$(page)) &&) :

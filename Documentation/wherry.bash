@@ -12,7 +12,7 @@ _wherry()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words='demo receive check dump --help --version'
+		words='demo receive qmp top check dump --help --version'
 	else
 		case $command:$previous in
 		demo:--memory) words='private memfd hugetlb' ;;
@@ -25,7 +25,8 @@ _wherry()
 			;;
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
-			receive:--device-max | receive:--timeout)
+			receive:--device-max | receive:--timeout | qmp:--timeout | \
+			top:--interval | top:--count)
 			return
 			;;
 		demo:*)
@@ -36,6 +37,14 @@ _wherry()
 		receive:*)
 			words='--out --force --postcopy --urgent --touch --memory --hugetlb
 				--device-max --timeout --json --quiet --help'
+			;;
+		qmp:* | top:*)
+			words='--events --timeout --help'
+			[ "$command" = top ] && words='--json --metrics --interval --count --help'
+			if [ "${current#-}" = "$current" ]; then
+				mapfile -t COMPREPLY < <(compgen -f -- "$current")
+				return
+			fi
 			;;
 		check:*) words='--json --help' ;;
 		dump:*)

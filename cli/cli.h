@@ -12,7 +12,9 @@
 int cmd_check(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
+int cmd_qmp(int argc, char **argv);
 int cmd_receive(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 
 /*
  * "wherry NAME: ..." and where to read more, on stderr; no @format where getopt_long()

@@ -18,6 +18,8 @@ static const struct {
 } commands[] = {
 	{ "demo", cmd_demo, "move a running guest between two processes, and verify it" },
 	{ "receive", cmd_receive, "take a migration from a QEMU and keep it in a directory" },
+	{ "qmp", cmd_qmp, "give a QMP monitor a command, print its events" },
+	{ "top", cmd_top, "watch a migration through its QMP monitor" },
 	{ "check", cmd_check, "tell what this machine can do" },
 	{ "dump", cmd_dump, "print a recorded stream, message by message" },
 };

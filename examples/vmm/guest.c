@@ -64,6 +64,8 @@ int guest_run(void *opaque, struct wh_err *err)
 	for (unsigned i = 0; i < vmm->cpus; i++)
 		if (pthread_create(&vmm->cpu[i].thread, NULL, cpu_main, &vmm->cpu[i]))
 			return fail(err, -EAGAIN, "no thread for vCPU %u", i);
+	if (vmm->monitor)
+		wh_qmp_set_running(vmm->monitor, true);
 	return 0;
 }
 
@@ -88,6 +90,8 @@ int guest_park(void *opaque, struct wh_err *err)
 		if (vmm->cpu[i].run)
 			vmm->cpu[i].run->immediate_exit = 0;
 	}
+	if (vmm->monitor)
+		wh_qmp_set_running(vmm->monitor, false);
 	return 0;
 }
 

@@ -5,7 +5,8 @@
  * A source runs a guest and does what stdin says; a destination (--listen) waits for one.
  * When the guest was moved both end, the destination after it has looked at every byte.
  * When it was not, a destination whose guest never ran ends; whoever has the guest, or
- * memory of it that is nowhere else, stays until it is told to quit.
+ * memory of it that is nowhere else, stays until it is told to quit. So does everybody with
+ * a monitor, since there may be more to ask.
  */
 #include "vmm.h"
 
@@ -38,10 +39,10 @@ static int vmm_open(struct vmm *vmm, struct wh_err *err)
 		say_log(NULL, WH_LOG_WARNING, "no /dev/kvm: plain threads are the processors");
 		vmm->ops = &thread_cpus;
 	}
-	if (ram_open(vmm, err) || guest_open(vmm, err))
+	if (ram_open(vmm, err) || guest_open(vmm, err) || monitor_open(vmm, err))
 		return err->code;
 	if (vmm->listen) {
-		if (vmm_migrate(vmm, vmm->listen, err))
+		if (strcmp(vmm->listen, "defer") != 0 && vmm_migrate(vmm, vmm->listen, err))
 			return err->code;
 	} else {
 		ram_fill(vmm);
@@ -51,7 +52,7 @@ static int vmm_open(struct vmm *vmm, struct wh_err *err)
 	say("guest", "%s%s,\"vcpus\":%u,\"ram_bytes\":%" PRIu64,
 	    member("what", vmm->listen ? "is awaited" : "runs").text,
 	    member("cpus_by", vmm->ops->name).text, vmm->cpus, vmm->ram.length);
-	if (vmm->listen)
+	if (vmm->migration)
 		say("listening", "%s", member("uri", wh_listen_uri(vmm->migration)).text);
 	return 0;
 }
@@ -103,6 +104,12 @@ static void say_summary(const struct vmm *vmm, int ret, const struct wh_err *err
 	say_status(vmm, "summary", more);
 }
 
+static void recover(const struct vmm *vmm, const char *uri, struct wh_err *err)
+{
+	if (!wh_recover(vmm->migration, uri, err))
+		say("listening", "%s", member("uri", wh_listen_uri(vmm->migration)).text);
+}
+
 /* A line of stdin. Return: false if it is quit */
 static bool command(struct vmm *vmm, char *line)
 {
@@ -126,8 +133,16 @@ static bool command(struct vmm *vmm, char *line)
 		wh_start_postcopy(vmm->migration, &err);
 	else if (vmm->migration && !strcmp(word, "cancel"))
 		wh_cancel(vmm->migration, &err);
+	else if (vmm->migration && !strcmp(word, "pause"))
+		wh_pause(vmm->migration, &err);
+	else if (vmm->migration && uri && !strcmp(word, "resume"))
+		wh_resume(vmm->migration, uri, &err);
+	else if (vmm->migration && uri && !strcmp(word, "recover"))
+		recover(vmm, uri, &err);
 	else
-		fail(&err, -EINVAL, "not now: %s (migrate URI, postcopy, cancel, quit)", word);
+		fail(&err, -EINVAL,
+		     "not now: %s (migrate URI, postcopy, cancel, pause, recover URI, resume URI, quit)",
+		     word);
 	if (err.code)
 		say_log(NULL, WH_LOG_ERROR, err.text);
 	return true;
@@ -137,6 +152,16 @@ static bool command(struct vmm *vmm, char *line)
 static bool ending(const struct vmm *vmm)
 {
 	return vmm->migrating && wh_phase_ended(wh_get_phase(vmm->migration));
+}
+
+/* The guest was moved: what is left to be done before the end */
+static int finish(struct vmm *vmm, struct wh_err *err)
+{
+	if (!vmm->listen)
+		return 0;
+	usleep(RUN_ON_US);
+	guest_park(vmm, err);
+	return ram_verify(vmm, err);
 }
 
 /* Return: 1 it goes on, or this process does; 0 moved; or a negative errno */
@@ -155,11 +180,14 @@ static int migration_step(struct vmm *vmm, struct wh_err *err)
 	phase = wh_get_phase(vmm->migration);
 	if (phase != WH_PHASE_DONE) /* what went wrong is in @err, should it be told to quit */
 		return vmm->listen && phase == WH_PHASE_FAILED ? -EIO : 1;
-	if (!vmm->listen)
-		return 0;
-	usleep(RUN_ON_US);
-	guest_park(vmm, err);
-	return ram_verify(vmm, err);
+	return vmm->monitor ? 1 : finish(vmm, err);
+}
+
+static int vmm_quit(struct vmm *vmm, struct wh_err *err)
+{
+	bool moved = vmm->migration && wh_get_phase(vmm->migration) == WH_PHASE_DONE;
+
+	return moved ? finish(vmm, err) : -EINTR;
 }
 
 static int vmm_loop(struct vmm *vmm, struct wh_err *err)
@@ -168,6 +196,7 @@ static int vmm_loop(struct vmm *vmm, struct wh_err *err)
 		{ .fd = STDIN_FILENO, .events = POLLIN },
 		{ .fd = vmm->wake_fd, .events = POLLIN },
 		{ .fd = -1, .events = POLLIN },
+		{ .fd = vmm->monitor ? wh_qmp_fd(vmm->monitor) : -1, .events = POLLIN },
 	};
 	uint64_t status_ms = 0;
 	eventfd_t count;
@@ -176,12 +205,16 @@ static int vmm_loop(struct vmm *vmm, struct wh_err *err)
 
 	while (ret == 1) {
 		fds[2].fd = vmm->own_loop && vmm->migrating ? wh_fd(vmm->migration) : -1;
-		if (poll(fds, 3, STATUS_MS) > 0 && fds[0].revents && !ending(vmm)) {
+		if (poll(fds, 4, STATUS_MS) > 0 && fds[0].revents && !ending(vmm)) {
 			if (!fgets(line, sizeof(line), stdin))
 				fds[0].fd = -1; /* no more commands, and nothing else */
 			else if (!command(vmm, line))
-				return -EINTR;
+				vmm->quitting = true;
 		}
+		if (vmm->monitor && wh_qmp_process(vmm->monitor, err))
+			return err->code;
+		if (vmm->quitting)
+			return vmm_quit(vmm, err);
 		eventfd_read(vmm->wake_fd, &count);
 		if (vmm->migrating)
 			ret = migration_step(vmm, err);
@@ -205,7 +238,11 @@ int main(int argc, char **argv)
 		ret = vmm_loop(&vmm, &err);
 	say_summary(&vmm, ret, &err);
 	/* If not, the loader waits for a page that never comes, and then needs it still. */
-	if (!vmm.loading || !pthread_tryjoin_np(vmm.loader, NULL))
+	if (!vmm.loading || !pthread_tryjoin_np(vmm.loader, NULL)) {
+		if (vmm.monitor)
+			wh_qmp_set_migration(vmm.monitor, NULL, WH_SOURCE);
 		wh_free(vmm.migration);
+		wh_qmp_free(vmm.monitor);
+	}
 	return ret ? 1 : 0;
 }

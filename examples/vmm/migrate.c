@@ -14,6 +14,8 @@ static void on_event(void *opaque, const struct wh_event *event)
 {
 	const struct vmm *vmm = opaque;
 
+	if (vmm->monitor)
+		wh_qmp_event(vmm->monitor, event);
 	if (event->kind == WH_EVENT_ROUND)
 		say("round", ",\"round\":%" PRIu64, event->round);
 	else
@@ -66,24 +68,30 @@ int vmm_migrate(struct vmm *vmm, const char *uri, struct wh_err *err)
 		.device_load = on_device_load,
 		.start = guest_run,
 	};
+	struct wh_migration *last = vmm->migration; /* it has failed */
 	int ret;
 
 	vmm->config.callbacks = &callbacks;
 	vmm->config.opaque = vmm;
-	wh_free(vmm->migration); /* the last one, which failed */
 	vmm->migration = NULL;
+	monitor_set(vmm);
+	wh_free(last);
 	ret = wh_new(&vmm->migration, vmm->listen ? WH_DEST : WH_SOURCE, &vmm->config, err);
 	if (!ret)
 		ret = wh_add_block(vmm->migration, &vmm->ram, err);
 	if (!ret)
 		ret = vmm->listen ? wh_listen(vmm->migration, uri, err) :
 				    wh_connect(vmm->migration, uri, err);
+	if (!ret)
+		monitor_set(vmm);
 	if (!ret && !vmm->own_loop)
 		ret = wh_start(vmm->migration, err);
 	vmm->migrating = !ret;
 	if (!ret)
 		return 0;
-	wh_free(vmm->migration);
+	last = vmm->migration;
 	vmm->migration = NULL;
+	monitor_set(vmm);
+	wh_free(last);
 	return ret;
 }

@@ -24,13 +24,14 @@ struct option {
 
 /* clang-format off */
 static const struct option options[] = {
-	{ "--listen URI", AT(listen), 0, "be a destination (else a source)" },
+	{ "--listen URI", AT(listen), 0, "be a destination (else a source); defer: QMP says where" },
 	{ "--ram SIZE", AT(ram_bytes), 1, "of the guest, at both ends alike (256M)" },
 	{ "--vcpus N", AT(cpus), 1, "of the guest, at both ends alike (2)" },
 	{ "--memory private|memfd|hugetlb", AT(memory), 0, "(private)" },
 	{ "--threads", AT(threads), 0, "plain threads instead of /dev/kvm" },
 	{ "--rate PAGES", AT(rate), 1, "a second, that each vCPU writes (0: all it can)" },
 	{ "--serial FILE", AT(serial), 0, "what the guest prints, a digit a pass" },
+	{ "--qmp SOCKET", AT(qmp), 0, "be a QMP monitor there" },
 	{ "--own-loop", AT(own_loop), 0, "the main loop drives it, not the library's threads" },
 	{ "--postcopy off|on", AT(config.postcopy), 0, "at both ends alike (on)" },
 	{ "--urgent off|switch|start", AT(config.urgent), 0, "second connection (switch)" },
@@ -53,7 +54,8 @@ static void usage(void)
 	puts("usage: wherry-vmm [option...]\n\n"
 	     "A guest whose processors write all their memory for ever, moved from one process\n"
 	     "to another by libwherry while it runs, and proved right afterwards.\n\n"
-	     "Commands, lines of stdin: migrate URI, postcopy, cancel, quit\n");
+	     "Commands, lines of stdin: migrate URI, postcopy, cancel, pause, recover URI,\n"
+	     "resume URI, quit\n");
 	for (size_t i = 0; i < OPTION_COUNT; i++)
 		printf("  %-32s%s\n", options[i].name, options[i].help);
 	puts("\nExit status: 0 moved, and at the destination verified; 1 not; 2 usage.");

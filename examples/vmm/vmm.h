@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <wherry/qmp.h>
 #include <wherry/wherry.h>
 
 /*
@@ -76,6 +77,7 @@ struct vmm {
 	bool threads;
 	uint64_t rate; /* pages a second, each processor; 0: as fast as it can */
 	const char *serial;
+	const char *qmp;
 	bool own_loop;
 	struct wh_config config;
 
@@ -95,6 +97,8 @@ struct vmm {
 	bool migrating;
 	bool loading; /* a thread was made, see migrate.c */
 	pthread_t loader;
+	struct wh_qmp *monitor; /* NULL: none was asked for */
+	bool quitting;
 	int wake_fd; /* an eventfd: the main thread has to look at it */
 };
 
@@ -128,6 +132,11 @@ uint32_t guest_pace(const struct vmm *vmm);
 
 /* migrate.c */
 int vmm_migrate(struct vmm *vmm, const char *uri, struct wh_err *err);
+
+/* monitor.c: nothing without --qmp */
+int monitor_open(struct vmm *vmm, struct wh_err *err);
+/* It is to tell of vmm.migration from here on */
+void monitor_set(const struct vmm *vmm);
 
 /* say.c: a line of JSON on stdout; @format adds members, each with a comma before it */
 void say(const char *kind, const char *format, ...) __attribute__((format(printf, 2, 3)));

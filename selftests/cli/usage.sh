@@ -52,7 +52,7 @@ main_help()
 {
 	for word in --help -h help; do
 		call 0 $word && silent err && says out "usage: wherry COMMAND" || return 1
-		for name in demo receive check dump; do
+		for name in demo receive qmp top check dump; do
 			says out "  $name " || return 1
 		done
 	done
@@ -83,7 +83,7 @@ version()
 }
 
 try "help" main_help
-for name in demo receive check dump; do
+for name in demo receive qmp top check dump; do
 	try "help of $name" helps "$name"
 	try "$name with an unknown option" wrong "wherry $name: unrecognized option '--no-such'" \
 		"$name" --no-such
@@ -99,6 +99,13 @@ try "option before the command" wrong "no command '--json'" --json check
 try "check takes no argument" wrong "not 'everything'" check everything
 try "dump without a file" wrong "it takes one FILE" dump
 try "dump of two files" wrong "it takes one FILE" dump one two
+try "qmp without a command" wrong "a SOCKET and a COMMAND" qmp socket
+try "qmp with half an argument" wrong "not NAME=VALUE" qmp socket stop now
+try "qmp with an argument twice" wrong "comes twice" qmp socket stop a=1 a=2
+try "qmp with a time that is none" wrong "no number of seconds" qmp --timeout soon socket
+try "top without a socket" wrong "it takes one SOCKET" top
+try "top in two forms" wrong "exclude each other" top --json --metrics socket
+try "top too often" wrong "0.05 to 3600" top --interval 0 socket
 try "dump of two channels" wrong "exclude each other" dump --urgent --return-path file
 try "help on a full disk" full_disk --help
 try "version on a full disk" full_disk --version

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Codec: figures as OpenMetrics text, for whoever collects them. A family whose name has a unit
+ * at its end says so, times are in seconds, and the end is marked.
+ */
+#include "cli/metrics.h"
+
+#include "cli/qmpcall.h"
+
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+
+#define NS_PER_S 1e9
+
+/* One figure of struct wh_stats, one family */
+static const struct family {
+	const char *figure;
+	const char *name;
+	const char *unit; /* NULL: none */
+	bool counter;
+	const char *help;
+} families[] = {
+	{ "now_ns", "wherry_elapsed_seconds", "seconds", false, "Since the migration began" },
+	{ "bytes", "wherry_sent_bytes", "bytes", true, "On the wire, all channels" },
+	{ "bytes_return", "wherry_return_bytes", "bytes", true, "The other direction" },
+	{ "pages_total", "wherry_memory_pages", "pages", false, "Guest memory, of 4096 bytes" },
+	{ "pages_left", "wherry_left_pages", "pages", false, "To be sent, or missing" },
+	{ "pages_normal", "wherry_normal_pages", "pages", true, "Sent with their contents" },
+	{ "pages_zero", "wherry_zero_pages", "pages", true, "Sent as all zero" },
+	{ "pages_xbzrle", "wherry_xbzrle_pages", "pages", true, "Sent as differences" },
+	{ "pages_urgent", "wherry_urgent_pages", "pages", true, "Over the urgent channel" },
+	{ "pages_before", "wherry_before_pages", "pages", true, "Came though they were there" },
+	{ "pages_again", "wherry_again_pages", "pages", true, "Sent twice" },
+	{ "rounds", "wherry_rounds", NULL, true, "Rounds of precopy" },
+	{ "bandwidth", "wherry_bandwidth_bytes_per_second", "bytes_per_second", false, "Estimate" },
+	{ "dirty_rate", "wherry_dirty_pages_per_second", "pages_per_second", false,
+	  "In the last round" },
+	{ "left_ns", "wherry_left_seconds", "seconds", false, "Until the end, 0 is unknown" },
+	{ "downtime_ns", "wherry_downtime_seconds", "seconds", false, "The guest ran nowhere" },
+	{ "requests", "wherry_requests", NULL, true, "For pages" },
+	{ "recoveries", "wherry_recoveries", NULL, true, "Resumed after a broken link" },
+	{ "paused_ns", "wherry_paused_seconds", "seconds", false, "Without a link in postcopy" },
+	{ "own_bytes", "wherry_own_bytes", "bytes", false, "Memory of this end for itself" },
+};
+
+static const char *const statuses[] = {
+	"none",
+	"setup",
+	"active",
+	"device",
+	"postcopy-active",
+	"postcopy-paused",
+	"postcopy-recover",
+	"completed",
+	"failed",
+	"cancelled",
+};
+
+#define COUNT_OF(table) (sizeof(table) / sizeof((table)[0]))
+
+static void describe(FILE *out, const char *name, const char *type, const char *unit,
+		     const char *help)
+{
+	fprintf(out, "# TYPE %s %s\n", name, type);
+	if (unit)
+		fprintf(out, "# UNIT %s %s\n", name, unit);
+	fprintf(out, "# HELP %s %s.\n", name, help);
+}
+
+static bool figure(struct json_object *object, const char *name, uint64_t *value)
+{
+	struct json_object *member;
+
+	if (!json_object_is_type(object, json_type_object) ||
+	    !json_object_object_get_ex(object, name, &member))
+		return false;
+	*value = json_object_get_uint64(member);
+	return true;
+}
+
+/* A figure's own unit is in its name */
+static void print_value(FILE *out, const char *figure, uint64_t value)
+{
+	size_t length = strlen(figure);
+
+	if (length > 3 && !strcmp(figure + length - 3, "_ns"))
+		fprintf(out, " %.9f\n", (double)value / NS_PER_S);
+	else
+		fprintf(out, " %" PRIu64 "\n", value);
+}
+
+static void print_family(FILE *out, const struct family *family, struct json_object *stats)
+{
+	uint64_t value;
+
+	if (!figure(stats, family->figure, &value))
+		return;
+	describe(out, family->name, family->counter ? "counter" : "gauge", family->unit,
+		 family->help);
+	fprintf(out, "%s%s", family->name, family->counter ? "_total" : "");
+	print_value(out, family->figure, value);
+}
+
+static void print_status(FILE *out, struct json_object *info)
+{
+	const char *text = qmpcall_text(info, "status");
+
+	describe(out, "wherry_status", "stateset", NULL, "Of the migration, in QEMU's words");
+	for (size_t i = 0; i < COUNT_OF(statuses); i++)
+		fprintf(out, "wherry_status{wherry_status=\"%s\"} %d\n", statuses[i],
+			!strcmp(text, statuses[i]));
+}
+
+/* From the fault's message to the wake; the source has no faults, and it tells of requests */
+static void print_latency(FILE *out, struct json_object *stats)
+{
+	static const char name[] = "wherry_fault_latency_seconds";
+	static const char max_name[] = "wherry_fault_latency_max_seconds";
+	uint64_t count, sum, p50, p99, max;
+
+	if (!figure(stats, "faults", &count) || !figure(stats, "fault_sum_ns", &sum) ||
+	    !figure(stats, "fault_p50_ns", &p50) || !figure(stats, "fault_p99_ns", &p99) ||
+	    !figure(stats, "fault_max_ns", &max))
+		return;
+	describe(out, name, "summary", "seconds", "From a fault to its page");
+	fprintf(out, "%s{quantile=\"0.5\"}", name);
+	print_value(out, "_p50_ns", p50);
+	fprintf(out, "%s{quantile=\"0.99\"}", name);
+	print_value(out, "_p99_ns", p99);
+	fprintf(out, "%s_count", name);
+	print_value(out, "faults", count);
+	fprintf(out, "%s_sum", name);
+	print_value(out, "_sum_ns", sum);
+	describe(out, max_name, "gauge", "seconds", "The longest of them");
+	fprintf(out, "%s", max_name);
+	print_value(out, "_max_ns", max);
+}
+
+static void print_threads(FILE *out, struct json_object *threads, const struct family *family)
+{
+	if (!json_object_array_length(threads))
+		return;
+	describe(out, family->name, "counter", family->unit, family->help);
+	for (size_t i = 0; i < json_object_array_length(threads); i++) {
+		struct json_object *thread = json_object_array_get_idx(threads, i);
+		uint64_t tid = 0, vcpu = 0, value = 0;
+
+		figure(thread, "tid", &tid);
+		figure(thread, family->figure, &value);
+		fprintf(out, "%s_total{tid=\"%" PRIu64 "\"", family->name, tid);
+		if (figure(thread, "vcpu", &vcpu))
+			fprintf(out, ",vcpu=\"%" PRIu64 "\"", vcpu);
+		fprintf(out, "}");
+		print_value(out, family->figure, value);
+	}
+}
+
+void metrics_print(FILE *out, struct json_object *info)
+{
+	static const struct family waited = { "waited_ns", "wherry_thread_wait_seconds", "seconds",
+					      true, "A thread stood still for missing pages" };
+	static const struct family faults = { "faults", "wherry_thread_faults", NULL, true,
+					      "Of a thread, for missing pages" };
+	struct json_object *stats = NULL;
+	struct json_object *threads = NULL;
+
+	print_status(out, info);
+	if (json_object_object_get_ex(info, "stats", &stats)) {
+		for (size_t i = 0; i < COUNT_OF(families); i++)
+			print_family(out, &families[i], stats);
+		print_latency(out, stats);
+	}
+	if (json_object_object_get_ex(info, "threads", &threads) &&
+	    json_object_is_type(threads, json_type_array)) {
+		print_threads(out, threads, &waited);
+		print_threads(out, threads, &faults);
+	}
+	fprintf(out, "# EOF\n");
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Codec: QEMU's capabilities and parameters, and struct wh_config.
+ *
+ * All that QEMU 7.2 names are told, so that a tool which looks for one finds it. What has
+ * no effect here cannot be changed: a setting that is taken and does nothing is worse
+ * than one that is refused.
+ */
+#include "cli/qmp_settings.h"
+
+#include "cli/qmp_json.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NS_PER_MS 1000000u
+#define DOWNTIME_MAX_MS 2000000u
+#define COUNT_OF(table) (sizeof(table) / sizeof((table)[0]))
+
+static const struct capability {
+	const char *name;
+	unsigned bit; /* 0: not here */
+} capabilities[] = {
+	{ "xbzrle", 0 },
+	{ "rdma-pin-all", 0 },
+	{ "auto-converge", 0 },
+	{ "zero-blocks", 0 },
+	{ "compress", 0 },
+	{ "events", QMP_EVENTS },
+	{ "postcopy-ram", QMP_POSTCOPY },
+	{ "x-colo", 0 },
+	{ "release-ram", 0 },
+	{ "block", 0 },
+	{ "return-path", QMP_RETURN_PATH },
+	{ "pause-before-switchover", 0 },
+	{ "multifd", 0 },
+	{ "dirty-bitmaps", 0 },
+	{ "postcopy-blocktime", QMP_BLOCKTIME },
+	{ "late-block-activate", 0 },
+	{ "x-ignore-shared", 0 },
+	{ "validate-uuid", 0 },
+	{ "background-snapshot", 0 },
+	{ "zero-copy-send", 0 },
+	{ "postcopy-preempt", QMP_PREEMPT },
+};
+
+/* @text: a string; else a number, or a flag if @flag. Without @unit it is fixed */
+static const struct parameter {
+	const char *name;
+	const char *text;
+	uint64_t value;
+	bool flag;
+	size_t at; /* in struct wh_config, in @unit */
+	uint64_t unit;
+	uint64_t max;
+} parameters[] = {
+	{ .name = "announce-initial", .value = 50 },
+	{ .name = "announce-max", .value = 550 },
+	{ .name = "announce-rounds", .value = 5 },
+	{ .name = "announce-step", .value = 100 },
+	{ .name = "compress-level", .value = 1 },
+	{ .name = "compress-threads", .value = 8 },
+	{ .name = "compress-wait-thread", .flag = true, .value = 1 },
+	{ .name = "decompress-threads", .value = 2 },
+	{ .name = "throttle-trigger-threshold", .value = 50 },
+	{ .name = "cpu-throttle-initial", .value = 20 },
+	{ .name = "cpu-throttle-increment", .value = 10 },
+	{ .name = "cpu-throttle-tailslow", .flag = true },
+	{ .name = "max-cpu-throttle", .value = 99 },
+	{ .name = "tls-creds", .text = "" },
+	{ .name = "tls-hostname", .text = "" },
+	{ .name = "tls-authz", .text = "" },
+	{ .name = "max-bandwidth",
+	  .at = offsetof(struct wh_config, bandwidth),
+	  .unit = 1,
+	  .max = INT64_MAX },
+	{ .name = "downtime-limit",
+	  .at = offsetof(struct wh_config, downtime_ns),
+	  .unit = NS_PER_MS,
+	  .max = DOWNTIME_MAX_MS },
+	{ .name = "x-checkpoint-delay", .value = 20000 },
+	{ .name = "block-incremental", .flag = true },
+	{ .name = "multifd-channels", .value = 2 },
+	{ .name = "xbzrle-cache-size", .value = 67108864 },
+	{ .name = "max-postcopy-bandwidth",
+	  .at = offsetof(struct wh_config, postcopy_bandwidth),
+	  .unit = 1,
+	  .max = INT64_MAX },
+	{ .name = "multifd-compression", .text = "none" },
+	{ .name = "multifd-zlib-level", .value = 1 },
+	{ .name = "multifd-zstd-level", .value = 1 },
+};
+
+void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *defaults)
+{
+	wh_config_init(&settings->config);
+	if (defaults)
+		settings->config = *defaults;
+	settings->on = (settings->config.postcopy ? QMP_POSTCOPY : 0u) |
+		       (settings->config.return_path ? QMP_RETURN_PATH : 0u) |
+		       (settings->config.postcopy && settings->config.urgent ? QMP_PREEMPT : 0u);
+}
+
+struct wh_config qmp_settings_config(const struct qmp_settings *settings)
+{
+	struct wh_config config = settings->config;
+
+	config.postcopy = settings->on & QMP_POSTCOPY;
+	config.return_path = settings->on & QMP_RETURN_PATH;
+	if (!(settings->on & QMP_PREEMPT))
+		config.urgent = WH_URGENT_OFF;
+	else if (config.urgent == WH_URGENT_OFF)
+		config.urgent = WH_URGENT_AT_SWITCH;
+	return config;
+}
+
+struct json_object *qmp_settings_capabilities(const struct qmp_settings *settings)
+{
+	struct json_object *array = json_object_new_array();
+
+	for (size_t i = 0; i < COUNT_OF(capabilities); i++) {
+		struct json_object *row = json_object_new_object();
+
+		qmp_add_flag(row, "state", settings->on & capabilities[i].bit);
+		qmp_add_text(row, "capability", capabilities[i].name);
+		json_object_array_add(array, row);
+	}
+	return array;
+}
+
+static uint64_t value_of(const struct qmp_settings *settings, const struct parameter *parameter)
+{
+	uint64_t value;
+
+	if (!parameter->unit)
+		return parameter->value;
+	memcpy(&value, (const char *)&settings->config + parameter->at, sizeof(value));
+	return value / parameter->unit;
+}
+
+bool qmp_settings_alike(const struct qmp_settings *a, const struct qmp_settings *b)
+{
+	for (size_t i = 0; i < COUNT_OF(parameters); i++)
+		if (value_of(a, &parameters[i]) != value_of(b, &parameters[i]))
+			return false;
+	return true;
+}
+
+struct json_object *qmp_settings_parameters(const struct qmp_settings *settings)
+{
+	struct json_object *all = json_object_new_object();
+
+	for (size_t i = 0; i < COUNT_OF(parameters); i++) {
+		const struct parameter *parameter = &parameters[i];
+
+		if (parameter->text)
+			qmp_add_text(all, parameter->name, parameter->text);
+		else if (parameter->flag)
+			qmp_add_flag(all, parameter->name, parameter->value);
+		else
+			qmp_add_number(all, parameter->name, value_of(settings, parameter));
+	}
+	return all;
+}
+
+/* {"capability": ..., "state": ...}, no more and no less */
+static int read_row(struct json_object *row, size_t i, const char **name, bool *state,
+		    struct wh_err *err)
+{
+	struct json_object *flag;
+
+	if (!json_object_is_type(row, json_type_object))
+		return qmp_fail(err, -EINVAL,
+				"Invalid parameter type for 'capabilities[%zu]', expected: object",
+				i);
+	*name = qmp_member(row, "capability");
+	if (!*name)
+		return qmp_fail(err, -EINVAL,
+				"Parameter 'capabilities[%zu].capability' expects a name", i);
+	if (!json_object_object_get_ex(row, "state", &flag))
+		return qmp_fail(err, -EINVAL, "Parameter 'capabilities[%zu].state' is missing", i);
+	if (!json_object_is_type(flag, json_type_boolean))
+		return qmp_fail(
+			err, -EINVAL,
+			"Invalid parameter type for 'capabilities[%zu].state', expected: boolean",
+			i);
+	if (json_object_object_length(row) != 2)
+		return qmp_fail(err, -EINVAL,
+				"Parameter 'capabilities[%zu]' has unexpected members", i);
+	*state = json_object_get_boolean(flag);
+	return 0;
+}
+
+static int set_row(unsigned *on, const char *name, bool state, struct wh_err *err)
+{
+	for (size_t i = 0; i < COUNT_OF(capabilities); i++) {
+		if (strcmp(capabilities[i].name, name) != 0)
+			continue;
+		if (state && !capabilities[i].bit)
+			return qmp_fail(err, -EINVAL, "Capability '%s' is not supported", name);
+		*on = state ? *on | capabilities[i].bit : *on & ~capabilities[i].bit;
+		return 0;
+	}
+	return qmp_fail(err, -EINVAL, "Parameter 'capability' does not accept value '%s'", name);
+}
+
+int qmp_settings_set_capabilities(struct qmp_settings *settings, struct json_object *array,
+				  struct wh_err *err)
+{
+	unsigned on = settings->on;
+
+	for (size_t i = 0; i < json_object_array_length(array); i++) {
+		const char *name = "";
+		bool state = false;
+
+		if (read_row(json_object_array_get_idx(array, i), i, &name, &state, err) ||
+		    set_row(&on, name, state, err))
+			return -EINVAL;
+	}
+	if ((on & QMP_PREEMPT) && !(on & QMP_POSTCOPY))
+		return qmp_fail(err, -EINVAL, "Postcopy preempt requires postcopy-ram");
+	settings->on = on;
+	return 0;
+}
+
+static const struct parameter *parameter_named(const char *name)
+{
+	for (size_t i = 0; i < COUNT_OF(parameters); i++)
+		if (!strcmp(parameters[i].name, name))
+			return &parameters[i];
+	return NULL;
+}
+
+/* Of the right type: what it says, as it is told in parameters */
+static int check_type(const struct parameter *parameter, struct json_object *value,
+		      struct wh_err *err)
+{
+	enum json_type type = parameter->text ? json_type_string :
+			      parameter->flag ? json_type_boolean :
+						json_type_int;
+
+	/* tls-creds and its like: null is as "" */
+	if (json_object_is_type(value, type) || (parameter->text && !value))
+		return 0;
+	return qmp_fail(err, -EINVAL, "Invalid parameter type for '%s', expected: %s",
+			parameter->name,
+			parameter->text ? "string" :
+			parameter->flag ? "boolean" :
+					  "integer");
+}
+
+static int set_parameter(struct wh_config *config, const struct parameter *parameter,
+			 struct json_object *value, struct wh_err *err)
+{
+	uint64_t number;
+	bool same;
+
+	if (check_type(parameter, value, err))
+		return -EINVAL;
+	if (!parameter->unit) {
+		if (parameter->text)
+			same = !strcmp(value ? json_object_get_string(value) : "", parameter->text);
+		else
+			same = json_object_get_int64(value) == (int64_t)parameter->value;
+		return same ? 0 :
+			      qmp_fail(err, -EINVAL,
+				       "Parameter '%s' has no effect and cannot be changed",
+				       parameter->name);
+	}
+	number = json_object_get_uint64(value); /* of less than zero it is 0 */
+	if (json_object_get_int64(value) < 0 || number > parameter->max)
+		return qmp_fail(err, -EINVAL, "Parameter '%s' expects a number from 0 to %" PRIu64,
+				parameter->name, parameter->max);
+	number *= parameter->unit;
+	memcpy((char *)config + parameter->at, &number, sizeof(number));
+	return 0;
+}
+
+int qmp_settings_set_parameters(struct qmp_settings *settings, struct json_object *arguments,
+				struct wh_err *err)
+{
+	struct wh_config config = settings->config;
+
+	json_object_object_foreach(arguments, name, value)
+	{
+		const struct parameter *parameter = parameter_named(name);
+
+		if (!parameter)
+			return qmp_fail(err, -EINVAL, "Parameter '%s' is unexpected", name);
+		if (set_parameter(&config, parameter, value, err))
+			return -EINVAL;
+	}
+	settings->config = config;
+	return 0;
+}
