@@ -246,8 +246,8 @@ TEST_F(qmp, settings_all_or_nothing)
 		CAPABILITY("postcopy-ram", 1),
 		CAPABILITY("postcopy-ram", false), /* and leave preempt without it */
 		"{\"capabilities\":[{\"capability\":\"events\",\"state\":true},5]}",
-		"{\"capabilities\":[{\"capability\":\"events\",\"state\":true},"
-		"{\"capability\":\"events\"}]}",
+		("{\"capabilities\":[{\"capability\":\"events\",\"state\":true},"
+		 "{\"capability\":\"events\"}]}"),
 		"{\"capabilities\":[{\"capability\":\"events\",\"state\":true,\"x\":1}]}",
 	};
 	json_object *before = talk_result(self->talk, "query-migrate-capabilities", NULL);
@@ -421,7 +421,7 @@ TEST_F(qmp, stop_and_cont)
 		json_object_put(answer);
 		status = talk_result(self->talk, "query-status", NULL);
 		EXPECT_STREQ(i ? "running" : "paused", talk_text(status, "status"));
-		EXPECT_EQ(i, json_object_get_boolean(talk_part(status, "running")));
+		EXPECT_EQ(i, (unsigned)json_object_get_boolean(talk_part(status, "running")));
 		json_object_put(status);
 	}
 	EXPECT_EQ(1, self->m->stops);

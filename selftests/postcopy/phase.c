@@ -37,15 +37,14 @@ static const char *const source_about[SOURCE_PHASE_COUNT] = {
 static const char *const dest_about[DEST_PHASE_COUNT] = {
 	[DEST_SETUP] = "Nobody has connected.",
 	[DEST_PRECOPY] = "Pages come and are overwritten by later ones.",
-	[DEST_ADVISED] = "Postcopy may come: RAM was dropped, huge pages are off.",
+	[DEST_ADVISED] = "Postcopy may come: RAM was dropped.",
 	[DEST_DISCARD] = "The switch to postcopy has begun: dirty pages are dropped.",
 	[DEST_LISTENING] = "Missing pages fault from here on; device state is being loaded.",
 	[DEST_LOADING] = "Precopy: device state is being loaded.",
 	[DEST_RUNNING] = "Postcopy: the guest runs here and asks for pages.",
 	[DEST_ENDING] = "EOF is in; the last pages are on the urgent channel.",
 	[DEST_PAUSED] = "The link broke. The guest runs on with the pages it has.",
-	[DEST_RECOVER] = "A new connection: the source is told which pages are here. Requests "
-			 "wait until it has heard that.",
+	[DEST_RECOVER] = "A new connection: the source is told what is here, requests wait.",
 	[DEST_DONE] = "The guest is here, all of it.",
 	[DEST_FAILED] = "The guest never ran here.",
 };
