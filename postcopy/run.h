@@ -354,8 +354,8 @@ bool reply_flushed(struct wh_migration *m);
 /* run_place.c: the engine's view of memory */
 extern const struct dest_ops run_dest_ops;
 int run_place_open(struct wh_migration *m, struct wh_err *err);
-/* All is in and disarmed: the VMM's own advice counts again */
-void run_place_restore(struct wh_migration *m);
+/* All is in and disarmed: the VMM's own advice counts again, nothing is watched */
+void run_place_end(struct wh_migration *m);
 void run_place_close(struct wh_migration *m);
 
 /* run_fault.c */

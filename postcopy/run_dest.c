@@ -105,7 +105,7 @@ static bool dest_close(struct wh_migration *m)
 	if (!dest_unlink(m))
 		return false;
 	if (dest_get_phase(&side->engine) == DEST_DONE && !side->finished) {
-		run_place_restore(m);
+		run_place_end(m);
 		side->finished = true;
 	}
 	return true;

@@ -35,7 +35,7 @@ int run_place_open(struct wh_migration *m, struct wh_err *err)
 	return 0;
 }
 
-void run_place_restore(struct wh_migration *m)
+void run_place_end(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
 	struct wh_err err = { 0 };
@@ -43,6 +43,10 @@ void run_place_restore(struct wh_migration *m)
 	for (unsigned i = 0; i < side->engine.blocks; i++)
 		if (side->placer_up[i] && placer_restore(&side->placer[i], &err) < 0)
 			run_log(m, WH_LOG_WARNING, "%s", err.text);
+	/* Not later: a thread of the guest may wait in it for an event to be read */
+	if (side->uffd_open)
+		uffd_close(&side->uffd);
+	side->uffd_open = false;
 }
 
 /*
@@ -200,11 +204,24 @@ static enum placed op_place(void *ctx, enum channel channel, unsigned block, uin
 static enum placed op_zero(void *ctx, enum channel channel, unsigned block, uint64_t offset,
 			   uint64_t length, bool wake, uint64_t *done, struct wh_err *err)
 {
-	struct dest_side *side = side_of(ctx);
+	struct wh_migration *m = ctx;
+	struct dest_side *side = m->dest;
+	enum placed placed = PLACED_CHANGING;
 
-	/* Zeros are right for a removed page too: no gate. */
-	return placer_zero(&side->placer[block], &side->stage[channel], offset, length, wake, done,
-			   err);
+	/*
+	 * The thread that reads events places zeros where the guest has removed a page and
+	 * then touched it. What the guest has written since must not be cleared by the other.
+	 */
+	if (!m->config.removes || channel == CHANNEL_URGENT)
+		return placer_zero(&side->placer[block], &side->stage[channel], offset, length,
+				   wake, done, err);
+	*done = 0;
+	pthread_mutex_lock(&side->gate);
+	if (!removed_since(side, block, offset, length))
+		placed = placer_zero(&side->placer[block], &side->stage[channel], offset, length,
+				     wake, done, err);
+	pthread_mutex_unlock(&side->gate);
+	return placed;
 }
 
 static void op_hold(void *ctx, bool hold)

@@ -196,11 +196,20 @@ TEST_F(ahead, huge_pages_of_a_file)
 /* What the guest removes must not be allocated behind its back */
 TEST_F(ahead, not_with_removals)
 {
+	uint64_t done = 1;
+
 	ASSERT_TRUE(both_new(self, FILE_SMALL, true)) TH_LOG("%s", self->err.text);
 	ASSERT_TRUE(run(self)) TH_LOG("%s", self->err.text);
 	EXPECT_TRUE(equal(self));
 	EXPECT_EQ(0, self->threads);
 	EXPECT_EQ(0, direct(self));
+	/* A thread of the guest that tells of a removal just now is not left waiting */
+	EXPECT_FALSE(self->end[1]->dest->uffd_open);
+	/* Zeros that come late do not clear what was written behind a removal */
+	EXPECT_EQ(PLACED_CHANGING, run_dest_ops.zero(self->end[1], CHANNEL_MAIN, 0, 0, 4096, false,
+						     &done, &self->err));
+	EXPECT_EQ(0, done);
+	EXPECT_TRUE(equal(self));
 }
 
 /* The stage is huge, and the block is not to be */
