@@ -268,8 +268,9 @@ int wh_device_loaded(struct wh_migration *m, int result)
 	pthread_mutex_lock(&m->post_lock);
 	m->post.device_loaded = true;
 	m->post.device_result = result;
-	pthread_mutex_unlock(&m->post_lock);
+	/* With the lock held: who has read the result may end the migration and free it */
 	loop_wake(m->bulk);
+	pthread_mutex_unlock(&m->post_lock);
 	return 0;
 }
 

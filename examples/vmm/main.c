@@ -238,7 +238,8 @@ int main(int argc, char **argv)
 		ret = vmm_loop(&vmm, &err);
 	say_summary(&vmm, ret, &err);
 	/* If not, the loader waits for a page that never comes, and then needs it still. */
-	if (!vmm.loading || !pthread_tryjoin_np(vmm.loader, NULL)) {
+	if (!vmm.loading ||
+	    (__atomic_load_n(&vmm.loaded, __ATOMIC_ACQUIRE) && !pthread_join(vmm.loader, NULL))) {
 		if (vmm.monitor)
 			wh_qmp_set_migration(vmm.monitor, NULL, WH_SOURCE);
 		wh_free(vmm.migration);

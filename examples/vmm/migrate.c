@@ -35,6 +35,7 @@ static void *loader_main(void *arg)
 
 	if (ret)
 		say_log(NULL, WH_LOG_ERROR, err.text);
+	__atomic_store_n(&vmm->loaded, true, __ATOMIC_RELEASE);
 	wh_device_loaded(vmm->migration, ret);
 	return NULL;
 }

@@ -96,6 +96,7 @@ struct vmm {
 	struct wh_migration *migration;
 	bool migrating;
 	bool loading; /* a thread was made, see migrate.c */
+	bool loaded;  /* atomic: the loader has looked, and ends */
 	pthread_t loader;
 	struct wh_qmp *monitor; /* NULL: none was asked for */
 	bool quitting;
