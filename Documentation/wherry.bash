@@ -12,7 +12,7 @@ _wherry()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words='demo receive qmp top check dump --help --version'
+		words='demo drill receive qmp top check dump --help --version'
 	else
 		case $command:$previous in
 		demo:--memory) words='private memfd hugetlb' ;;
@@ -26,9 +26,15 @@ _wherry()
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
 			receive:--device-max | receive:--timeout | qmp:--timeout | \
-			top:--interval | top:--count)
+			top:--interval | top:--count | drill:--runs | drill:--seed | \
+			drill:--replay | drill:--memory)
 			return
 			;;
+		drill:--kinds)
+			words='cut reset half-close one-way truncate delay stall stranger corrupt
+				bitmap handshake pause cancel stop kill removes'
+			;;
+		drill:*) words='--runs --seed --replay --kinds --memory --list --json --help' ;;
 		demo:*)
 			words='--ram --vcpus --memory --threads --rate --uri --urgent
 				--postcopy-after --bandwidth --postcopy-bandwidth --fault-spin

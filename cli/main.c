@@ -17,6 +17,7 @@ static const struct {
 	const char *what;
 } commands[] = {
 	{ "demo", cmd_demo, "move a running guest between two processes, and verify it" },
+	{ "drill", cmd_drill, "break migrations on purpose, bring them back, and verify them" },
 	{ "receive", cmd_receive, "take a migration from a QEMU and keep it in a directory" },
 	{ "qmp", cmd_qmp, "give a QMP monitor a command, print its events" },
 	{ "top", cmd_top, "watch a migration through its QMP monitor" },

@@ -6,3 +6,8 @@ $(QMP_TESTS): $(QMP_OBJS)
 $(QMP_TESTS): private EXTRA_LIBS = $(QMP_OBJS)
 # Starts two monitors of ours
 $(BUILD)/selftests/cli/qmp_qemu: | $(VMM)
+# A plan and a guest, without the rest of the command
+DRILL_TESTS := $(filter $(BUILD)/selftests/cli/drill%,$(TESTS))
+DRILL_TEST_OBJS := $(BUILD)/obj/cli/drill_plan.o $(BUILD)/obj/cli/drill_guest.o
+$(DRILL_TESTS): $(DRILL_TEST_OBJS)
+$(DRILL_TESTS): private EXTRA_LIBS = $(DRILL_TEST_OBJS)

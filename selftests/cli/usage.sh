@@ -52,7 +52,7 @@ main_help()
 {
 	for word in --help -h help; do
 		call 0 $word && silent err && says out "usage: wherry COMMAND" || return 1
-		for name in demo receive qmp top check dump; do
+		for name in demo drill receive qmp top check dump; do
 			says out "  $name " || return 1
 		done
 	done
@@ -83,7 +83,7 @@ version()
 }
 
 try "help" main_help
-for name in demo receive qmp top check dump; do
+for name in demo drill receive qmp top check dump; do
 	try "help of $name" helps "$name"
 	try "$name with an unknown option" wrong "wherry $name: unrecognized option '--no-such'" \
 		"$name" --no-such
@@ -107,6 +107,12 @@ try "top without a socket" wrong "it takes one SOCKET" top
 try "top in two forms" wrong "exclude each other" top --json --metrics socket
 try "top too often" wrong "0.05 to 3600" top --interval 0 socket
 try "dump of two channels" wrong "exclude each other" dump --urgent --return-path file
+try "drill of no runs" wrong "--runs 0: not 1 to" drill --runs 0
+try "drill of many runs" wrong "--runs 1x: not 1 to" drill --runs 1x
+try "drill without memory" wrong "--memory 0: not 1 to" drill --memory 0
+try "drill with a seed that is none" wrong "seed seven: not a number" drill --seed seven
+try "drill with an unknown fault" wrong "there is no 'flood'" drill --kinds cut,flood
+try "drill takes no argument" wrong "what is everything?" drill everything
 try "help on a full disk" full_disk --help
 try "version on a full disk" full_disk --version
 try "check on a full disk" full_disk check

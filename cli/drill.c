@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wherry drill: how it is called, and one run after the other.
+ */
+#include "cli/drill.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MIB (1u << 20)
+#define RUNS 20u
+#define RUNS_MAX 1000000u
+#define MEMORY_MIB 12u
+#define MEMORY_MIB_MAX 4096u
+
+static const char usage[] =
+	"usage: wherry drill [options]\n"
+	"\n"
+	"Migrates a guest between two processes of its own, again and again, does to the link\n"
+	"and to the processes what a seed says, brings back what broke, and looks at every byte\n"
+	"of memory in the end.\n"
+	"\n"
+	"  --runs N        how many (20)\n"
+	"  --seed S        what the seeds of the runs are made from (1)\n"
+	"  --replay SEED   the run of this seed only, with all that happens in it\n"
+	"  --kinds A,B     faults to choose from (all)\n"
+	"  --memory MIB    memory of the guest, at most (12)\n"
+	"  --list          the faults, and what they are\n"
+	"  --json          one JSON object a line\n"
+	"  --help\n"
+	"\n"
+	"With --replay give --kinds and --memory as they were.\n"
+	"Exit status: 0 nothing was wrong; 1 something was; 2 usage.\n";
+
+struct drill_options {
+	uint64_t runs;
+	uint64_t seed;
+	uint64_t memory;
+	unsigned kinds;
+	const char *kinds_text;
+	bool replay;
+	bool json;
+	bool list;
+};
+
+static const struct option options[] = {
+	{ "runs", required_argument, NULL, 'n' },
+	{ "seed", required_argument, NULL, 's' },
+	{ "replay", required_argument, NULL, 'r' },
+	{ "kinds", required_argument, NULL, 'k' },
+	{ "memory", required_argument, NULL, 'm' },
+	{ "list", no_argument, NULL, 'l' },
+	{ "json", no_argument, NULL, 'j' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static bool read_number(const char *text, uint64_t max, uint64_t *number)
+{
+	char *end;
+
+	errno = 0;
+	*number = strtoull(text, &end, 0);
+	return *text >= '0' && *text <= '9' && !*end && !errno && *number <= max;
+}
+
+/* Return: 0; or the exit status plus one */
+static int read_option(struct drill_options *o, int option)
+{
+	char unknown[32];
+
+	switch (option) {
+	case 'n':
+		if (!read_number(optarg, RUNS_MAX, &o->runs) || !o->runs)
+			return cli_usage("drill", "--runs %s: not 1 to %u", optarg, RUNS_MAX) + 1;
+		return 0;
+	case 'r':
+	case 's':
+		o->replay |= option == 'r';
+		if (!read_number(optarg, UINT64_MAX, &o->seed))
+			return cli_usage("drill", "seed %s: not a number of 64 bits", optarg) + 1;
+		return 0;
+	case 'm':
+		if (!read_number(optarg, MEMORY_MIB_MAX, &o->memory) || !o->memory)
+			return cli_usage("drill", "--memory %s: not 1 to %u", optarg,
+					 MEMORY_MIB_MAX) +
+			       1;
+		return 0;
+	case 'k':
+		o->kinds_text = optarg;
+		o->kinds = drill_kinds_read(optarg, unknown, sizeof(unknown));
+		if (!o->kinds)
+			return cli_usage("drill", "--kinds: there is no '%s', see --list",
+					 unknown) +
+			       1;
+		return 0;
+	case 'l':
+		o->list = true;
+		return 0;
+	case 'j':
+		o->json = true;
+		return 0;
+	case 'h':
+		return fputs(usage, stdout) < 0 ? 2 : 1;
+	default:
+		return cli_usage("drill", NULL) + 1; /* getopt has said what */
+	}
+}
+
+static void show_wrong(const struct drill_options *o, const struct drill_plan *plan,
+		       const struct drill_result *result)
+{
+	fprintf(stderr, "%s", result->log ? result->log : "");
+	fprintf(stderr, "Again: wherry drill --replay 0x%016" PRIx64 " --memory %" PRIu64 "%s%s\n",
+		plan->seed, o->memory, o->kinds_text ? " --kinds " : "",
+		o->kinds_text ? o->kinds_text : "");
+}
+
+static int drill_all(const struct drill_options *o, const char *folder)
+{
+	struct drill_table table = { 0 };
+	struct drill_result result;
+	struct drill_plan plan;
+	uint64_t *wrong = calloc(o->runs, sizeof(*wrong));
+	unsigned count = 0;
+
+	if (!wrong)
+		return 1;
+	for (unsigned i = 0; i < o->runs; i++) {
+		drill_plan_make(&plan, o->replay ? o->seed : drill_seed(o->seed, i),
+				o->memory * MIB, o->kinds);
+		if (o->replay && !o->json)
+			drill_show_plan(&plan, stdout);
+		drill_run(&plan, folder, o->replay && !o->json ? stdout : NULL, &result);
+		drill_show_run(i, &plan, &result, o->json);
+		fflush(stdout);
+		drill_table_add(&table, &plan, &result);
+		if (result.outcome == DRILL_WRONG) {
+			wrong[count++] = plan.seed;
+			if (!o->replay)
+				show_wrong(o, &plan, &result);
+		}
+		free(result.log);
+	}
+	if (!o->replay)
+		drill_show_table(&table, wrong, o->json);
+	free(wrong);
+	return count ? 1 : 0;
+}
+
+int cmd_drill(int argc, char **argv)
+{
+	struct drill_options o = {
+		.runs = RUNS,
+		.seed = 1,
+		.memory = MEMORY_MIB,
+		.kinds = DRILL_ALL_KINDS,
+	};
+	char folder[] = "/tmp/wherry-drill.XXXXXX";
+	int option, ret;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		ret = read_option(&o, option);
+		if (ret)
+			return ret - 1;
+	}
+	if (optind < argc)
+		return cli_usage("drill", "what is %s?", argv[optind]);
+	if (o.list) {
+		drill_show_list(o.json);
+		return 0;
+	}
+	if (o.replay)
+		o.runs = 1;
+	signal(SIGPIPE, SIG_IGN);
+	if (!mkdtemp(folder)) {
+		fprintf(stderr, "wherry drill: %s: %s\n", folder, strerrordesc_np(errno));
+		return 1;
+	}
+	ret = drill_all(&o, folder);
+	rmdir(folder);
+	return ret;
+}

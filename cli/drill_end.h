@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CLI_DRILL_END_H
+#define CLI_DRILL_END_H
+
+#include "cli/drill_guest.h"
+
+/*
+ * One end of the migration: a process that does as it is told over a socket of whole
+ * messages, and tells what happens.
+ */
+
+enum drill_what {
+	DRILL_LISTEN,	/* uri -> where it listens */
+	DRILL_CONNECT,	/* uri */
+	DRILL_SWITCH,	/* wh_start_postcopy() */
+	DRILL_DO_PAUSE, /* wh_pause() */
+	DRILL_DO_CANCEL,
+	DRILL_RECOVER, /* uri -> where it listens */
+	DRILL_RESUME,  /* uri */
+	DRILL_VERIFY,  /* -> wrong pages */
+	DRILL_QUIT,
+	DRILL_NOTHING
+};
+
+struct drill_order {
+	enum drill_what what;
+	char uri[DRILL_URI];
+};
+
+/**
+ * struct drill_note - What an end says
+ * @what:	The order that this answers; DRILL_NOTHING: a phase
+ * @result:	0 or a negative errno; a number, of DRILL_VERIFY
+ */
+struct drill_note {
+	enum drill_what what;
+	enum wh_phase phase;
+	int64_t result;
+	struct wh_stats stats;
+	char text[WH_ERR_TEXT];
+};
+
+/* Files of huge pages for both ends, where the plan wants them and the pool has them */
+struct drill_huge {
+	bool there;
+	int fd[DRILL_SIDES][DRILL_BLOCKS];
+};
+
+/* Before the processes are made: all of it is theirs then, or nothing */
+void drill_huge_open(struct drill_huge *huge, const struct drill_plan *plan);
+void drill_huge_close(struct drill_huge *huge);
+
+/* In a process of its own; does not return */
+void drill_end_main(const struct drill_plan *plan, enum drill_side side,
+		    const struct drill_huge *huge, struct drill_shared *shared, int fd)
+	__attribute__((noreturn));
+
+#endif /* CLI_DRILL_END_H */

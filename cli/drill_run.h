@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CLI_DRILL_RUN_H
+#define CLI_DRILL_RUN_H
+
+#include "cli/drill_end.h"
+#include "cli/drill_proxy.h"
+
+#include <sys/types.h>
+
+#define DRILL_NS_PER_MS 1000000ull
+
+/**
+ * struct drill_process - One end, as the operator sees it
+ * @order:	That is not answered yet; DRILL_NOTHING
+ * @phase:	The last one that it told
+ * @pauses:	How often it told that it is paused
+ * @waits:	Destination: it listens, or is told to. Source: it resumes, or is told to
+ * @again_ns:	Not to be told anything before
+ * @cont_ns:	It stands still until then; 0: it does not
+ */
+struct drill_process {
+	pid_t pid;
+	int fd;
+	enum drill_what order;
+	enum wh_phase phase;
+	unsigned pauses;
+	bool waits;
+	bool want_pause;
+	bool want_cancel;
+	uint64_t again_ns;
+	uint64_t cont_ns;
+	bool killed;
+	bool gone;
+	struct drill_note answer; /* to the last order */
+};
+
+struct drill_run {
+	const struct drill_plan *plan;
+	struct drill_result *result;
+	const char *folder;
+	FILE *log;
+	FILE *live;
+	uint64_t begin_ns;
+	uint64_t now_ns;
+	uint64_t switch_ns; /* the source has to be told */
+	uint64_t apart_ns;  /* one end is over, since then; 0 */
+	bool tried;	    /* the source was told first already, this time */
+	bool dropped;
+	unsigned round; /* of recoveries */
+	unsigned sockets;
+	struct drill_shared *shared;
+	struct drill_process end[DRILL_SIDES];
+	struct drill_proxy proxy;
+	int stranger[DRILL_FAULTS];
+};
+
+void drill_say(struct drill_run *run, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+/* Something is wrong; the first sentence counts */
+void drill_wrong(struct drill_run *run, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+uint64_t drill_now_ns(void);
+const char *drill_side_name(enum drill_side side);
+void drill_tell(struct drill_run *run, enum drill_side side, enum drill_what what, const char *uri);
+/* Where the destination is to listen next */
+void drill_new_uri(struct drill_run *run, bool tcp, char *uri);
+
+/* drill_operate.c */
+/* A fault that is not of bytes. */
+void drill_hit(void *opaque, unsigned number);
+/* Those that come before the source does */
+void drill_hit_early(struct drill_run *run, unsigned connection);
+/* Whatever an operator would do now */
+void drill_operate(struct drill_run *run);
+/* Milliseconds until he wants to, at most @ms */
+int drill_operate_in(const struct drill_run *run, int ms);
+/* An end has answered, or told a phase */
+void drill_heard(struct drill_run *run, enum drill_side side, const struct drill_note *note);
+/* Is it over? Then the outcome, before memory is looked at, is in the result */
+bool drill_over(struct drill_run *run);
+
+#endif /* CLI_DRILL_RUN_H */
