@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 /* And its log is the accelerator's (KVM, TCG): without a guest nothing is in it */
-#define NOT_TIMED "query-migrate counts its syncs and does not time them"
+#define NOT_TIMED "its trace points migration_bitmap_sync_* are not read yet"
 
 static void die(const char *what, const struct wh_err *err)
 {
