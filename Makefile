@@ -369,7 +369,9 @@ bench:
 	@export BENCH_QEMU_10="$$(selftests/bench/get-qemu-10 $(BUILD)/qemu-10 2>$(BUILD)/qemu-10.why)"; \
 	export BENCH_QEMU_10_WHY="$$(cat $(BUILD)/qemu-10.why)"; \
 	failed=0; for program in $(filter-out %/plot,$(BENCHES)); do \
-	  $$program $(if $(QUICK),--quick) --json $(BUILD)/bench.json || failed=1; echo; \
+	  begin=$$(date +%s); \
+	  $$program $(if $(QUICK),--quick) --json $(BUILD)/bench.json || failed=1; \
+	  echo "$${program##*/} took $$(($$(date +%s) - begin)) s"; echo; \
 	done; \
 	$(BUILD)/selftests/bench/plot $(BUILD)/bench.json $(BUILD)/bench || failed=1; \
 	echo 'As JSON, an object a line: $(BUILD)/bench.json'; exit $$failed

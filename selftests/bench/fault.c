@@ -133,7 +133,7 @@ static void attempt(const struct bench *bench, struct results *results, unsigned
 	own.urgent = !ways[way].one_channel;
 	own.spin_ns = ways[way].spin_ns;
 	own.bulk = load->bulk && ways[way].role != TOUCHED_IDLE;
-	if (ways[way].kind == &bench_qemu && !load->bulk) {
+	if (ways[way].kind == &bench_qemu && !ways[way].qemu_10 && !load->bulk) {
 		snprintf(results->p50[way].why, sizeof(results->p50[way].why),
 			 "what limits its background pages holds back requested ones");
 		return;
