@@ -12,19 +12,21 @@ _wherry()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words='demo drill receive qmp top check dump --help --version'
+		words='demo drill receive send qmp top check dump --help --version'
 	else
 		case $command:$previous in
 		demo:--memory) words='private memfd hugetlb' ;;
 		demo:--urgent) words='off switch start' ;;
 		receive:--memory) words='memfd private' ;;
-		receive:--postcopy | receive:--urgent) words='on off' ;;
-		receive:--out)
+		receive:--postcopy | receive:--urgent | send:--return-path) words='on off' ;;
+		send:--urgent) words='off switch start' ;;
+		receive:--out | send:--from)
 			mapfile -t COMPREPLY < <(compgen -d -- "$current")
 			return
 			;;
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
+			send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
 			receive:--device-max | receive:--timeout | qmp:--timeout | \
 			top:--interval | top:--count | drill:--runs | drill:--seed | \
 			drill:--replay | drill:--memory)
@@ -42,7 +44,11 @@ _wherry()
 			;;
 		receive:*)
 			words='--out --force --postcopy --urgent --touch --memory --hugetlb
-				--device-max --timeout --json --quiet --help'
+				--verify --device-max --timeout --json --quiet --help'
+			;;
+		send:*)
+			words='--from --postcopy --urgent --return-path --bandwidth --machine
+				--recover --verify --timeout --json --quiet --help'
 			;;
 		qmp:* | top:*)
 			words='--events --timeout --help'

@@ -5,9 +5,11 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <wherry/wherry.h>
 
@@ -19,6 +21,7 @@ static const struct {
 	{ "demo", cmd_demo, "move a running guest between two processes, and verify it" },
 	{ "drill", cmd_drill, "break migrations on purpose, bring them back, and verify them" },
 	{ "receive", cmd_receive, "take a migration from a QEMU and keep it in a directory" },
+	{ "send", cmd_send, "put what receive has kept into a waiting QEMU" },
 	{ "qmp", cmd_qmp, "give a QMP monitor a command, print its events" },
 	{ "top", cmd_top, "watch a migration through its QMP monitor" },
 	{ "check", cmd_check, "tell what this machine can do" },
@@ -52,6 +55,37 @@ int cli_usage(const char *name, const char *format, ...)
 	}
 	fprintf(stderr, "Try 'wherry %s --help'.\n", name);
 	return EXIT_USAGE;
+}
+
+int cli_number(const char *name, const char *option, const char *text, uint64_t most,
+	       uint64_t *value)
+{
+	static const char units[] = "KMG";
+	const char *unit;
+	char *end;
+
+	errno = 0;
+	*value = strtoull(text, &end, 10);
+	unit = *end ? strchr(units, *end) : NULL;
+	if (unit && !end[1]) {
+		unsigned shift = 10 * (unsigned)(unit - units + 1);
+
+		end++;
+		*value = *value > UINT64_MAX >> shift ? UINT64_MAX : *value << shift;
+	}
+	if (errno || *end || *text < '0' || *text > '9' || !*value || *value > most)
+		return cli_usage(name, "--%s %s: 1 to %" PRIu64 " was expected", option, text,
+				 most);
+	return 0;
+}
+
+int cli_word(const char *name, const char *option, const char *text, const char *no,
+	     const char *yes, bool *value)
+{
+	*value = !strcmp(text, yes);
+	if (*value || !strcmp(text, no))
+		return 0;
+	return cli_usage(name, "--%s %s: %s or %s was expected", option, text, yes, no);
 }
 
 int cli_finish(const char *name, int status)

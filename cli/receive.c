@@ -35,6 +35,7 @@ static const char usage[] =
 	"  --urgent on|off         as postcopy-preempt at the source; on takes either (on)\n"
 	"  --touch[=THREADS]       read memory at random while pages are missing (1)\n"
 	"  --memory memfd|private  where RAM lies meanwhile (memfd)\n"
+	"  --verify[=on|off]       a digest of each page, so that damage can be found later (on)\n"
 	"  --hugetlb               fail if a block of huge pages cannot have them here too\n"
 	"  --device-max SIZE       bytes of device state taken (256M)\n"
 	"  --timeout SECONDS       until a connection says what it is, and until a silent\n"
@@ -53,6 +54,7 @@ enum {
 	OPTION_TOUCH,
 	OPTION_MEMORY,
 	OPTION_HUGETLB,
+	OPTION_VERIFY,
 	OPTION_DEVICE_MAX,
 	OPTION_TIMEOUT,
 	OPTION_JSON,
@@ -68,6 +70,7 @@ static const struct option options[] = {
 	{ "touch", optional_argument, NULL, OPTION_TOUCH },
 	{ "memory", required_argument, NULL, OPTION_MEMORY },
 	{ "hugetlb", no_argument, NULL, OPTION_HUGETLB },
+	{ "verify", optional_argument, NULL, OPTION_VERIFY },
 	{ "device-max", required_argument, NULL, OPTION_DEVICE_MAX },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
 	{ "json", no_argument, NULL, OPTION_JSON },
@@ -197,37 +200,6 @@ static const struct wh_callbacks callbacks = {
 	.start = on_start,
 };
 
-/* These return 0 or EXIT_USAGE */
-static int read_number(const char *option, const char *text, uint64_t most, uint64_t *value)
-{
-	static const char units[] = "KMG";
-	const char *unit;
-	char *end;
-
-	errno = 0;
-	*value = strtoull(text, &end, 10);
-	unit = *end ? strchr(units, *end) : NULL;
-	if (unit && !end[1]) {
-		unsigned shift = 10 * (unsigned)(unit - units + 1);
-
-		end++;
-		*value = *value > UINT64_MAX >> shift ? UINT64_MAX : *value << shift;
-	}
-	if (errno || *end || *text < '0' || *text > '9' || !*value || *value > most)
-		return cli_usage("receive", "--%s %s: 1 to %" PRIu64 " was expected", option, text,
-				 most);
-	return 0;
-}
-
-static int read_word(const char *option, const char *text, const char *no, const char *yes,
-		     bool *value)
-{
-	*value = !strcmp(text, yes);
-	if (*value || !strcmp(text, no))
-		return 0;
-	return cli_usage("receive", "--%s %s: %s or %s was expected", option, text, yes, no);
-}
-
 static int read_option(struct receive *receive, struct wh_config *config, int option)
 {
 	uint64_t number = 1;
@@ -242,30 +214,35 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 		receive->out.force = true;
 		break;
 	case OPTION_POSTCOPY:
-		ret = read_word("postcopy", optarg, "off", "on", &config->postcopy);
+		ret = cli_word("receive", "postcopy", optarg, "off", "on", &config->postcopy);
 		break;
 	case OPTION_URGENT:
-		ret = read_word("urgent", optarg, "off", "on", &yes);
+		ret = cli_word("receive", "urgent", optarg, "off", "on", &yes);
 		config->urgent = yes ? WH_URGENT_AT_SWITCH : WH_URGENT_OFF;
 		break;
 	case OPTION_TOUCH:
 		if (optarg)
-			ret = read_number("touch", optarg, RECEIVE_TOUCH_MAX, &number);
+			ret = cli_number("receive", "touch", optarg, RECEIVE_TOUCH_MAX, &number);
 		receive->touchers = (unsigned)number;
 		break;
 	case OPTION_MEMORY:
-		ret = read_word("memory", optarg, "memfd", "private", &yes);
+		ret = cli_word("receive", "memory", optarg, "memfd", "private", &yes);
 		receive->memory = yes ? RECEIVE_PRIVATE : RECEIVE_MEMFD;
 		break;
 	case OPTION_HUGETLB:
 		receive->hugetlb = true;
 		break;
+	case OPTION_VERIFY:
+		receive->verify = true;
+		if (optarg)
+			ret = cli_word("receive", "verify", optarg, "off", "on", &receive->verify);
+		break;
 	case OPTION_DEVICE_MAX:
-		ret = read_number("device-max", optarg, UINT64_C(1) << 32,
-				  &config->device_state_max);
+		ret = cli_number("receive", "device-max", optarg, UINT64_C(1) << 32,
+				 &config->device_state_max);
 		break;
 	case OPTION_TIMEOUT:
-		ret = read_number("timeout", optarg, 86400, &number);
+		ret = cli_number("receive", "timeout", optarg, 86400, &number);
 		config->connect_timeout_ns = number * NS_PER_S;
 		config->dead_peer_ns = number * NS_PER_S;
 		break;
@@ -388,7 +365,7 @@ int cmd_receive(int argc, char **argv)
 	const char *uri = NULL;
 	int ret;
 
-	receive = (struct receive){ .out.fd = -1, .begin_ns = receive_now_ns() };
+	receive = (struct receive){ .out.fd = -1, .verify = true, .begin_ns = receive_now_ns() };
 	pthread_mutex_init(&receive.show_lock, NULL);
 	pthread_mutex_init(&receive.write_lock, NULL);
 	wh_config_init(&config);

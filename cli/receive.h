@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <wherry/wherry.h>
+#include <xxhash.h>
 
 /*
  * wherry receive: the end of a migration that keeps the guest instead of running it.
@@ -25,6 +26,8 @@
 #define RECEIVE_PAGE 4096u
 
 #define MANIFEST_NAME "manifest.json"
+#define MANIFEST_KIND "wherry-capture"
+#define MANIFEST_VERSION 1
 #define DEVICE_NAME "device-state.bin"
 
 enum receive_memory {
@@ -37,11 +40,13 @@ enum receive_memory {
  * @page_size:	Host pages of the source, as the stream says
  * @file:	Its name in the capture
  * @stored:	Bytes of it that are not zero pages
+ * @pages:	Name of the file of page digests
  * @digest:	XXH3-128 of all of its @length bytes, in hexadecimal
  */
 struct receive_block {
 	char name[256];
 	char file[RECEIVE_FILE_MAX];
+	char pages[RECEIVE_FILE_MAX + 8];
 	char digest[33];
 	uint8_t *at;
 	uint64_t length;
@@ -95,6 +100,7 @@ struct receive {
 
 	enum receive_memory memory;
 	bool hugetlb; /* insisted on */
+	bool verify;  /* keep page digests */
 	bool json;
 	bool quiet;
 	uint64_t begin_ns;
@@ -153,6 +159,11 @@ int receive_out_write(struct receive *receive, struct wh_err *err);
 int receive_out_finish(struct receive *receive, struct wh_err *err);
 /* Without receive_out_finish(): takes away whatever was written */
 void receive_out_close(struct receive *receive, bool complete);
+
+/* parked_verify.c: what a digest is, for those who write and who read */
+void receive_digest_text(XXH128_hash_t hash, char text[33]);
+/* XXH3-64 of a page of 4096 bytes, little-endian as in the file */
+uint64_t receive_page_digest(const void *page);
 
 /* receive_show.c; any thread */
 void receive_say(struct receive *receive, const char *kind, const char *format, ...)

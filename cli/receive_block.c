@@ -18,6 +18,7 @@
 #endif
 
 #define FILE_SUFFIX ".ram"
+#define PAGES_SUFFIX ".xxh3" /* no block's own file ends so */
 #define FILE_STEM_MAX 100u
 
 /* What a JSON string and a terminal can take as it is, and every QEMU's name is */
@@ -57,6 +58,9 @@ static void name_file(const struct receive *receive, struct receive_block *block
 	snprintf(block->file, sizeof(block->file), "%s" FILE_SUFFIX, stem);
 	while (file_taken(receive, block->file))
 		snprintf(block->file, sizeof(block->file), "%s-%u" FILE_SUFFIX, stem, ++again);
+	n = strlen(block->file);
+	memcpy(block->pages, block->file, n);
+	memcpy(block->pages + n, PAGES_SUFFIX, sizeof(PAGES_SUFFIX));
 }
 
 static uint64_t machine_bytes(void)

@@ -21,7 +21,6 @@
 
 #define MANIFEST_PART MANIFEST_NAME ".part"
 #define RUN_BYTES (1u << 20) /* written and hashed at once, while it is in the cache */
-#define MANIFEST_VERSION 1
 
 static bool holds(const struct receive_out *out, const char *name)
 {
@@ -95,11 +94,11 @@ void receive_out_room(struct receive *receive)
 }
 
 /* A name out of a manifest: only what lies in the folder itself is taken away. */
-static void drop_listed(const struct receive_out *out, json_object *object)
+static void drop_listed(const struct receive_out *out, json_object *object, const char *what)
 {
 	json_object *name;
 
-	if (json_object_object_get_ex(object, "file", &name) &&
+	if (json_object_object_get_ex(object, what, &name) &&
 	    !strchr(json_object_get_string(name), '/'))
 		unlinkat(out->fd, json_object_get_string(name), 0);
 }
@@ -118,10 +117,12 @@ static int drop_old(struct receive_out *out, struct wh_err *err)
 	}
 	if (json_object_object_get_ex(manifest, "blocks", &part) &&
 	    json_object_is_type(part, json_type_array))
-		for (size_t i = 0; i < json_object_array_length(part); i++)
-			drop_listed(out, json_object_array_get_idx(part, i));
+		for (size_t i = 0; i < json_object_array_length(part); i++) {
+			drop_listed(out, json_object_array_get_idx(part, i), "file");
+			drop_listed(out, json_object_array_get_idx(part, i), "pages");
+		}
 	if (json_object_object_get_ex(manifest, "device_state", &part))
-		drop_listed(out, part);
+		drop_listed(out, part, "file");
 	json_object_put(manifest);
 	out->replaces = false;
 	return 0;
@@ -178,18 +179,36 @@ static int write_run(struct receive_block *block, int fd, uint64_t from, uint64_
 	return ret;
 }
 
-static void digest_text(XXH128_hash_t hash, char text[33])
+/* Of all pages, behind each other. Nothing depends on them but where damage is found */
+static int write_pages(const struct receive *receive, const struct receive_block *block,
+		       const uint64_t *digests, struct wh_err *err)
 {
-	XXH128_canonical_t canonical;
+	int fd = open_new(&receive->out, block->pages, err);
+	int ret;
 
-	XXH128_canonicalFromHash(&canonical, hash);
-	for (size_t i = 0; i < sizeof(canonical.digest); i++)
-		snprintf(text + 2 * i, 3, "%02x", canonical.digest[i]);
+	if (fd < 0)
+		return fd;
+	ret = write_all(fd, (const uint8_t *)digests,
+			block->length / RECEIVE_PAGE * sizeof(*digests), 0);
+	close(fd);
+	errno = -ret;
+	return ret ? receive_fail(err, ret, "%s/%s: %m", receive->out.path, block->pages) : 0;
+}
+
+/* Hash and write a run of a block, with its page digests if there is room for them */
+static int take_run(struct receive_block *block, int fd, uint64_t from, uint64_t to,
+		    XXH3_state_t *hash, uint64_t *digests)
+{
+	XXH3_128bits_update(hash, block->at + from, to - from);
+	for (uint64_t at = from; digests && at < to; at += RECEIVE_PAGE)
+		digests[at / RECEIVE_PAGE] = receive_page_digest(block->at + at);
+	return write_run(block, fd, from, to);
 }
 
 static int write_block(struct receive *receive, struct receive_block *block, XXH3_state_t *hash,
 		       struct wh_err *err)
 {
+	uint64_t *digests = NULL;
 	struct receive_out *out = &receive->out;
 	int fd = open_new(out, block->file, err);
 	int ret = 0;
@@ -197,6 +216,9 @@ static int write_block(struct receive *receive, struct receive_block *block, XXH
 	if (fd < 0)
 		return fd;
 	out->wrote++;
+	if (receive->verify)
+		digests = malloc(block->length / RECEIVE_PAGE * sizeof(*digests));
+	ret = receive->verify && !digests ? -ENOMEM : 0;
 	XXH3_128bits_reset(hash);
 	for (uint64_t at = 0; at < block->length && !ret; at += RUN_BYTES) {
 		uint64_t end = block->length - at < RUN_BYTES ? block->length : at + RUN_BYTES;
@@ -205,19 +227,20 @@ static int write_block(struct receive *receive, struct receive_block *block, XXH
 			ret = -ECANCELED;
 			break;
 		}
-		XXH3_128bits_update(hash, block->at + at, end - at);
-		ret = write_run(block, fd, at, end);
+		ret = take_run(block, fd, at, end, hash, digests);
 	}
-	digest_text(XXH3_128bits_digest(hash), block->digest);
+	receive_digest_text(XXH3_128bits_digest(hash), block->digest);
 	if (!ret && ftruncate(fd, (off_t)block->length) < 0)
 		ret = -errno;
 	close(fd);
-	if (ret) {
-		errno = -ret;
-		return receive_fail(err, ret, "%s/%s: writing block '%.100s': %m", out->path,
-				    block->file, block->name);
-	}
-	return 0;
+	errno = -ret;
+	if (ret)
+		receive_fail(err, ret, "%s/%s: writing block '%.100s': %m", out->path, block->file,
+			     block->name);
+	else if (digests)
+		ret = write_pages(receive, block, digests, err);
+	free(digests);
+	return ret;
 }
 
 static int write_device(struct receive *receive, struct wh_err *err)
@@ -230,7 +253,8 @@ static int write_device(struct receive *receive, struct wh_err *err)
 	receive->out.wrote_device = true;
 	ret = write_all(fd, receive->device, receive->device_length, 0);
 	close(fd);
-	digest_text(XXH3_128bits(receive->device, receive->device_length), receive->device_digest);
+	receive_digest_text(XXH3_128bits(receive->device, receive->device_length),
+			    receive->device_digest);
 	if (ret) {
 		errno = -ret;
 		return receive_fail(err, ret, "%s/" DEVICE_NAME ": %m", receive->out.path);
@@ -265,7 +289,7 @@ static void add_number(json_object *object, const char *name, uint64_t value)
 	json_object_object_add(object, name, json_object_new_uint64(value));
 }
 
-static json_object *manifest_block(const struct receive_block *block)
+static json_object *manifest_block(const struct receive_block *block, bool pages)
 {
 	json_object *object = json_object_new_object();
 
@@ -275,6 +299,8 @@ static json_object *manifest_block(const struct receive_block *block)
 	add_number(object, "page_size", block->page_size);
 	add_number(object, "stored", block->stored);
 	add_string(object, "xxh3_128", block->digest);
+	if (pages)
+		add_string(object, "pages", block->pages);
 	return object;
 }
 
@@ -306,12 +332,11 @@ static json_object *manifest_new(const struct receive *receive)
 	json_object *manifest = json_object_new_object();
 	json_object *blocks = json_object_new_array();
 
-	add_string(manifest, "kind", "wherry-capture");
+	add_string(manifest, "kind", MANIFEST_KIND);
 	add_number(manifest, "version", MANIFEST_VERSION);
 	add_string(manifest, "made_by", wh_version());
-	add_machine(manifest, wh_get_machine(receive->migration));
 	for (unsigned i = 0; i < receive->blocks; i++)
-		json_object_array_add(blocks, manifest_block(&receive->block[i]));
+		json_object_array_add(blocks, manifest_block(&receive->block[i], receive->verify));
 	add_machine(manifest, wh_get_machine(receive->migration));
 	json_object_object_add(manifest, "blocks", blocks);
 	json_object_object_add(manifest, "device_state", manifest_device(receive));
@@ -363,8 +388,11 @@ int receive_out_finish(struct receive *receive, struct wh_err *err)
 	struct receive_out *out = &receive->out;
 	int ret = sync_file(out, DEVICE_NAME, err);
 
-	for (unsigned i = 0; i < receive->blocks && !ret; i++)
+	for (unsigned i = 0; i < receive->blocks && !ret; i++) {
 		ret = sync_file(out, receive->block[i].file, err);
+		if (!ret && receive->verify)
+			ret = sync_file(out, receive->block[i].pages, err);
+	}
 	if (!ret)
 		ret = write_manifest(receive, err);
 	if (!ret &&
@@ -386,8 +414,10 @@ void receive_out_close(struct receive *receive, bool complete)
 	if (!complete && out->ours && !out->replaces) {
 		unlinkat(out->fd, MANIFEST_NAME, 0);
 		unlinkat(out->fd, MANIFEST_PART, 0);
-		for (unsigned i = 0; i < out->wrote; i++)
+		for (unsigned i = 0; i < out->wrote; i++) {
 			unlinkat(out->fd, receive->block[i].file, 0);
+			unlinkat(out->fd, receive->block[i].pages, 0);
+		}
 		if (out->wrote_device)
 			unlinkat(out->fd, DEVICE_NAME, 0);
 	}

@@ -53,6 +53,8 @@ static int config_check(const struct wh_config *config, enum wh_role role, struc
 		return err_set(err, -EINVAL, "config: no callbacks");
 	if (role == WH_SOURCE && (!config->machine || strlen(config->machine) > 255))
 		return err_set(err, -EINVAL, "config: machine type is missing or over 255 bytes");
+	if (config->device_format != WH_DEVICE_OWN && config->device_format != WH_DEVICE_QEMU)
+		return err_set(err, -EINVAL, "config: device_format %d", config->device_format);
 	if (role == WH_DEST &&
 	    (config->device_state_max == 0 || config->device_state_max > UINT64_C(1) << 32))
 		return err_set(err, -EINVAL,

@@ -94,7 +94,7 @@ static int op_device(void *ctx, const void **data, size_t *length, enum wh_devic
 	int ret;
 
 	/* Without any there is no section either: a QEMU would not know ours. */
-	*format = m->cb.device_save ? WH_DEVICE_OWN : WH_DEVICE_QEMU;
+	*format = m->cb.device_save ? m->config.device_format : WH_DEVICE_QEMU;
 	if (m->cb.device_save) {
 		free(side->device);
 		side->device = NULL;

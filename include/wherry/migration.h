@@ -208,6 +208,8 @@ enum wh_urgent {
  * @postcopy_after_ns:	Source: switch to postcopy after so long in precopy; 0: only by
  *			wh_start_postcopy()
  * @machine:		Source: machine type in the configuration section
+ * @device_format:	Source: what device_save() gives. WH_DEVICE_QEMU: whole sections of
+ *			type FULL, as a destination got them from a QEMU; they go out as they are
  *
  * @connect_timeout_ns:	Source: to connect. Destination: for a connection to say what it is
  * @dead_peer_ns:	A peer silent for so long, where it owes an answer, is gone
@@ -235,6 +237,7 @@ struct wh_config {
 	uint64_t downtime_ns;
 	uint64_t postcopy_after_ns;
 	const char *machine;
+	enum wh_device_format device_format;
 
 	uint64_t connect_timeout_ns;
 	uint64_t dead_peer_ns;

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CLI_PARKED_H
+#define CLI_PARKED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <wherry/wherry.h>
+
+#include "cli/receive.h"
+
+/*
+ * A parked VM, read: the folder that wherry receive has written (Documentation/parked-vm.rst).
+ * Nothing in it is trusted before it is checked: anybody may have been there since.
+ */
+
+/**
+ * struct parked_block - A block of RAM
+ * @page_size:	Host pages of the machine that it came from
+ * @at:		@length bytes, read only, aligned to @page_size
+ * @pages:	File of page digests, "" if there is none
+ */
+struct parked_block {
+	char name[256];
+	char file[RECEIVE_FILE_MAX + 8];
+	char pages[RECEIVE_FILE_MAX + 8];
+	char digest[33];
+	uint64_t length;
+	uint64_t page_size;
+	uint8_t *at;
+	void *map;
+	size_t map_length;
+};
+
+struct parked {
+	const char *path;
+	int fd;
+	char machine[256];
+	struct parked_block block[RECEIVE_BLOCKS_MAX];
+	unsigned blocks;
+	uint64_t bytes;
+	void *device;
+	size_t device_length;
+	enum wh_device_format device_format;
+	char device_digest[33];
+};
+
+/**
+ * parked_open() - Read the manifest, map RAM, read device state
+ *
+ * Nobody else writes there until parked_close().
+ *
+ * Return: 0, or a negative errno and a sentence; parked_close() in any case
+ */
+int parked_open(struct parked *parked, const char *path, struct wh_err *err);
+
+/**
+ * parked_verify() - Compare everything with its digests
+ *
+ * Return: 0; or -EILSEQ and the first block and page that are not as they came
+ */
+int parked_verify(const struct parked *parked, struct wh_err *err);
+
+void parked_close(struct parked *parked);
+
+#endif /* CLI_PARKED_H */

@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wherry send: a parked VM into a waiting QEMU, or another destination.
+ *
+ * Nothing runs here, so nothing is written meanwhile, and one pass is all there is. By
+ * postcopy the guest runs at once and its pages come as it touches them; the folder stays what
+ * it is, so whatever becomes of the other end, this copy can be sent again, as long as the guest
+ * did not run there.
+ */
+#include "cli/cli.h"
+#include "cli/parked.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TURN_NS 100000000ll /* between two looks at signals and progress */
+#define RETRY_NS 500000000ull
+#define NS_PER_S 1000000000ull
+#define SHOW_NS 400000000ull
+
+static const char usage[] =
+	"usage: wherry send --from DIR URI [options]\n"
+	"\n"
+	"Is the source of a migration: what wherry receive has kept in DIR goes to a destination\n"
+	"that waits, a QEMU with -incoming or another. DIR is not changed.\n"
+	"\n"
+	"  URI                    tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or fd:N\n"
+	"  --from DIR             the parked VM\n"
+	"  --postcopy             the guest runs at once, its memory comes as it is touched\n"
+	"                         (at the destination: the capability postcopy-ram)\n"
+	"  --urgent off|switch|start\n"
+	"                         as postcopy-preempt there: a connection for pages that are\n"
+	"                         waited for; from QEMU 8.0 on switch, before that start (off)\n"
+	"  --return-path off|on   without --postcopy: the destination says whether it took over\n"
+	"                         (at a QEMU: the capability return-path) (off)\n"
+	"  --bandwidth SIZE       bytes a second of what was not asked for (no limit)\n"
+	"  --machine NAME         instead of the machine type in DIR\n"
+	"  --recover SECONDS      a link that breaks in postcopy: try so long to resume (0)\n"
+	"  --verify[=on|off]      against the digests, before anything is sent (on)\n"
+	"  --timeout SECONDS      to connect, and until a silent peer is taken for dead (10)\n"
+	"  --json                 one JSON object a line\n"
+	"  --quiet                nothing but errors\n"
+	"  --help\n"
+	"\n"
+	"Exit status: 0 all of it is there; 1 not; 2 usage.\n";
+
+enum {
+	OPTION_FROM = 1,
+	OPTION_POSTCOPY,
+	OPTION_URGENT,
+	OPTION_RETURN_PATH,
+	OPTION_BANDWIDTH,
+	OPTION_MACHINE,
+	OPTION_RECOVER,
+	OPTION_VERIFY,
+	OPTION_TIMEOUT,
+	OPTION_JSON,
+	OPTION_QUIET,
+	OPTION_HELP,
+};
+
+static const struct option options[] = {
+	{ "from", required_argument, NULL, OPTION_FROM },
+	{ "postcopy", no_argument, NULL, OPTION_POSTCOPY },
+	{ "urgent", required_argument, NULL, OPTION_URGENT },
+	{ "return-path", required_argument, NULL, OPTION_RETURN_PATH },
+	{ "bandwidth", required_argument, NULL, OPTION_BANDWIDTH },
+	{ "machine", required_argument, NULL, OPTION_MACHINE },
+	{ "recover", required_argument, NULL, OPTION_RECOVER },
+	{ "verify", optional_argument, NULL, OPTION_VERIFY },
+	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "json", no_argument, NULL, OPTION_JSON },
+	{ "quiet", no_argument, NULL, OPTION_QUIET },
+	{ "help", no_argument, NULL, OPTION_HELP },
+	{ 0 },
+};
+
+/**
+ * struct send - One run of the command
+ *
+ * Callbacks run on a thread of the library, the main thread waits and shows.
+ */
+struct send {
+	struct parked parked;
+	struct wh_migration *migration;
+	const char *from;
+	const char *uri;
+	bool postcopy;
+	bool verify;
+	bool json;
+	bool quiet;
+	uint64_t recover_ns;
+	uint64_t begin_ns;
+	uint64_t shown_ns;
+	uint64_t broken_ns; /* since when it is paused, 0: it is not */
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+	(void)number;
+	interrupted = 1;
+}
+
+/* A line of text, or an object with the figures of the migration */
+static void say(const struct send *send, const char *kind, const char *text)
+{
+	uint64_t ns = receive_now_ns() - send->begin_ns;
+	json_object *object;
+	struct wh_stats stats;
+	char figures[2048];
+
+	if (!send->json) {
+		if (!send->quiet)
+			fprintf(stderr, "%6.2f s  %s\n", (double)ns / (double)NS_PER_S, text);
+		return;
+	}
+	object = json_object_new_object();
+	json_object_object_add(object, "kind", json_object_new_string(kind));
+	json_object_object_add(object, "t_ms", json_object_new_uint64(ns / 1000000));
+	json_object_object_add(object, "text", json_object_new_string(text));
+	if (send->migration) {
+		wh_get_stats(send->migration, &stats);
+		wh_stats_json(&stats, figures, sizeof(figures));
+		json_object_object_add(object, "migration", json_tokener_parse(figures));
+	}
+	puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN |
+							    JSON_C_TO_STRING_NOSLASHESCAPE));
+	fflush(stdout);
+	json_object_put(object);
+}
+
+static void on_event(void *opaque, const struct wh_event *event)
+{
+	struct send *send = opaque;
+	struct wh_err err = { 0 };
+	char text[320];
+
+	if (event->kind != WH_EVENT_PHASE)
+		return;
+	if (event->phase == WH_PHASE_PRECOPY && send->postcopy)
+		wh_start_postcopy(send->migration, &err);
+	snprintf(text, sizeof(text), "%s%s%.280s", wh_phase_name(event->phase),
+		 event->err ? ": " : "", event->err ? event->err->text : "");
+	say(send, "phase", text);
+}
+
+static void on_log(void *opaque, enum wh_log_level level, const char *line)
+{
+	if (level <= WH_LOG_WARNING)
+		say(opaque, "note", line);
+}
+
+/* Nobody writes: the first pass has everything. */
+static int on_dirty_sync(void *opaque, const struct wh_block *block, uint64_t *map, size_t pages,
+			 struct wh_err *err)
+{
+	(void)opaque;
+	(void)block;
+	(void)map;
+	(void)pages;
+	(void)err;
+	return 0;
+}
+
+static int on_device_save(void *opaque, void **data, size_t *length, struct wh_err *err)
+{
+	const struct send *send = opaque;
+
+	*length = send->parked.device_length;
+	*data = malloc(*length ? *length : 1);
+	if (!*data)
+		return receive_fail(err, -ENOMEM, "no memory for device state");
+	memcpy(*data, send->parked.device, *length);
+	return 0;
+}
+
+static const struct wh_callbacks callbacks = {
+	.event = on_event,
+	.log = on_log,
+	.dirty_sync = on_dirty_sync,
+	.device_save = on_device_save,
+};
+
+static int read_urgent(const char *text, enum wh_urgent *urgent)
+{
+	static const char *const words[] = { "off", "switch", "start" };
+
+	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (!strcmp(text, words[i])) {
+			*urgent = (enum wh_urgent)i;
+			return 0;
+		}
+	return cli_usage("send", "--urgent %s: off, switch or start was expected", text);
+}
+
+static int read_option(struct send *send, struct wh_config *config, int option)
+{
+	uint64_t number = 0;
+	int ret = 0;
+
+	switch (option) {
+	case OPTION_FROM:
+		send->from = optarg;
+		break;
+	case OPTION_POSTCOPY:
+		send->postcopy = true;
+		break;
+	case OPTION_URGENT:
+		ret = read_urgent(optarg, &config->urgent);
+		break;
+	case OPTION_RETURN_PATH:
+		ret = cli_word("send", "return-path", optarg, "off", "on", &config->return_path);
+		break;
+	case OPTION_BANDWIDTH:
+		ret = cli_number("send", "bandwidth", optarg, INT64_MAX, &number);
+		config->bandwidth = number;
+		config->postcopy_bandwidth = number;
+		break;
+	case OPTION_MACHINE:
+		config->machine = optarg;
+		break;
+	case OPTION_RECOVER:
+		ret = cli_number("send", "recover", optarg, 86400, &number);
+		send->recover_ns = number * NS_PER_S;
+		break;
+	case OPTION_VERIFY:
+		send->verify = true;
+		if (optarg)
+			ret = cli_word("send", "verify", optarg, "off", "on", &send->verify);
+		break;
+	case OPTION_TIMEOUT:
+		ret = cli_number("send", "timeout", optarg, 86400, &number);
+		config->connect_timeout_ns = number * NS_PER_S;
+		config->dead_peer_ns = number * NS_PER_S;
+		break;
+	case OPTION_JSON:
+		send->json = true;
+		break;
+	case OPTION_QUIET:
+		send->quiet = true;
+		break;
+	default:
+		ret = cli_usage("send", NULL); /* getopt has said what */
+	}
+	return ret;
+}
+
+/* Return: 0, -1 help was asked for, or EXIT_USAGE */
+static int read_options(struct send *send, struct wh_config *config, int argc, char **argv)
+{
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (option == OPTION_HELP)
+			return -1;
+		if (read_option(send, config, option))
+			return EXIT_USAGE;
+	}
+	if (optind == argc)
+		return cli_usage("send", "where to is missing");
+	send->uri = argv[optind++];
+	if (optind < argc)
+		return cli_usage("send", "what is %s?", argv[optind]);
+	if (!send->from)
+		return cli_usage("send", "--from DIR is missing");
+	if (config->urgent && !send->postcopy)
+		return cli_usage("send", "--urgent is for --postcopy");
+	config->postcopy = send->postcopy;
+	return 0;
+}
+
+static void show_progress(struct send *send)
+{
+	uint64_t now = receive_now_ns();
+	struct wh_stats stats;
+	char text[160];
+
+	if (now < send->shown_ns + SHOW_NS)
+		return;
+	send->shown_ns = now;
+	wh_get_stats(send->migration, &stats);
+	snprintf(text, sizeof(text),
+		 "%-16s %5" PRIu64 " MiB  %5" PRIu64 " MB/s  %7" PRIu64 " pages left  %6" PRIu64
+		 " requests",
+		 wh_phase_name(stats.phase), stats.bytes >> 20, stats.bandwidth / 1000000,
+		 stats.pages_left, stats.requests);
+	say(send, "progress", text);
+}
+
+/* The guest over there has what it has, and the rest is here: until it can be reached again */
+static bool try_again(struct send *send)
+{
+	uint64_t now = receive_now_ns();
+	struct wh_err err = { 0 };
+
+	if (wh_get_phase(send->migration) != WH_PHASE_PAUSED)
+		return false;
+	if (!send->broken_ns)
+		send->broken_ns = now;
+	if (now - send->broken_ns >= send->recover_ns)
+		return false;
+	nanosleep(&(struct timespec){ .tv_nsec = RETRY_NS }, NULL);
+	wh_resume(send->migration, send->uri, &err); /* not yet; the event says why */
+	return true;
+}
+
+/* Return: 0 all of it is there, or a negative errno and the sentence */
+static int wait_for_it(struct send *send, struct wh_err *err)
+{
+	int ret;
+
+	for (;;) {
+		ret = wh_wait(send->migration, TURN_NS, err);
+		if (interrupted)
+			return receive_fail(err, -EINTR, "interrupted%s",
+					    send->postcopy ? ", the guest may miss pages" : "");
+		if (ret == -EAGAIN) {
+			if (wh_get_phase(send->migration) == WH_PHASE_POSTCOPY)
+				send->broken_ns = 0;
+			show_progress(send);
+		} else if (!ret || !try_again(send)) {
+			return ret;
+		}
+	}
+}
+
+static int start(struct send *send, struct wh_config *config, struct wh_err *err)
+{
+	const struct parked *parked = &send->parked;
+	int ret;
+
+	config->device_format = parked->device_format;
+	ret = wh_new(&send->migration, WH_SOURCE, config, err);
+	for (unsigned i = 0; i < parked->blocks && !ret; i++) {
+		const struct wh_block block = {
+			.name = parked->block[i].name,
+			.addr = parked->block[i].at,
+			.length = parked->block[i].length,
+			.page_size = parked->block[i].page_size,
+			.fd = -1,
+		};
+
+		ret = wh_add_block(send->migration, &block, err);
+	}
+	if (!ret)
+		ret = wh_connect(send->migration, send->uri, err);
+	return ret ? ret : wh_start(send->migration, err);
+}
+
+static int run(struct send *send, struct wh_config *config, struct wh_err *err)
+{
+	char text[160];
+	int ret;
+
+	ret = parked_open(&send->parked, send->from, err);
+	if (!ret && send->verify)
+		ret = parked_verify(&send->parked, err);
+	if (ret)
+		return ret;
+	snprintf(text, sizeof(text), "%u blocks of %" PRIu64 " MiB, %zu bytes of device state%s",
+		 send->parked.blocks, send->parked.bytes >> 20, send->parked.device_length,
+		 send->verify ? ", as they were received" : "");
+	say(send, "parked", text);
+	if (!config->machine)
+		config->machine = send->parked.machine;
+	ret = start(send, config, err);
+	return ret ? ret : wait_for_it(send, err);
+}
+
+static void show_summary(const struct send *send, int ret, const struct wh_err *err)
+{
+	struct wh_stats stats = { 0 };
+	char text[200];
+
+	if (ret)
+		fprintf(stderr, "wherry send: %s\n", err->text);
+	if (ret && !send->json)
+		return;
+	if (send->migration)
+		wh_get_stats(send->migration, &stats);
+	snprintf(text, sizeof(text),
+		 "%s by %s in %.2f s: %" PRIu64 " pages, %" PRIu64 " zero, %" PRIu64
+		 " requests; %.1f MiB on the wire",
+		 ret ? "failed" : "sent", send->postcopy ? "postcopy" : "precopy",
+		 (double)stats.now_ns / (double)NS_PER_S, stats.pages_normal, stats.pages_zero,
+		 stats.requests, (double)stats.bytes / (1 << 20));
+	say(send, "summary", text);
+}
+
+int cmd_send(int argc, char **argv)
+{
+	static struct send send;
+	struct sigaction action = { .sa_handler = on_signal };
+	struct wh_err err = { 0 };
+	struct wh_config config;
+	int ret;
+
+	send = (struct send){ .parked.fd = -1, .verify = true, .begin_ns = receive_now_ns() };
+	wh_config_init(&config);
+	config.callbacks = &callbacks;
+	config.opaque = &send;
+	config.urgent = WH_URGENT_OFF;
+	config.return_path = false;
+	config.machine = NULL;
+	ret = read_options(&send, &config, argc, argv);
+	if (ret < 0)
+		fputs(usage, stdout);
+	if (ret)
+		return ret < 0 ? 0 : ret;
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	ret = run(&send, &config, &err);
+	show_summary(&send, ret, &err);
+	wh_free(send.migration);
+	parked_close(&send.parked);
+	return ret ? 1 : 0;
+}
