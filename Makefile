@@ -77,7 +77,7 @@ LIB_SRCS := $(sort $(wildcard $(LIB_DIRS:%=%/*.c)))
 # The QMP monitor is a library of its own, so that libwherry needs no json-c
 QMP_SRCS := $(sort $(wildcard cli/qmp_*.c))
 CLI_SRCS := $(filter-out $(QMP_SRCS),$(sort $(wildcard cli/*.c)))
-VMM_SRCS := $(sort $(wildcard examples/vmm/*.c examples/vmm/*.S))
+VMM_SRCS := $(sort $(wildcard examples/*/*.c examples/*/*.S))
 
 TEST_DIRS := base wire recover ring uffd postcopy sim model e2e interop cli
 TEST_SRCS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.c)))

@@ -3,11 +3,10 @@
  * The guest as a whole: its processors' threads, run and parked together; device state;
  * and the processors where there is no KVM.
  */
-#include "vmm.h"
+#include "machine.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <linux/kvm.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,9 +17,9 @@
 #define NS_PER_S 1000000000ull
 #define PACES_PER_S 200 /* how often a processor with a rate waits */
 
-bool guest_pausing(const struct vmm *vmm)
+bool guest_running(const struct vmm *vmm)
 {
-	return __atomic_load_n(&vmm->pausing, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&vmm->running, __ATOMIC_ACQUIRE);
 }
 
 static void *cpu_main(void *arg)
@@ -46,9 +45,8 @@ int guest_open(struct vmm *vmm, struct wh_err *err)
 	uint64_t pages = vmm->ram.length / PAGE_BYTES;
 
 	sigaction(SIGUSR1, &action, NULL);
-	vmm->pausing = true;
-	vmm->share_pages = (pages - SHARES_FIRST - pages / 8) / vmm->cpus;
-	for (unsigned i = 0; i < vmm->cpus; i++) {
+	vmm->share_pages = (pages - SHARES_FIRST - pages / 8) / vmm->config.cpus;
+	for (unsigned i = 0; i < vmm->config.cpus; i++) {
 		vmm->cpu[i].vmm = vmm;
 		vmm->cpu[i].index = i;
 		vmm->cpu[i].first = SHARES_FIRST + i * vmm->share_pages;
@@ -60,12 +58,14 @@ int guest_run(void *opaque, struct wh_err *err)
 {
 	struct vmm *vmm = opaque;
 
-	__atomic_store_n(&vmm->pausing, false, __ATOMIC_RELEASE);
-	for (unsigned i = 0; i < vmm->cpus; i++)
+	if (guest_running(vmm))
+		return 0;
+	__atomic_store_n(&vmm->running, true, __ATOMIC_RELEASE);
+	for (unsigned i = 0; i < vmm->config.cpus; i++)
 		if (pthread_create(&vmm->cpu[i].thread, NULL, cpu_main, &vmm->cpu[i]))
 			return fail(err, -EAGAIN, "no thread for vCPU %u", i);
-	if (vmm->monitor)
-		wh_qmp_set_running(vmm->monitor, true);
+	if (vmm->config.running)
+		vmm->config.running(vmm->config.opaque, true);
 	return 0;
 }
 
@@ -79,122 +79,109 @@ int guest_park(void *opaque, struct wh_err *err)
 	struct vmm *vmm = opaque;
 
 	(void)err;
-	__atomic_store_n(&vmm->pausing, true, __ATOMIC_RELEASE);
-	for (unsigned i = 0; i < vmm->cpus; i++) {
+	if (!guest_running(vmm))
+		return 0;
+	__atomic_store_n(&vmm->running, false, __ATOMIC_RELEASE);
+	for (unsigned i = 0; i < vmm->config.cpus; i++) {
 		if (vmm->cpu[i].run)
 			__atomic_store_n(&vmm->cpu[i].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		pthread_kill(vmm->cpu[i].thread, SIGUSR1);
 	}
-	for (unsigned i = 0; i < vmm->cpus; i++) {
+	for (unsigned i = 0; i < vmm->config.cpus; i++) {
 		pthread_join(vmm->cpu[i].thread, NULL);
 		if (vmm->cpu[i].run)
 			vmm->cpu[i].run->immediate_exit = 0;
 	}
-	if (vmm->monitor)
-		wh_qmp_set_running(vmm->monitor, false);
+	if (vmm->config.running)
+		vmm->config.running(vmm->config.opaque, false);
 	return 0;
 }
 
 void guest_serial(struct vmm *vmm, char c)
 {
 	__atomic_fetch_add(&vmm->serial_chars, 1, __ATOMIC_RELAXED);
-	if (vmm->serial_fd >= 0 && write(vmm->serial_fd, &c, 1) < 0)
+	if (write(vmm->serial_fd, &c, 1) < 0)
 		return; /* a serial port does not mind */
 }
 
 uint32_t guest_pace(const struct vmm *vmm)
 {
-	uint64_t steps = vmm->rate / PACES_PER_S ? vmm->rate / PACES_PER_S : 1;
+	uint64_t rate = vmm->config.rate;
+	uint64_t steps = rate / PACES_PER_S ? rate / PACES_PER_S : 1;
 	struct timespec pause;
 
-	if (!vmm->rate)
+	if (!rate)
 		return UINT16_MAX;
-	pause.tv_sec = (time_t)(steps / vmm->rate);
-	pause.tv_nsec = (long)(steps * NS_PER_S / vmm->rate % NS_PER_S);
+	pause.tv_sec = (time_t)(steps / rate);
+	pause.tv_nsec = (long)(steps * NS_PER_S / rate % NS_PER_S);
 	nanosleep(&pause, NULL); /* the few steps that come too soon after a kick do not matter */
 	return (uint32_t)steps;
 }
 
-static size_t cpu_bytes(const struct vmm *vmm)
+static size_t state_bytes(const struct vmm *vmm)
 {
-	return sizeof(struct place) + vmm->ops->state_bytes;
+	return STATE_HEADER_BYTES + vmm->config.cpus * sizeof(struct cpu_state);
 }
 
-/* Device state begins with what has to be alike at both ends, in words. */
-static void header_of(const struct vmm *vmm, char *header)
+static void state_of(const struct vmm *vmm, struct guest_state *state)
 {
-	memset(header, 0, STATE_HEADER_BYTES);
-	snprintf(header, STATE_HEADER_BYTES,
-		 "wherry-vmm 2: %" PRIu64 " bytes, %u vCPUs (%s, %zu bytes)", vmm->ram.length,
-		 vmm->cpus, vmm->ops->name, cpu_bytes(vmm));
+	memset(state, 0, sizeof(*state));
+	snprintf(state->header, sizeof(state->header),
+		 "wherry-vmm 3: %" PRIu64 " bytes, %u vCPUs (%s, %zu bytes)", vmm->ram.length,
+		 vmm->config.cpus, vmm->ops->name, sizeof(struct cpu_state));
+	for (unsigned i = 0; i < vmm->config.cpus; i++)
+		state->cpu[i] = vmm->cpu[i].state;
 }
 
 int guest_save(void *opaque, void **data, size_t *length, struct wh_err *err)
 {
-	struct vmm *vmm = opaque;
-	char *at;
-	int ret = 0;
+	const struct vmm *vmm = opaque;
 
-	*length = STATE_HEADER_BYTES + vmm->cpus * cpu_bytes(vmm);
-	*data = at = malloc(*length);
-	if (!at)
+	*length = state_bytes(vmm);
+	*data = malloc(sizeof(struct guest_state));
+	if (!*data)
 		return fail(err, -ENOMEM, "no memory for device state");
-	header_of(vmm, at);
-	at += STATE_HEADER_BYTES;
-	for (unsigned i = 0; i < vmm->cpus && !ret; i++, at += cpu_bytes(vmm)) {
-		memcpy(at, &vmm->cpu[i].place, sizeof(struct place));
-		if (vmm->ops->get)
-			ret = vmm->ops->get(&vmm->cpu[i], at + sizeof(struct place), err);
-	}
-	if (ret)
-		free(*data);
-	return ret;
+	state_of(vmm, *data);
+	return 0;
 }
 
 /* It comes from a stranger: nothing is used that was not looked at. */
 int guest_load(struct vmm *vmm, const void *data, size_t length, struct wh_err *err)
 {
-	const char *at = data;
-	char header[STATE_HEADER_BYTES];
-	int ret = 0;
+	struct guest_state here, state;
 
-	header_of(vmm, header);
-	if (length < STATE_HEADER_BYTES || memcmp(at, header, STATE_HEADER_BYTES))
+	state_of(vmm, &here);
+	if (length != state_bytes(vmm) || memcmp(data, here.header, STATE_HEADER_BYTES))
 		return fail(err, -EPROTO, "device state is of '%.*s', here is '%s'",
-			    (int)(length < STATE_HEADER_BYTES ? length : STATE_HEADER_BYTES), at,
-			    header);
-	if (length != STATE_HEADER_BYTES + vmm->cpus * cpu_bytes(vmm))
-		return fail(err, -EPROTO, "device state: %zu bytes for %u vCPUs", length,
-			    vmm->cpus);
-	at += STATE_HEADER_BYTES;
-	for (unsigned i = 0; i < vmm->cpus && !ret; i++, at += cpu_bytes(vmm)) {
-		memcpy(&vmm->cpu[i].place, at, sizeof(struct place));
-		if (vmm->cpu[i].place.pages > vmm->share_pages)
-			return fail(err, -EPROTO, "vCPU %u: it is not in its share", i);
-		if (vmm->ops->set)
-			ret = vmm->ops->set(&vmm->cpu[i], at + sizeof(struct place), err);
+			    (int)(length < STATE_HEADER_BYTES ? length : STATE_HEADER_BYTES),
+			    (const char *)data, here.header);
+	memcpy(&state, data, length);
+	for (struct cpu *cpu = vmm->cpu; cpu < vmm->cpu + vmm->config.cpus; cpu++) {
+		cpu->state = state.cpu[cpu->index];
+		if (cpu->state.pages > vmm->share_pages)
+			return fail(err, -EPROTO, "vCPU %u: it is not in its share", cpu->index);
+		if (vmm->ops->set_state && vmm->ops->set_state(cpu, err))
+			return err->code;
 	}
-	return ret;
+	return 0;
 }
 
 /* Plain threads do what the program does. Nothing logs their writes, the library has to. */
 static int thread_run(struct cpu *cpu, struct wh_err *err)
 {
-	struct place *place = &cpu->place;
+	struct cpu_state *state = &cpu->state;
 	uint32_t steps = 0;
 
 	(void)err;
-	while (!guest_pausing(cpu->vmm)) {
-		if (!steps--) {
+	for (; guest_running(cpu->vmm); steps--) {
+		if (!steps)
 			steps = guest_pace(cpu->vmm);
-			continue;
+		if (state->pages == cpu->vmm->share_pages) {
+			state->pages = 0;
+			state->passes++;
+			guest_serial(cpu->vmm, (char)('0' + state->passes % 8));
 		}
-		if (place->pages == cpu->vmm->share_pages) {
-			place->pages = 0;
-			place->passes++;
-			guest_serial(cpu->vmm, (char)('0' + place->passes % 8));
-		}
-		++*(volatile uint8_t *)ram_page(cpu->vmm, cpu->first + place->pages++);
+		++*(volatile uint8_t *)ram_page(cpu->vmm, cpu->first + state->pages++);
 	}
 	return 0;
 }

@@ -2,7 +2,7 @@
 /*
  * The guest's memory: made, filled, and proved right.
  */
-#include "vmm.h"
+#include "machine.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -17,26 +17,28 @@
 
 int ram_open(struct vmm *vmm, struct wh_err *err)
 {
-	bool huge = vmm->memory == MEMORY_HUGETLB;
+	bool huge = vmm->config.memory == MEMORY_HUGETLB;
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 	int fd = -1;
 	void *at;
 
-	if (vmm->memory != MEMORY_PRIVATE) {
+	if (vmm->config.memory != MEMORY_PRIVATE) {
 		flags = MAP_SHARED;
 		fd = memfd_create("wherry-vmm",
 				  MFD_CLOEXEC | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
-		if (fd < 0 || ftruncate(fd, (off_t)vmm->ram_bytes) < 0)
-			return fail(err, -errno, "memfd of %" PRIu64 " bytes: %m", vmm->ram_bytes);
+		if (fd < 0 || ftruncate(fd, (off_t)vmm->config.ram_bytes) < 0)
+			return fail(err, -errno, "memfd of %" PRIu64 " bytes: %m",
+				    vmm->config.ram_bytes);
 	}
-	at = mmap(NULL, vmm->ram_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+	at = mmap(NULL, vmm->config.ram_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
 	if (at == MAP_FAILED)
-		return fail(err, -errno, "RAM of %" PRIu64 " MiB: %m%s", vmm->ram_bytes >> 20,
+		return fail(err, -errno, "RAM of %" PRIu64 " MiB: %m%s",
+			    vmm->config.ram_bytes >> 20,
 			    huge ? " (see sysctl vm.nr_hugepages)" : "");
 	vmm->ram = (struct wh_block){
 		.name = "ram",
 		.addr = at,
-		.length = vmm->ram_bytes,
+		.length = vmm->config.ram_bytes,
 		.page_size = huge ? 2u << 20 : PAGE_BYTES,
 		.fd = fd,
 	};
@@ -51,20 +53,19 @@ int ram_open(struct vmm *vmm, struct wh_err *err)
 static bool page_expect(const struct vmm *vmm, uint64_t page, uint64_t *words)
 {
 	uint64_t cpu = (page - SHARES_FIRST) / vmm->share_pages;
-	uint8_t stepped;
+	const struct cpu *at;
 
 	memset(words, 0, PAGE_BYTES);
 	if (!page)
 		memcpy(words, vmm_program, (size_t)(vmm_program_end - vmm_program));
-	if (page < SHARES_FIRST || cpu >= vmm->cpus)
+	if (page < SHARES_FIRST || cpu >= vmm->config.cpus)
 		return !page;
 	for (uint64_t i = 0; i < PAGE_WORDS; i++) {
 		words[i] = (page * PAGE_WORDS + i + 1) * 0x9e3779b97f4a7c15ull;
 		words[i] ^= words[i] >> 29;
 	}
-	stepped = (uint8_t)(vmm->cpu[cpu].place.passes +
-			    (page - vmm->cpu[cpu].first < vmm->cpu[cpu].place.pages));
-	memcpy(words, &stepped, sizeof(stepped));
+	at = &vmm->cpu[cpu];
+	*(uint8_t *)words = (uint8_t)(at->state.passes + (page - at->first < at->state.pages));
 	return true;
 }
 
@@ -77,7 +78,7 @@ void ram_fill(const struct vmm *vmm)
 			memcpy(ram_page(vmm, page), words, PAGE_BYTES);
 }
 
-static int page_verify(const struct vmm *vmm, uint64_t page, struct wh_err *err)
+int ram_verify_page(const struct vmm *vmm, uint64_t page, struct wh_err *err)
 {
 	static const uint8_t zero[PAGE_BYTES];
 	const uint8_t *at = ram_page(vmm, page);
@@ -97,16 +98,11 @@ static int page_verify(const struct vmm *vmm, uint64_t page, struct wh_err *err)
 		    memcmp(at, zero, PAGE_BYTES) ? "" : " (all of the page is zero)");
 }
 
-int ram_verify_program(const struct vmm *vmm, struct wh_err *err)
-{
-	return page_verify(vmm, 0, err);
-}
-
 int ram_verify(const struct vmm *vmm, struct wh_err *err)
 {
 	int ret = 0;
 
 	for (uint64_t page = 0; page < vmm->ram.length / PAGE_BYTES && !ret; page++)
-		ret = page_verify(vmm, page, err);
+		ret = ram_verify_page(vmm, page, err);
 	return ret;
 }

@@ -1,26 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a VMM does for its migration: the callbacks, and setting one up. Callbacks come on
- * the library's threads, or on ours with --own-loop. Where the guest's functions have the
- * right shape, the library calls them itself.
+ * What a VMM does for its migration: setting one up, and the callbacks. They come on the
+ * library's threads, or on the one that calls wh_process(). Where the guest's functions
+ * have the right shape, the library calls them itself.
  */
-#include "vmm.h"
+#include "machine.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <sys/eventfd.h>
 
 static void on_event(void *opaque, const struct wh_event *event)
 {
 	const struct vmm *vmm = opaque;
 
-	if (vmm->monitor)
-		wh_qmp_event(vmm->monitor, event);
-	if (event->kind == WH_EVENT_ROUND)
-		say("round", ",\"round\":%" PRIu64, event->round);
-	else
-		say_phase(event->phase, event->err ? event->err->text : "");
-	eventfd_write(vmm->wake_fd, 1);
+	vmm->config.event(vmm->config.opaque, event);
 }
 
 /*
@@ -31,10 +23,10 @@ static void *loader_main(void *arg)
 {
 	struct vmm *vmm = arg;
 	struct wh_err err = { 0 };
-	int ret = ram_verify_program(vmm, &err);
+	int ret = ram_verify_page(vmm, 0, &err);
 
 	if (ret)
-		say_log(NULL, WH_LOG_ERROR, err.text);
+		vmm->config.log(NULL, WH_LOG_ERROR, err.text);
 	__atomic_store_n(&vmm->loaded, true, __ATOMIC_RELEASE);
 	wh_device_loaded(vmm->migration, ret);
 	return NULL;
@@ -55,11 +47,19 @@ static int on_device_load(void *opaque, const void *data, size_t length,
 	return WH_PENDING;
 }
 
-int vmm_migrate(struct vmm *vmm, const char *uri, struct wh_err *err)
+bool vmm_loaded(struct vmm *vmm)
+{
+	if (vmm->loading && __atomic_load_n(&vmm->loaded, __ATOMIC_ACQUIRE))
+		vmm->loading = pthread_join(vmm->loader, NULL);
+	return !vmm->loading;
+}
+
+int vmm_migration_new(struct vmm *vmm, const char *uri, const struct wh_config *how,
+		      struct wh_migration **migration, struct wh_err *err)
 {
 	const struct wh_callbacks callbacks = {
 		.event = on_event,
-		.log = say_log,
+		.log = vmm->config.log,
 		.pause = guest_park,
 		.resume = guest_run,
 		.device_save = guest_save,
@@ -69,30 +69,21 @@ int vmm_migrate(struct vmm *vmm, const char *uri, struct wh_err *err)
 		.device_load = on_device_load,
 		.start = guest_run,
 	};
-	struct wh_migration *last = vmm->migration; /* it has failed */
+	struct wh_config config = *how;
+	bool dest = vmm->config.incoming;
 	int ret;
 
-	vmm->config.callbacks = &callbacks;
-	vmm->config.opaque = vmm;
-	vmm->migration = NULL;
-	monitor_set(vmm);
-	wh_free(last);
-	ret = wh_new(&vmm->migration, vmm->listen ? WH_DEST : WH_SOURCE, &vmm->config, err);
+	config.callbacks = &callbacks;
+	config.opaque = vmm;
+	ret = wh_new(migration, dest ? WH_DEST : WH_SOURCE, &config, err);
+	if (ret)
+		return ret;
+	ret = wh_add_block(*migration, &vmm->ram, err);
 	if (!ret)
-		ret = wh_add_block(vmm->migration, &vmm->ram, err);
-	if (!ret)
-		ret = vmm->listen ? wh_listen(vmm->migration, uri, err) :
-				    wh_connect(vmm->migration, uri, err);
-	if (!ret)
-		monitor_set(vmm);
-	if (!ret && !vmm->own_loop)
-		ret = wh_start(vmm->migration, err);
-	vmm->migrating = !ret;
-	if (!ret)
-		return 0;
-	last = vmm->migration;
-	vmm->migration = NULL;
-	monitor_set(vmm);
-	wh_free(last);
+		ret = (dest ? wh_listen : wh_connect)(*migration, uri, err);
+	if (ret)
+		wh_free(*migration);
+	else
+		vmm->migration = *migration;
 	return ret;
 }

@@ -5,19 +5,27 @@
  */
 #include "kselftest_harness.h"
 
-#include "examples/vmm/vmm.h"
+#include "examples/vmm/machine.h"
 
+#include <time.h>
 #include <unistd.h>
 
 #define RAM_BYTES (16ull << 20)
 #define CPUS 2u
 
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 static int guest_make(struct vmm *vmm, bool kvm, struct wh_err *err)
 {
 	*vmm = (struct vmm){
 		.ops = kvm ? kvm_cpus : &thread_cpus,
-		.cpus = CPUS,
-		.ram_bytes = RAM_BYTES,
+		.config = { .cpus = CPUS, .ram_bytes = RAM_BYTES },
 		.serial_fd = -1,
 	};
 	return ram_open(vmm, err) || guest_open(vmm, err) ? err->code : 0;
@@ -83,7 +91,18 @@ TEST_F(machine, runs_and_verifies)
 	}
 	run_passes(&self->vmm, 1, &self->err);
 	ASSERT_EQ(0, ram_verify(&self->vmm, &self->err)) TH_LOG("%s", self->err.text);
-	EXPECT_LT(0, self->vmm.cpu[1].place.passes);
+	EXPECT_LT(0, self->vmm.cpu[1].state.passes);
+}
+
+/* As a monitor may ask for it: told twice, there is still one thread a processor. */
+TEST_F(machine, runs_and_parks_once)
+{
+	guest_run(&self->vmm, &self->err);
+	guest_run(&self->vmm, &self->err);
+	usleep(20000);
+	guest_park(&self->vmm, &self->err);
+	guest_park(&self->vmm, &self->err);
+	EXPECT_EQ(0, ram_verify(&self->vmm, &self->err)) TH_LOG("%s", self->err.text);
 }
 
 /* The verification must fail, with the address, for a wrong byte anywhere. */
@@ -198,7 +217,7 @@ TEST_F(machine, refuses_place_outside_share)
 	EXPECT_EQ(0, guest_load(vmm, state, length, &self->err)) TH_LOG("%s", self->err.text);
 	cpu_bytes = (length - STATE_HEADER_BYTES) / CPUS;
 	place = (char *)state + STATE_HEADER_BYTES + cpu_bytes;
-	memcpy(place + offsetof(struct place, pages), &outside, sizeof(outside));
+	memcpy(place + offsetof(struct cpu_state, pages), &outside, sizeof(outside));
 	EXPECT_EQ(-EPROTO, guest_load(vmm, state, length, &self->err));
 	EXPECT_NE(NULL, strstr(self->err.text, "vCPU 1")) TH_LOG("%s", self->err.text);
 }
@@ -218,7 +237,7 @@ TEST_F(machine, logs_what_is_written)
 		return;
 	copy = malloc(RAM_BYTES);
 	ASSERT_NE(NULL, copy);
-	vmm->rate = 20000;
+	vmm->config.rate = 20000;
 	ASSERT_EQ(0, vmm->ops->dirty_start(vmm, &self->err)) TH_LOG("%s", self->err.text);
 	memset(map, 0xff, sizeof(map));
 	guest_run(vmm, &self->err);
@@ -245,13 +264,13 @@ TEST_F(machine, logs_what_is_written)
 
 TEST_F(machine, keeps_its_rate)
 {
-	const struct place *place = &self->vmm.cpu[0].place;
+	const struct cpu_state *state = &self->vmm.cpu[0].state;
 	uint64_t begin = now_ms();
 	uint64_t steps;
 
-	self->vmm.rate = 10000;
+	self->vmm.config.rate = 10000;
 	run_for(&self->vmm, 300000, &self->err);
-	steps = place->passes * self->vmm.share_pages + place->pages;
+	steps = state->passes * self->vmm.share_pages + state->pages;
 	/* A busy machine makes it slower, nothing makes it faster; 200 ahead for the batches */
 	EXPECT_GT((now_ms() - begin + 1) * 10 + 200, steps);
 	EXPECT_LT(100, steps);

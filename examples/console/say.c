@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is going on, for programs: JSON, an object a line. And sentences, and the time.
+ * What is going on, for programs: JSON, an object a line. And the time.
  *
  * The library's callbacks speak on its threads, and those must not stand still because
  * nobody reads what stdout leads to. So a line waits for nobody: without room for it, it
  * is lost, and each later line says how many were.
  */
-#include "vmm.h"
+#include "console.h"
 
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
@@ -55,32 +56,6 @@ struct member member(const char *name, const char *text)
 	if (n)
 		snprintf(m.text + n, 2, "\"");
 	return m;
-}
-
-void say_phase(enum wh_phase phase, const char *error)
-{
-	say("phase", "%s%s", member("phase", wh_phase_name(phase)).text,
-	    member("error", error).text);
-}
-
-void say_log(void *opaque, enum wh_log_level level, const char *text)
-{
-	static const char *const levels[] = { "error", "warning", "info", "debug" };
-
-	(void)opaque;
-	say("log", "%s%s", member("level", levels[level]).text, member("text", text).text);
-}
-
-/* Not exported by the library, on purpose: everybody has his own */
-int fail(struct wh_err *err, int code, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	err->code = code;
-	vsnprintf(err->text, sizeof(err->text), format, args);
-	va_end(args);
-	return code;
 }
 
 uint64_t now_ms(void)

@@ -2,8 +2,9 @@
 /*
  * The command line: one table, which is also the help text.
  */
-#include "vmm.h"
+#include "console.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,24 +14,24 @@
 /* What a value is stands behind the name: words between bars, text, else a number */
 struct option {
 	const char *name;
-	size_t at; /* in struct vmm, and its size there */
+	size_t at; /* in struct console, and its size there */
 	size_t bytes;
 	uint64_t unit; /* of a number; 0: text */
 	const char *help;
 };
 
-#define AT(name) offsetof(struct vmm, name), sizeof(((struct vmm *)NULL)->name)
+#define AT(name) offsetof(struct console, name), sizeof(((struct console *)NULL)->name)
 #define MS 1000000
 
 /* clang-format off */
 static const struct option options[] = {
 	{ "--listen URI", AT(listen), 0, "be a destination (else a source); defer: QMP says where" },
-	{ "--ram SIZE", AT(ram_bytes), 1, "of the guest, at both ends alike (256M)" },
-	{ "--vcpus N", AT(cpus), 1, "of the guest, at both ends alike (2)" },
-	{ "--memory private|memfd|hugetlb", AT(memory), 0, "(private)" },
-	{ "--threads", AT(threads), 0, "plain threads instead of /dev/kvm" },
-	{ "--rate PAGES", AT(rate), 1, "a second, that each vCPU writes (0: all it can)" },
-	{ "--serial FILE", AT(serial), 0, "what the guest prints, a digit a pass" },
+	{ "--ram SIZE", AT(guest.ram_bytes), 1, "of the guest, at both ends alike (256M)" },
+	{ "--vcpus N", AT(guest.cpus), 1, "of the guest, at both ends alike (2)" },
+	{ "--memory private|memfd|hugetlb", AT(guest.memory), 0, "(private)" },
+	{ "--threads", AT(guest.threads), 0, "plain threads instead of /dev/kvm" },
+	{ "--rate PAGES", AT(guest.rate), 1, "a second, that each vCPU writes (0: all it can)" },
+	{ "--serial FILE", AT(guest.serial), 0, "what the guest prints, a digit a pass" },
 	{ "--qmp SOCKET", AT(qmp), 0, "be a QMP monitor there" },
 	{ "--own-loop", AT(own_loop), 0, "the main loop drives it, not the library's threads" },
 	{ "--postcopy off|on", AT(config.postcopy), 0, "at both ends alike (on)" },
@@ -87,7 +88,7 @@ static bool number(const char *text, uint64_t unit, uint64_t max, uint64_t *valu
 	       !__builtin_mul_overflow(*value, unit << shift, value) && *value <= max;
 }
 
-static bool option_set(struct vmm *vmm, const struct option *option, const char *text)
+static bool option_set(struct console *console, const struct option *option, const char *text)
 {
 	const char *kind = strchr(option->name, ' ');
 	uint64_t value = kind ? (uintptr_t)text : 1; /* text, or that a flag is there */
@@ -99,7 +100,7 @@ static bool option_set(struct vmm *vmm, const struct option *option, const char 
 		right = number(text, option->unit,
 			       option->bytes == sizeof(int) ? INT16_MAX : INT64_MAX, &value);
 	if (right) /* little-endian, as the guest */
-		memcpy((char *)vmm + option->at, &value, option->bytes);
+		memcpy((char *)console + option->at, &value, option->bytes);
 	return right;
 }
 
@@ -112,13 +113,13 @@ static const struct option *option_named(const char *name)
 	return NULL;
 }
 
-void options_read(struct vmm *vmm, int argc, char **argv)
+void options_read(struct console *console, int argc, char **argv)
 {
 	const char *wrong = NULL;
 
-	*vmm = (struct vmm){ .ram_bytes = 256u << 20, .cpus = 2 };
-	wh_config_init(&vmm->config);
-	vmm->config.return_path = true;
+	*console = (struct console){ .guest = { .ram_bytes = 256u << 20, .cpus = 2 } };
+	wh_config_init(&console->config);
+	console->config.return_path = true;
 	for (int i = 1; i < argc && !wrong; i++) {
 		const struct option *option = option_named(argv[i]);
 
@@ -127,12 +128,13 @@ void options_read(struct vmm *vmm, int argc, char **argv)
 			exit(fflush(stdout) ? 1 : 0);
 		}
 		if (!option || (strchr(option->name, ' ') && ++i == argc) ||
-		    !option_set(vmm, option, argv[i]))
+		    !option_set(console, option, argv[i]))
 			wrong = option ? option->name : argv[i];
 	}
-	if (!wrong && (vmm->cpus < 1 || vmm->cpus > CPUS_MAX))
+	if (!wrong && (console->guest.cpus < 1 || console->guest.cpus > CPUS_MAX))
 		wrong = "--vcpus";
-	if (!wrong && (vmm->ram_bytes % PAGE_BYTES || vmm->ram_bytes < RAM_BYTES_MIN))
+	if (!wrong &&
+	    (console->guest.ram_bytes % PAGE_BYTES || console->guest.ram_bytes < RAM_BYTES_MIN))
 		wrong = "--ram";
 	if (!wrong)
 		return;
