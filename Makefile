@@ -12,11 +12,10 @@
 #
 # WERROR=0 for packagers, RDMA=0 without libibverbs, V=1 to see the commands.
 #
-# Folders with special needs add to this file: examples/vmm/build.mk and
-# selftests/<folder>/build.mk. They may append to VMM_EXTRA and TEST_EXTRA (targets
-# made along with the example VMM and with the tests), BENCH_EXTRA, and set EXTRA_CFLAGS,
-# EXTRA_LDFLAGS, EXTRA_LIBS for one object or program ("TARGET: private EXTRA_LIBS = -lm";
-# without private whatever it needs would inherit it).
+# Folders with special needs add to this file: selftests/<folder>/build.mk. They may append
+# to TEST_EXTRA and BENCH_EXTRA (targets made along with the tests, and the figures), and
+# set EXTRA_CFLAGS, EXTRA_LDFLAGS, EXTRA_LIBS for one object or program ("TARGET: private
+# EXTRA_LIBS = -lm"; without private whatever it needs would inherit it).
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -107,7 +106,6 @@ PURE_SRCS := $(sort $(wildcard wire/*.c recover/*.c postcopy/phase*.c postcopy/s
 	       $(LIB_SRCS)))
 CONVERSION_SRCS := $(sort $(wildcard base/*.c) $(PURE_SRCS))
 
-VMM_EXTRA :=
 TEST_EXTRA :=
 BENCH_EXTRA :=
 
@@ -288,9 +286,7 @@ $(TESTS) $(BENCHES): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_LIB_OBJS) $(LIB_OBJS)
 	$(call say,LD)$(LINK) -pie -o $@ $< $(TEST_LIB_OBJS) $(LIB_OBJS) $(EXTRA_LIBS) \
 	  $(CLI_LIBS) $(LIB_LIBS)
 
--include examples/vmm/build.mk
 -include $(sort $(wildcard selftests/*/build.mk))
-vmm: $(VMM_EXTRA)
 tests: $(TEST_EXTRA)
 benches: $(BENCH_EXTRA)
 
