@@ -55,7 +55,7 @@ static int place_take(struct cpu *cpu, struct wh_err *err)
 
 	/* At the end of the share it is only for a moment, see the program */
 	if (regs->rip >= PROGRAM_OFFSET(vmm_program_end) || regs->rbx != first ||
-	    regs->rcx != end || regs->rdi < first || at > end || at % PAGE_BYTES)
+	    regs->rcx != end || regs->rdi < first || regs->rdi > end || at > end || at % PAGE_BYTES)
 		return fail(err, -EPROTO,
 			    "vCPU %u: eip 0x%llx edi 0x%llx in 0x%llx to 0x%llx: not of the program",
 			    cpu->index, regs->rip, regs->rdi, regs->rbx, regs->rcx);

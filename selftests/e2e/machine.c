@@ -220,6 +220,16 @@ TEST_F(machine, refuses_place_outside_share)
 	memcpy(place + offsetof(struct cpu_state, pages), &outside, sizeof(outside));
 	EXPECT_EQ(-EPROTO, guest_load(vmm, state, length, &self->err));
 	EXPECT_NE(NULL, strstr(self->err.text, "vCPU 1")) TH_LOG("%s", self->err.text);
+#if defined(__x86_64__)
+	/* Behind the end of all addresses: what follows is not page 0 */
+	outside = 0;
+	memcpy(place + offsetof(struct cpu_state, pages), &outside, sizeof(outside));
+	outside = -(uint64_t)PAGE_BYTES;
+	memcpy(place + offsetof(struct cpu_state, regs.rdi), &outside, sizeof(outside));
+	outside = (uint64_t)(vmm_program_stepped - vmm_program);
+	memcpy(place + offsetof(struct cpu_state, regs.rip), &outside, sizeof(outside));
+	EXPECT_EQ(variant->kvm ? -EPROTO : 0, guest_load(vmm, state, length, &self->err));
+#endif
 }
 
 /* Copying only what the log tells of, while it runs, gives the same memory. */
