@@ -10,7 +10,7 @@ folder=$(mktemp -d) || exit 1
 demo_pid=
 trap '[ -z "$demo_pid" ] || kill -KILL "$demo_pid" 2>/dev/null; rm -rf "$folder"' EXIT
 trap 'exit 1' INT TERM
-small="--ram 64M --bandwidth 100M --postcopy-bandwidth 30M --postcopy-after 1500"
+small="--ram 64M --bandwidth 100M --postcopy-bandwidth 15M --postcopy-after 1500"
 
 # matches LABEL PATTERN FILE: ok if a line of the file matches
 matches()
