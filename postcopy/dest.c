@@ -188,6 +188,8 @@ static int input_urgent(struct dest *dest, const uint8_t *buf, size_t length, si
 
 	if (c->eos && length)
 		return err_set(err, -EPROTO, "%zu bytes behind the end mark", length);
+	if (dest_urgent_unproven(dest))
+		return dest_urgent_proof(dest, buf, length, used, err);
 	ret = ram_in_next(&c->urgent, &dest->stream.blocks, buf, length, used, &event, err);
 	if (ret <= 0)
 		return ret;
@@ -284,6 +286,8 @@ size_t dest_need(const struct dest *dest, enum channel channel)
 
 	if (c->holding)
 		return c->held.data_length;
+	if (channel == CHANNEL_URGENT && dest_urgent_unproven(dest))
+		return DEST_PROOF_BYTES;
 	return channel == CHANNEL_MAIN ? dest->stream.need : c->urgent.need;
 }
 

@@ -5,6 +5,7 @@
 #include "base/hist.h"
 #include "base/region.h"
 #include "postcopy/phase.h"
+#include "recover/identity.h"
 #include "recover/plan.h"
 #include "uffd/uffd.h" /* enum placed */
 #include "wire/device.h"
@@ -90,6 +91,7 @@ struct dest_block {
  *		thread, if it sleeps, is to call dest_idle(). On the fault thread; may be NULL
  * @last_page:	No page is missing any more: called once, on the thread that placed it
  *		(the bulk thread if none was missing from the beginning)
+ * @random:	A number that nobody can know; bulk thread. NULL: no migration has an id
  */
 struct dest_ops {
 	int (*block)(void *ctx, const struct ram_block *line, struct dest_block *block,
@@ -120,6 +122,7 @@ struct dest_ops {
 		      const struct wh_err *err);
 	void (*hurry)(void *ctx);
 	void (*last_page)(void *ctx);
+	int (*random)(void *ctx, struct identity_number *number, struct wh_err *err);
 };
 
 struct dest_config {
@@ -166,6 +169,7 @@ struct dest_channel {
 	uint64_t retry_ns;    /* grows while place() says that the map is changing, else 0 */
 	bool open;	      /* connected and not lost */
 	bool eos;
+	bool proven; /* the urgent one of a connection that resumes: by its first bytes */
 	/* private to dest.c, dest_page.c */
 	uint64_t no_memory_since_ns;
 	struct ram_event held; /* a page there was no room for yet; its contents come again */
@@ -229,6 +233,8 @@ struct dest {
 	struct plan plan;
 	struct plan_block plan_block[RAM_BLOCKS_MAX];
 	uint64_t bitmaps_said[RAM_BLOCKS_MAX / 64];
+	struct identity identity;
+	bool resumes; /* this connection is not the first; of both threads when it is open */
 };
 
 void dest_init(struct dest *dest, const struct dest_ops *ops, void *ctx,

@@ -109,6 +109,16 @@ int dest_request(struct dest *dest, unsigned block, uint64_t offset, struct wh_e
 void dest_reconnected(struct dest *dest);
 int dest_say_bitmap(struct dest *dest, const struct wire_name *name, struct wh_err *err);
 int dest_resume(struct dest *dest, struct wh_err *err);
+/* The id of the migration; who resumes it says hello, and proves to know the id */
+int dest_take_id(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err);
+int dest_hello(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err);
+int dest_proof(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err);
+#define DEST_PROOF_BYTES sizeof(uint64_t)
+/* Fault thread: is the urgent channel to begin with a proof, and has not yet? */
+bool dest_urgent_unproven(const struct dest *dest);
+/* Return: 1 *@used bytes were one, 0 more are needed, -EPROTO */
+int dest_urgent_proof(struct dest *dest, const uint8_t *buf, size_t length, size_t *used,
+		      struct wh_err *err);
 /* Fault thread: will dest_announce() come to this host page yet? */
 bool dest_to_announce(const struct dest *dest, unsigned block, uint64_t first_page);
 /* The block of this name, or dest->blocks */

@@ -6,7 +6,8 @@
  *	PAUSED		The guest goes on, faults are written down in `asked`, pages that
  *			it removes are marked. What lay in runs is dropped, so that arrived
  *			is received by host page, and may come again.
- *	RECOVER		The source asks for the bitmap of each block. A page removed behind
+ *	RECOVER		Both ends prove that they are those of this migration, if it has an id
+ *			(recover/identity.h). The source asks for the bitmap of each block. A page removed behind
  *			that is sent in vain, and skipped when it is to be placed.
  *	RUNNING		From RESUME_ACK on. It is said in front of the move, or a request
  *			of the fault thread, which looks at the phase, could overtake it.
@@ -17,6 +18,7 @@
 #include "postcopy/dest_engine.h"
 
 #include "base/bits.h"
+#include "base/bytes.h"
 #include "base/err.h"
 
 #include <errno.h>
@@ -31,6 +33,7 @@ void dest_parked(struct dest *dest)
 
 	dest_drop(dest, CHANNEL_URGENT);
 	c->row = 0;
+	c->proven = false;
 	__atomic_store_n(&c->open, false, __ATOMIC_RELEASE);
 	__atomic_store_n(&c->eos, false, __ATOMIC_RELEASE);
 }
@@ -61,6 +64,8 @@ void dest_reconnected(struct dest *dest)
 		};
 	}
 	plan_init(&dest->plan, dest->plan_block, dest->blocks, ANNOUNCE_PAGES);
+	identity_renew(&dest->identity);
+	dest->resumes = true;
 	dest_move(dest, DEST_RECOVER, NULL);
 }
 
@@ -77,6 +82,82 @@ unsigned dest_find_block(const struct dest *dest, const struct wire_name *name)
 	return at;
 }
 
+int dest_take_id(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err)
+{
+	if (dest->identity.known)
+		return err_set(err, -EPROTO, "WHERRY_ID for the second time");
+	if (!dest->ops->random)
+		return err_set(err, -EPROTO, "WHERRY_ID, and nobody here has said whose it is");
+	dest->identity.id.high = msg->wherry_id.high;
+	dest->identity.id.low = msg->wherry_id.low;
+	dest->identity.known = true;
+	return 0;
+}
+
+int dest_hello(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err)
+{
+	struct identity *identity = &dest->identity;
+	struct rp_msg hello = { .kind = RP_WHERRY_HELLO };
+	int ret;
+
+	if (!identity->known)
+		return err_set(err, -EPROTO, "WHERRY_HELLO, and this migration has no id");
+	if (identity->said)
+		return err_set(err, -EPROTO, "WHERRY_HELLO for the second time");
+	ret = dest->ops->random(dest->ctx, &identity->dest, err);
+	if (ret < 0)
+		return dest_because(err, ret, "a random number");
+	identity->source.high = msg->wherry_hello.high;
+	identity->source.low = msg->wherry_hello.low;
+	identity->said = true;
+	hello.wherry_hello.high = identity->dest.high;
+	hello.wherry_hello.low = identity->dest.low;
+	hello.wherry_hello.proof = identity_proof(identity, IDENTITY_DEST);
+	return dest_send(dest, &hello, err);
+}
+
+int dest_proof(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err)
+{
+	struct identity *identity = &dest->identity;
+
+	if (!identity->said)
+		return err_set(err, -EPROTO, "WHERRY_PROOF in front of WHERRY_HELLO");
+	if (msg->wherry_proof.proof != identity_proof(identity, IDENTITY_SOURCE))
+		return err_set(err, -EPROTO, "it is not the source of this migration: wrong id");
+	/* Behind the numbers: who is on the urgent channel and sees it finds them */
+	__atomic_store_n(&identity->proven, true, __ATOMIC_RELEASE);
+	return 0;
+}
+
+/* Nothing is told, and nothing begun, before the other end has proved who it is. */
+static int check_proven(const struct dest *dest, const char *what, struct wh_err *err)
+{
+	if (!dest->identity.known || dest->identity.proven)
+		return 0;
+	return err_set(err, -EPROTO,
+		       "%s, by one who has not proved to be the source of this migration", what);
+}
+
+bool dest_urgent_unproven(const struct dest *dest)
+{
+	return dest->resumes && dest->identity.known && !dest->channel[CHANNEL_URGENT].proven;
+}
+
+int dest_urgent_proof(struct dest *dest, const uint8_t *buf, size_t length, size_t *used,
+		      struct wh_err *err)
+{
+	const struct identity *identity = &dest->identity;
+
+	if (length < DEST_PROOF_BYTES)
+		return 0;
+	if (!__atomic_load_n(&identity->proven, __ATOMIC_ACQUIRE) ||
+	    get_be64(buf) != identity_proof(identity, IDENTITY_URGENT))
+		return err_set(err, -EPROTO, "it is not that of this migration: wrong id");
+	dest->channel[CHANNEL_URGENT].proven = true;
+	*used = DEST_PROOF_BYTES;
+	return 1;
+}
+
 int dest_say_bitmap(struct dest *dest, const struct wire_name *name, struct wh_err *err)
 {
 	unsigned at = dest_find_block(dest, name);
@@ -84,6 +165,9 @@ int dest_say_bitmap(struct dest *dest, const struct wire_name *name, struct wh_e
 	uint8_t buf[RP_MSG_MAX];
 	int ret;
 
+	ret = check_proven(dest, "bitmap", err);
+	if (ret < 0)
+		return ret;
 	if (at == dest->blocks)
 		return err_set(err, -EPROTO, "bitmap of unknown block '%s'", name->text);
 	/* each is memory of ours until it is sent */
@@ -101,6 +185,9 @@ int dest_resume(struct dest *dest, struct wh_err *err)
 	uint64_t said = bits_count(dest->bitmaps_said, RAM_BLOCKS_MAX);
 	int ret;
 
+	ret = check_proven(dest, "POSTCOPY_RESUME", err);
+	if (ret < 0)
+		return ret;
 	if (said < dest->blocks)
 		return err_set(err, -EPROTO, "POSTCOPY_RESUME behind %u bitmaps of %u",
 			       (unsigned)said, dest->blocks);

@@ -202,6 +202,12 @@ static int command(struct dest *dest, const struct cmd_msg *msg, struct wh_err *
 		return dest_say_bitmap(dest, &msg->recv_bitmap.block, err);
 	case CMD_POSTCOPY_RESUME:
 		return dest_resume(dest, err);
+	case CMD_WHERRY_ID:
+		return dest_take_id(dest, msg, err);
+	case CMD_WHERRY_HELLO:
+		return dest_hello(dest, msg, err);
+	case CMD_WHERRY_PROOF:
+		return dest_proof(dest, msg, err);
 	case CMD_ENABLE_COLO:
 	case CMD_COUNT:
 		break;

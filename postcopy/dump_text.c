@@ -146,6 +146,9 @@ void dump_say_ram(struct wh_dump *dump, const struct ram_event *event)
 #define AS_length "0x%" PRIx64
 #define AS_page_sizes "0x%" PRIx64
 #define AS_target_page "0x%" PRIx64
+#define AS_high "%016" PRIx64
+#define AS_low "%016" PRIx64
+#define AS_proof "%016" PRIx64
 #define F(type, name) text_add(&text, " " #name " " AS_##name, (uint64_t)m->name);
 #define NAME(name) text_add(&text, " " #name " %s", m->name.text);
 #define NOTHING

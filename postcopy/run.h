@@ -293,6 +293,7 @@ void run_forget_result(struct wh_migration *m);
 
 /* run_recover.c, bulk loop */
 void run_calls(struct wh_migration *m);
+int run_random(void *ctx, struct identity_number *number, struct wh_err *err);
 /* This thread turns the bulk loop of @m from here on, NULL: none. Return: whose it was */
 const struct wh_migration *run_here(const struct wh_migration *m);
 

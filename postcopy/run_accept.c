@@ -6,7 +6,7 @@
  * is the urgent channel: one that is silent while there is no main channel yet waits
  * until there is, one that comes later is taken at once, since it has nothing to say
  * before the first urgent page. On a connection that resumes there is no magic: the main
- * channel begins by asking for a bitmap.
+ * channel begins by asking for a bitmap, or, where the migration has an id, with a hello.
  */
 #include "base/bytes.h"
 #include "postcopy/run.h"
@@ -118,7 +118,9 @@ static bool is_main(struct wh_migration *m, const uint8_t *magic)
 {
 	if (wh_get_phase(m) != WH_PHASE_PAUSED)
 		return true;
-	return magic[0] == SECTION_COMMAND && get_be16(magic + 1) == CMD_RECV_BITMAP;
+	return magic[0] == SECTION_COMMAND &&
+	       get_be16(magic + 1) ==
+		       (m->dest->engine.identity.known ? CMD_WHERRY_HELLO : CMD_RECV_BITMAP);
 }
 
 /* It has said something or is gone. Return: false, too little to know */
@@ -127,7 +129,7 @@ static bool pending_known(struct pending *pending, ssize_t have, bool closed, st
 	if (have < 0)
 		err_sys(err, (int)have, "main channel: receive");
 	else if (have == sizeof(pending->magic) && !is_main(pending->m, pending->magic))
-		err_set(err, -EPROTO, "it begins with 0x%08x, which asks for no bitmap",
+		err_set(err, -EPROTO, "it begins with 0x%08x, as no source does that resumes this",
 			get_be32(pending->magic));
 	else if (have < (ssize_t)sizeof(pending->magic) && (!have || closed))
 		err_set(err, -EPROTO, "main channel: closed after %zd bytes, before the header",

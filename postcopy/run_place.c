@@ -414,4 +414,5 @@ const struct dest_ops run_dest_ops = {
 	.moved = op_moved,
 	.hurry = op_hurry,
 	.last_page = op_last_page,
+	.random = run_random,
 };

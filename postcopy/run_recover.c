@@ -8,6 +8,7 @@
 #include "postcopy/run.h"
 
 #include <errno.h>
+#include <sys/random.h>
 
 /* Whose bulk loop this thread turns at the moment */
 static __thread const struct wh_migration *here;
@@ -133,4 +134,13 @@ int wh_recover(struct wh_migration *m, const char *uri, struct wh_err *err)
 int wh_resume(struct wh_migration *m, const char *uri, struct wh_err *err)
 {
 	return again(m, WH_SOURCE, uri, err);
+}
+
+/* The engines' random(): of the kernel, who has good ones */
+int run_random(void *ctx, struct identity_number *number, struct wh_err *err)
+{
+	(void)ctx;
+	if (getrandom(number, sizeof(*number), 0) != (ssize_t)sizeof(*number))
+		return err_sys(err, errno, "a random number");
+	return 0;
 }

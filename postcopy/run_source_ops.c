@@ -166,4 +166,5 @@ const struct source_ops run_source_ops = {
 	.asked = op_asked,
 	.serve = op_serve,
 	.round = op_round,
+	.random = run_random,
 };

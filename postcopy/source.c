@@ -327,6 +327,10 @@ static int step(struct source *source, uint64_t now_ns, struct batch *batch, str
 		return source_end(source, batch);
 	case STEP_ANSWER:
 		return source_answer(source, now_ns, err);
+	case STEP_HELLO:
+		return source_hello(source, batch, err);
+	case STEP_PROOF:
+		return source_proof(source, now_ns, batch, err);
 	case STEP_BITMAPS:
 		return source_ask_bitmaps(source, now_ns, batch, err);
 	case STEP_URGENT:

@@ -63,7 +63,9 @@ struct source_block {
  *		WH_URGENT_AT_START to send or requests that came while it recovered, or
  *		source_input() takes more again
  *
- * @moved, @asked, @round and @serve may be NULL.
+ * @random:	A number that nobody can know; bulk thread. Without it no migration has an id
+ *
+ * @moved, @asked, @round, @serve and @random may be NULL.
  */
 struct source_ops {
 	int (*dirty_sync)(void *ctx, unsigned block, struct wh_err *err);
@@ -77,6 +79,7 @@ struct source_ops {
 	void (*asked)(void *ctx);
 	void (*round)(void *ctx, uint64_t round, uint64_t bytes, uint64_t dirty_pages);
 	void (*serve)(void *ctx);
+	int (*random)(void *ctx, struct identity_number *number, struct wh_err *err);
 };
 
 struct source_config {

@@ -52,8 +52,10 @@ enum source_step {
 	STEP_PACKAGE,
 	STEP_BACKGROUND,
 	STEP_END,
-	STEP_ANSWER,  /* all is written: SHUT is owed */
-	STEP_BITMAPS, /* recovery: what is missing there? */
+	STEP_ANSWER, /* all is written: SHUT is owed */
+	STEP_HELLO,  /* recovery: is it the destination of this migration? */
+	STEP_PROOF,
+	STEP_BITMAPS, /* what is missing there? */
 	STEP_URGENT,
 	STEP_RESUME,
 	STEP_ACK,
@@ -75,6 +77,13 @@ enum urgent_state {
 	URGENT_OPEN,
 	URGENT_GIVEN_UP,
 	URGENT_REFUSED, /* in a recovery, though there was one */
+};
+
+/* Is the destination one of ours? See PING_WHO */
+enum source_peer {
+	PEER_UNKNOWN,
+	PEER_OTHER,
+	PEER_OURS,
 };
 
 /* Pages whose dirty bits are cleared and which are to go out one after another. */
@@ -140,6 +149,7 @@ struct source {
 	bool urgent_end;       /* bulk thread sets: send the end mark; request thread clears */
 	bool held_back;	       /* request thread sets: the queue was full; taker clears */
 	bool pong;	       /* request thread sets */
+	enum source_peer peer; /* request thread writes */
 	uint64_t shut;	       /* request thread writes: SHUT_SAID and the value */
 	uint64_t heard_ns;     /* request thread writes: last message */
 	bool resuming;	       /* bulk thread sets: POSTCOPY_RESUME is said */
@@ -149,6 +159,8 @@ struct source {
 	uint64_t pages_left;
 	struct source_queue queue;
 	struct source_counters counters;
+	/* id, known, source: bulk thread; dest: request thread; said and proven tell the other */
+	struct identity identity;
 
 	/* bulk */
 	enum source_step step;
@@ -175,10 +187,10 @@ struct source {
 
 	/* request */
 	uint64_t reply_offset;
-	int reply_block;  /* of the last REQ_PAGES_ID, -1 none */
-	int bitmap_block; /* whose bitmap comes next on the return path, -1 none */
-	bool peer_ours;	  /* see PING_WHO */
-	bool urgent_over; /* the end mark is out */
+	int reply_block;   /* of the last REQ_PAGES_ID, -1 none */
+	int bitmap_block;  /* whose bitmap comes next on the return path, -1 none */
+	bool urgent_prove; /* in front of the first page there */
+	bool urgent_over;  /* the end mark is out */
 	bool urgent_sending;
 	uint64_t urgent_pages; /* in the batch that is out */
 
@@ -273,6 +285,8 @@ int source_round(struct source *source, uint64_t now_ns, struct batch *batch, st
 /* source_switch.c */
 /* Is the urgent channel settled, so that postcopy may begin? */
 bool source_urgent_settled(struct source *source, uint64_t now_ns);
+/* Is it known whether the destination is one of ours, or need it not be known? */
+bool source_peer_settled(const struct source *source, uint64_t now_ns);
 int source_switch(struct source *source, bool postcopy, uint64_t now_ns, struct wh_err *err);
 int source_last_pages(struct source *source, struct batch *batch);
 int source_device(struct source *source, struct batch *batch);
@@ -288,6 +302,8 @@ int source_answer(struct source *source, uint64_t now_ns, struct wh_err *err);
 int source_owed(struct source *source, uint64_t now_ns, struct wh_err *err);
 
 /* source_recover.c */
+int source_hello(struct source *source, struct batch *batch, struct wh_err *err);
+int source_proof(struct source *source, uint64_t now_ns, struct batch *batch, struct wh_err *err);
 int source_ask_bitmaps(struct source *source, uint64_t now_ns, struct batch *batch,
 		       struct wh_err *err);
 int source_reopen_urgent(struct source *source, uint64_t now_ns, struct wh_err *err);
@@ -298,6 +314,7 @@ int source_take_bitmap(struct source *source, const struct wire_name *name, stru
 int source_take_bits(struct source *source, const uint8_t *buf, size_t length, size_t *used,
 		     struct wh_err *err);
 int source_take_ack(struct source *source, uint32_t value, struct wh_err *err);
+int source_take_hello(struct source *source, const struct rp_msg *msg, struct wh_err *err);
 
 /* source_request.c */
 bool source_queue_empty(const struct source *source);

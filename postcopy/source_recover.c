@@ -12,6 +12,9 @@
  * After a break in postcopy, on a new connection. Nobody here knows what of the old one has
  * arrived, so the destination says which pages it has, and all others are dirty:
  *
+ *	WHERRY_HELLO		   ->	(if the migration has an id: recover/identity.h)
+ *				   <-  WHERRY_HELLO
+ *	WHERRY_PROOF		   ->
  *	RECV_BITMAP of each block  ->
  *				   <-  RECV_BITMAP and the bits, in the same order
  *	(urgent channel)
@@ -54,8 +57,43 @@ void source_reconnected(struct source *source, bool urgent, uint64_t now_ns)
 	if (urgent && source->had_urgent)
 		source->urgent = at_start ? URGENT_OPEN : URGENT_NONE;
 	__atomic_store_n(&source->urgent_open, source->urgent == URGENT_OPEN, __ATOMIC_RELEASE);
-	source->step = STEP_BITMAPS;
+	identity_renew(&source->identity);
+	source->urgent_prove = source->identity.known;
+	source->step = source->identity.known ? STEP_HELLO : STEP_BITMAPS;
 	source_move(source, SOURCE_RECOVER, NULL);
+}
+
+int source_hello(struct source *source, struct batch *batch, struct wh_err *err)
+{
+	struct cmd_msg msg = { .kind = CMD_WHERRY_HELLO };
+	struct identity *identity = &source->identity;
+	int ret;
+
+	err->code = 0;
+	ret = source->ops->random(source->ctx, &identity->source, err);
+	if (ret < 0) {
+		source_said(err, ret, "a random number");
+		return source_break(source, err);
+	}
+	msg.wherry_hello.high = identity->source.high;
+	msg.wherry_hello.low = identity->source.low;
+	batch_command(batch, &msg, NULL);
+	/* in front of the bytes: who has the answer finds the number it is for */
+	__atomic_store_n(&identity->said, true, __ATOMIC_RELEASE);
+	source->step = STEP_PROOF;
+	return source_send(source, batch, false);
+}
+
+int source_proof(struct source *source, uint64_t now_ns, struct batch *batch, struct wh_err *err)
+{
+	struct cmd_msg msg = { .kind = CMD_WHERRY_PROOF };
+
+	if (!__atomic_load_n(&source->identity.proven, __ATOMIC_ACQUIRE))
+		return source_owed(source, now_ns, err);
+	msg.wherry_proof.proof = identity_proof(&source->identity, IDENTITY_SOURCE);
+	batch_command(batch, &msg, NULL);
+	source->step = STEP_BITMAPS;
+	return source_send(source, batch, false);
 }
 
 /* All at once, nothing is waited for in between */
@@ -176,6 +214,22 @@ int source_take_bits(struct source *source, const uint8_t *buf, size_t length, s
 	source->bitmap_block = -1;
 	/* with the words: who sees the count finds the bits */
 	__atomic_store_n(&source->bitmaps_told, source->bitmaps_told + 1, __ATOMIC_RELEASE);
+	return 1;
+}
+
+int source_take_hello(struct source *source, const struct rp_msg *msg, struct wh_err *err)
+{
+	struct identity *identity = &source->identity;
+
+	if (!__atomic_load_n(&identity->said, __ATOMIC_ACQUIRE) || identity->proven)
+		return err_set(err, -EPROTO, "WHERRY_HELLO, which nothing was said for");
+	identity->dest.high = msg->wherry_hello.high;
+	identity->dest.low = msg->wherry_hello.low;
+	if (msg->wherry_hello.proof != identity_proof(identity, IDENTITY_DEST))
+		return err_set(err, -EPROTO,
+			       "it is not the destination of this migration: wrong id");
+	/* with the number: who sees it proves himself by it */
+	__atomic_store_n(&identity->proven, true, __ATOMIC_RELEASE);
 	return 1;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/bits.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/trace.h"
 #include "postcopy/source_internal.h"
@@ -77,7 +78,7 @@ static bool may_go_again(const struct source *source, const struct source_reques
 {
 	const struct source_block *b = &source->block[request->block];
 
-	return source->peer_ours && !source->urgent_over && request->pages == 1 &&
+	return source->peer == PEER_OURS && !source->urgent_over && request->pages == 1 &&
 	       b->region->page_size == TARGET_PAGE &&
 	       __atomic_load_n(&source->urgent_open, __ATOMIC_ACQUIRE);
 }
@@ -125,6 +126,15 @@ static int take_shut(struct source *source, uint32_t value, struct wh_err *err)
 	return 1;
 }
 
+/* Whoever sends PING_WHO back as it was does not know what it asks. */
+static void take_who(struct source *source, uint32_t value)
+{
+	if (value == PONG_OURS)
+		__atomic_store_n(&source->peer, PEER_OURS, __ATOMIC_RELEASE);
+	else if (value == PING_WHO && source->peer == PEER_UNKNOWN)
+		__atomic_store_n(&source->peer, PEER_OTHER, __ATOMIC_RELEASE);
+}
+
 /* Return: 1 the bulk thread wants to know, 0 it does not, -EPROTO */
 static int take_message(struct source *source, const struct rp_msg *msg, uint64_t now_ns,
 			struct wh_err *err)
@@ -140,13 +150,19 @@ static int take_message(struct source *source, const struct rp_msg *msg, uint64_
 			       source_phase_name(phase));
 	if (__atomic_load_n(&source->shut, __ATOMIC_RELAXED))
 		return err_set(err, -EPROTO, "%s after SHUT", rp_name(msg->kind));
+	if (phase == SOURCE_RECOVER && msg->kind != RP_WHERRY_HELLO && source->identity.known &&
+	    !source->identity.proven)
+		return err_set(err, -EPROTO,
+			       "%s, by one who has not proved to be the destination of this "
+			       "migration",
+			       rp_name(msg->kind));
 	__atomic_store_n(&source->heard_ns, now_ns, __ATOMIC_RELEASE);
 
 	switch (msg->kind) {
 	case RP_SHUT:
 		return take_shut(source, msg->shut.value, err);
 	case RP_PONG:
-		source->peer_ours |= msg->pong.value == PONG_OURS;
+		take_who(source, msg->pong.value);
 		__atomic_store_n(&source->pong, true, __ATOMIC_RELEASE);
 		return 1;
 	case RP_REQ_PAGES_ID:
@@ -166,6 +182,8 @@ static int take_message(struct source *source, const struct rp_msg *msg, uint64_
 		return source_take_bitmap(source, &msg->recv_bitmap.block, err);
 	case RP_RESUME_ACK:
 		return source_take_ack(source, msg->resume_ack.value, err);
+	case RP_WHERRY_HELLO:
+		return source_take_hello(source, msg, err);
 	case RP_SWITCHOVER_ACK:
 	case RP_COUNT:
 		break;
@@ -341,12 +359,20 @@ bool source_urgent(struct source *source, uint64_t now_ns, struct batch *batch)
 	    !__atomic_load_n(&source->urgent_open, __ATOMIC_ACQUIRE))
 		return false;
 	batch_reset(batch);
+	if (source->urgent_prove) {
+		put_be64(batch_arena(batch), identity_proof(&source->identity, IDENTITY_URGENT));
+		batch_commit(batch, sizeof(uint64_t));
+	}
 	source->urgent_pages += source_serve(source, CHANNEL_URGENT, batch, &fill);
 	/* set when no page is left, hence behind all of them */
 	if (__atomic_exchange_n(&source->urgent_end, false, __ATOMIC_ACQUIRE)) {
 		source->urgent_over = true;
 		batch_commit(batch, ram_put_eos(batch_arena(batch)));
 	}
+	/* the proof alone says nothing */
+	if (source->urgent_prove && batch->bytes == sizeof(uint64_t))
+		return false;
+	source->urgent_prove = false;
 	source->urgent_sending = batch->count;
 	return batch->count;
 }

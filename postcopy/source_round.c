@@ -101,7 +101,8 @@ int source_round(struct source *source, uint64_t now_ns, struct batch *batch, st
 	uint64_t until_ns;
 
 	/* a round may take longer than anybody wants to wait: it is broken off */
-	if (postcopy_wanted(source, now_ns) && source_urgent_settled(source, now_ns))
+	if (postcopy_wanted(source, now_ns) && source_peer_settled(source, now_ns) &&
+	    source_urgent_settled(source, now_ns))
 		return source_switch(source, true, now_ns, err);
 
 	until_ns = bucket_wait(&source->bucket, now_ns, &fill.bytes_max);

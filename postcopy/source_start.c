@@ -13,7 +13,7 @@ static void put_head(struct source *source, struct batch *batch)
 	if (source->return_path) {
 		batch_bare_command(batch, CMD_OPEN_RETURN_PATH);
 		batch_ping(batch, 1);
-		if (config->postcopy && config->urgent != WH_URGENT_OFF)
+		if (config->postcopy && (config->urgent != WH_URGENT_OFF || source->ops->random))
 			batch_ping(batch, PING_WHO);
 	}
 	if (config->postcopy) {

@@ -12,7 +12,7 @@
  * since taking it may still write guest memory, then the last pages are counted.
  *
  *	precopy		PART ..., END, device sections | EOF, description
- *	postcopy	DISCARD ... | PING 2, PACKAGED{...}, PING 4
+ *	postcopy	DISCARD ... | WHERRY_ID, PING 2, PACKAGED{...}, PING 4
  *
  * Left of the bar everything can be undone by resuming the guest. What is right of it
  * makes the destination start, and it is one batch: once that is handed out nobody here
@@ -39,6 +39,15 @@ bool source_urgent_settled(struct source *source, uint64_t now_ns)
 			source->urgent = URGENT_GIVEN_UP;
 	}
 	return source->urgent == URGENT_OPEN || source->urgent == URGENT_GIVEN_UP;
+}
+
+bool source_peer_settled(const struct source *source, uint64_t now_ns)
+{
+	uint64_t silent_ns = source->config.dead_peer_ns;
+
+	return !source->ops->random ||
+	       __atomic_load_n(&source->peer, __ATOMIC_ACQUIRE) != PEER_UNKNOWN ||
+	       (silent_ns && now_ns - source->wanted_ns >= silent_ns);
 }
 
 void source_urgent_opened(struct source *source, int result)
@@ -225,11 +234,32 @@ int source_discard(struct source *source, struct batch *batch)
 	return batch->count ? source_send(source, batch, false) : SOURCE_AGAIN;
 }
 
+/* In front of what makes the destination start: one that runs the guest has the id. */
+static int put_id(struct source *source, struct batch *batch, struct wh_err *err)
+{
+	struct cmd_msg msg = { .kind = CMD_WHERRY_ID };
+	struct identity *identity = &source->identity;
+	int ret;
+
+	if (!source->ops->random || __atomic_load_n(&source->peer, __ATOMIC_ACQUIRE) != PEER_OURS)
+		return 0;
+	ret = source->ops->random(source->ctx, &identity->id, err);
+	if (ret < 0)
+		return source_said(err, ret, "a random number");
+	identity->known = true;
+	msg.wherry_id.high = identity->id.high;
+	msg.wherry_id.low = identity->id.low;
+	batch_command(batch, &msg, NULL);
+	return 0;
+}
+
 int source_package(struct source *source, struct batch *batch, uint64_t now_ns, struct wh_err *err)
 {
 	struct cmd_msg msg = { .kind = CMD_PACKAGED };
 	int ret;
 
+	if (put_id(source, batch, err) < 0)
+		return source_break(source, err);
 	ret = source_commit(source, err);
 	if (ret)
 		return ret;

@@ -114,7 +114,7 @@ TEST_F(recover, cut_in_the_middle)
 	ASSERT_TRUE(both_pause(self));
 	for (unsigned i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
 		/* behind the handshake */
-		ASSERT_EQ(0, again(self, &(struct proxy_script){ .cut_at = 28 + at[i] }))
+		ASSERT_EQ(0, again(self, &(struct proxy_script){ .cut_at = 62 + at[i] }))
 		TH_LOG("%u: %s", i, self->err.text);
 		ASSERT_TRUE(both_pause(self)) TH_LOG("%u", i);
 	}
@@ -127,26 +127,27 @@ TEST_F(recover, cut_in_the_middle)
 }
 
 /*
- * The handshake breaks behind and within each of its messages, in both directions: two
- * commands of 11 and 12 bytes, RESUME; two bitmaps of 128 bytes with 16 around them,
- * messages of 10 and 11 bytes, RESUME_ACK.
+ * The handshake breaks behind and within each of its messages, in both directions: hello
+ * of 21 bytes, a proof of 13, two commands of 11 and 12, RESUME; the answer to hello of 28,
+ * two bitmaps of 128 bytes with 16 around them, messages of 10 and 11 bytes, RESUME_ACK.
  */
 TEST_F(recover, cut_in_the_handshake)
 {
 	static const struct proxy_script at[] = {
-		{ .cut_at = 1 },	{ .cut_at = 11 },	{ .cut_at = 17 },
-		{ .cut_at = 23 },	{ .cut_at = 26 },	{ .cut_at = 28 },
-		{ .cut_back_at = 1 },	{ .cut_back_at = 10 },	{ .cut_back_at = 100 },
-		{ .cut_back_at = 154 }, { .cut_back_at = 165 }, { .cut_back_at = 200 },
-		{ .cut_back_at = 309 }, { .cut_back_at = 312 }, { .cut_back_at = 317 },
-		{ .cut_back_at = 330 },
+		{ .cut_at = 1 },	{ .cut_at = 21 },	{ .cut_at = 30 },
+		{ .cut_at = 34 },	{ .cut_at = 45 },	{ .cut_at = 51 },
+		{ .cut_at = 57 },	{ .cut_at = 60 },	{ .cut_at = 62 },
+		{ .cut_back_at = 1 },	{ .cut_back_at = 28 },	{ .cut_back_at = 38 },
+		{ .cut_back_at = 128 }, { .cut_back_at = 182 }, { .cut_back_at = 193 },
+		{ .cut_back_at = 228 }, { .cut_back_at = 337 }, { .cut_back_at = 340 },
+		{ .cut_back_at = 345 }, { .cut_back_at = 358 },
 	};
 
 	proxy_cut(self->proxy);
 	ASSERT_TRUE(both_pause(self));
 	for (unsigned i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
 		ASSERT_EQ(0, again(self, &at[i])) TH_LOG("%u: %s", i, self->err.text);
-		if (at[i].cut_at && at[i].cut_at < 11) {
+		if (at[i].cut_at && at[i].cut_at < 4) {
 			/* too little to be taken for a source: the destination waits on */
 			self->pauses++;
 			ASSERT_TRUE(end_pauses(&self->pair.source, self->pauses));

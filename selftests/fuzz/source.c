@@ -197,7 +197,7 @@ static void do_raw(struct play *p, struct input *in)
 
 static void do_message(struct play *p, struct input *in)
 {
-	struct rp_msg msg = { .kind = 1 + take(in) % (RP_COUNT - 1) };
+	struct rp_msg msg = { .kind = 1 + take(in) % (RP_SWITCHOVER_ACK + 1) };
 	uint8_t buf[RP_MSG_MAX];
 	unsigned how = take(in);
 
@@ -217,6 +217,9 @@ static void do_message(struct play *p, struct input *in)
 		break;
 	case RP_RECV_BITMAP:
 		wire_name_set(&msg.recv_bitmap.block, "pc.ram");
+		break;
+	case RP_WHERRY_HELLO: /* the number behind the last of QEMU's */
+		msg.kind = RP_WHERRY_HELLO;
 		break;
 	case RP_PONG:
 	case RP_RESUME_ACK:

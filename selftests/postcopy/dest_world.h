@@ -478,6 +478,15 @@ static void world_hurry(void *ctx)
 	((struct world *)ctx)->hurries++;
 }
 
+/* Nobody knows it but the tests */
+static int world_random(void *ctx, struct identity_number *number, struct wh_err *err)
+{
+	(void)ctx;
+	(void)err;
+	*number = (struct identity_number){ .high = 0x1234, .low = 0x5678 };
+	return 0;
+}
+
 static void world_last_page(void *ctx)
 {
 	struct world *w = ctx;
@@ -505,6 +514,7 @@ static const struct dest_ops world_ops = {
 	.moved = world_moved,
 	.hurry = world_hurry,
 	.last_page = world_last_page,
+	.random = world_random,
 };
 
 static const struct world_block {

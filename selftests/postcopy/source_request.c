@@ -115,6 +115,7 @@ TEST(lengths_are_checked_for_every_kind)
 				   kind == RP_SWITCHOVER_ACK ? length == 0 :
 				   kind == RP_REQ_PAGES_ID   ? length == 13 + 5 :
 				   kind == RP_RECV_BITMAP    ? length == 1 + 5 :
+				   kind == RP_WHERRY_HELLO   ? length == 24 :
 							       false;
 			size_t used;
 
@@ -143,9 +144,10 @@ TEST(every_kind_in_every_phase_as_the_table_says)
 		{ .kind = RP_RECV_BITMAP, .recv_bitmap = { .block = { 6, "pc.ram" } } },
 		{ .kind = RP_RESUME_ACK, .resume_ack = { 1 } },
 		{ .kind = RP_SWITCHOVER_ACK },
+		{ .kind = RP_WHERRY_HELLO },
 	};
 
-	for (unsigned i = 0; i < RP_COUNT - 1; i++) {
+	for (unsigned i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
 		for (unsigned post = 0; post < 2; post++) {
 			enum source_phase phase = SOURCE_SETUP;
 			struct source_config config = main_only;

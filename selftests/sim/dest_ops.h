@@ -85,6 +85,10 @@ static inline int dest_op_send(void *ctx, const void *message, size_t length, st
 	/* the joining has a buffer of its own: a message is taken whole */
 	if (pipe->segments == PIPE_SEGMENTS)
 		return err_set(err, -ENOBUFS, "the source reads nothing");
+	/* a request whose page came while it was being made: as the joining does */
+	if (sim->dest.shut)
+		return 0;
+	sim->dest.shut = get_be16(message) == RP_SHUT;
 	dest_said(sim, message, length);
 	pipe_write(sim, pipe, message, length);
 	return 0;
@@ -396,6 +400,7 @@ static const struct dest_ops sim_dest_ops = {
 	.start = dest_op_start,
 	.moved = dest_op_moved,
 	.last_page = dest_op_last_page,
+	.random = sim_number,
 };
 
 #endif /* SELFTESTS_SIM_DEST_OPS_H */

@@ -361,6 +361,7 @@ static inline bool dest_does_listen(struct sim *sim)
 		return false;
 	dest->closed = dest->parked = false;
 	dest->listening = dest->waiting = true;
+	dest->shut = false;
 	dest->wake_ns = 0;
 	inlets_begin(sim);
 	for (unsigned i = 0; i < PIPE_COUNT; i++)

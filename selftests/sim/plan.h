@@ -232,7 +232,7 @@ static inline void reset(struct sim *sim, uint64_t seed, enum sim_mode mode)
 	dest->armed = dest->disarmed = dest->started = dest->loaded = dest->closed = false;
 	dest->wake_ns = 0;
 	dest->last_pages = dest->messages = dest->changing = dest->faults = 0;
-	dest->parked = dest->listening = dest->waiting = dest->announces = false;
+	dest->parked = dest->listening = dest->waiting = dest->announces = dest->shut = false;
 	dest->recoveries = dest->handshakes_broken = 0;
 
 	pipes_open(sim, true);

@@ -22,6 +22,7 @@
  * a vCPU reads is compared with it at once, and all of memory at the end.
  */
 #include "base/bits.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "postcopy/intake.h"
 #include "postcopy/source.h"
@@ -217,6 +218,7 @@ struct sim_dest {
 	bool listening; /* for a source that resumes */
 	bool waiting;	/* it has not been accepted yet */
 	bool announces; /* dest_announce() is not finished */
+	bool shut;	/* it was the last message of the connection */
 	unsigned recoveries, handshakes_broken;
 	bool armed, disarmed, started, loaded;
 	uint64_t loaded_ns; /* device state is to be in, SIM_NEVER: not pending */
@@ -292,6 +294,17 @@ sim_fail(struct sim *sim, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(sim->why, sizeof(sim->why), format, args);
 	va_end(args);
+}
+
+/* For both engines */
+static inline int sim_number(void *ctx, struct identity_number *number, struct wh_err *err)
+{
+	struct sim *sim = ctx;
+
+	(void)err;
+	number->high = sim_random(sim);
+	number->low = sim_random(sim);
+	return 0;
 }
 
 static inline void __attribute__((format(printf, 2, 3)))

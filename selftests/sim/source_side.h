@@ -124,6 +124,7 @@ static const struct source_ops sim_source_ops = {
 	.moved = source_op_moved,
 	.asked = source_op_asked,
 	.serve = source_op_serve,
+	.random = sim_number,
 };
 
 static inline bool source_is_over(const struct sim *sim)
