@@ -93,6 +93,11 @@ static const struct parameter {
 	{ .name = "multifd-compression", .text = "none" },
 	{ .name = "multifd-zlib-level", .value = 1 },
 	{ .name = "multifd-zstd-level", .value = 1 },
+	/* ours: see wh_config */
+	{ .name = "x-wherry-auto-recover",
+	  .at = offsetof(struct wh_config, auto_recover_ns),
+	  .unit = NS_PER_MS,
+	  .max = INT64_MAX / NS_PER_MS },
 };
 
 void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *defaults)

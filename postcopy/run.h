@@ -143,6 +143,19 @@ struct call {
 	bool done;
 };
 
+/* Paused, and brought back by itself: run_again.c; the bulk loop's */
+struct again {
+	bool on;
+	bool off;     /* somebody takes care of it, until it runs again */
+	bool resting; /* nothing of a connection is there, and the next try is later */
+	uint64_t until_ns;
+	uint64_t next_ns;
+	uint64_t wait_ns;
+	struct op timer;
+	uint64_t timer_ns;
+	struct wh_err reason; /* why it is paused, or the last try was none */
+};
+
 struct dest_side {
 	struct dest engine;
 	/* [listening] is where it listens; the other one is on its way out */
@@ -249,6 +262,7 @@ struct wh_migration {
 	bool settled;	     /* @wait_lock: paused, and nothing is left of the connection */
 	struct call *calls;  /* @wait_lock */
 	bool pause_soon;     /* by a callback: behind what it is called in */
+	struct again again;
 
 	uint64_t recoveries;	  /* atomic */
 	uint64_t paused_ns;	  /* atomic: the sum of those that are over */
@@ -305,6 +319,8 @@ void dest_side_free(struct wh_migration *m);
 int dest_side_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 int dest_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 int dest_side_recover(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* Nothing is left of the old connection: wait for the source there */
+int dest_side_again(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 /* true: it has ended */
 bool dest_side_turn(struct wh_migration *m);
 void dest_side_fault_turn(struct wh_migration *m);
@@ -317,6 +333,8 @@ int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh
 int source_side_open_urgent(struct wh_migration *m, struct wh_err *err);
 int source_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 int source_side_resume(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* Nothing is left of the old connection: connect there */
+int source_side_again(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 bool source_side_turn(struct wh_migration *m);
 void source_side_request_turn(struct wh_migration *m);
 /* While the request loop is parked: an empty buffer for what source_input() needs at once */
@@ -362,6 +380,19 @@ void run_place_close(struct wh_migration *m);
 /* run_fault.c */
 void fault_turn(struct wh_migration *m);
 void fault_close(struct wh_migration *m);
+
+/* run_again.c, bulk loop */
+void again_paused(struct wh_migration *m, const struct wh_err *err);
+void again_runs(struct wh_migration *m);
+/* From here on somebody pauses and recovers it by hand */
+void again_by_hand(struct wh_migration *m);
+/* Nothing is left of a connection. Return: it goes on by itself, and is not settled */
+bool again_turn(struct wh_migration *m);
+/* While it listens. Return: the time is over, and nobody has come */
+bool again_late(struct wh_migration *m);
+/* Between two tries: it may be recovered by hand at once */
+bool again_waits(const struct wh_migration *m);
+void again_failed(struct wh_migration *m, const struct wh_err *err);
 
 /* run_follow.c, on the fault thread */
 void follow_begin(struct wh_migration *m);

@@ -117,10 +117,31 @@ int dest_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err
 	struct wh_err reason;
 
 	(void)uri;
+	if (phase == WH_PHASE_PAUSED && m->again.on) {
+		/* it looks for its source no longer, and is settled in a moment */
+		again_by_hand(m);
+		m->dest->closing = true;
+		return 0;
+	}
 	if (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER)
 		return err_set(err, -EBUSY, "pause: it is %s", wh_phase_name(phase));
+	again_by_hand(m);
 	err_set(&reason, -ECANCELED, "paused here");
 	dest_link_lost(&m->dest->engine, CHANNEL_MAIN, &reason);
+	return 0;
+}
+
+int dest_side_again(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	struct dest_side *side = m->dest;
+	int ret;
+
+	ret = accept_at(m, uri, err);
+	if (ret < 0 || !side->closing)
+		return ret;
+	side->main_up = side->urgent_up = side->closing = false;
+	run_unsettled(m);
+	run_fault_open(m);
 	return 0;
 }
 
@@ -133,15 +154,12 @@ int dest_side_recover(struct wh_migration *m, const struct uri *uri, struct wh_e
 	if (phase != WH_PHASE_PAUSED || m->ended)
 		return err_set(err, -EBUSY, "recover: it is %s", wh_phase_name(phase));
 	/* not settled, and without a connection: it listens for one already */
-	if (!run_is_settled(m) && (side->closing || side->main_up))
+	if (!run_is_settled(m) && (side->closing || side->main_up) && !again_waits(m))
 		return err_set(err, -EBUSY, "recover: the old connection is not closed yet");
-	ret = accept_at(m, uri, err);
-	if (ret < 0 || !side->closing)
-		return ret;
-	side->main_up = side->urgent_up = side->closing = false;
-	run_unsettled(m);
-	run_fault_open(m);
-	return 0;
+	ret = dest_side_again(m, uri, err);
+	if (ret == 0)
+		again_by_hand(m);
+	return ret;
 }
 
 static uint64_t counter(const uint64_t *at)
@@ -201,7 +219,10 @@ bool dest_side_turn(struct wh_migration *m)
 	}
 	if (wh_get_phase(m) == WH_PHASE_PAUSED) {
 		/* not behind wh_recover(): it waits for the source then */
-		if ((side->main_up || side->closing) && !run_is_settled(m) && dest_unlink(m))
+		if (!side->main_up && !side->closing && again_late(m))
+			side->closing = true;
+		if ((side->main_up || side->closing) && !run_is_settled(m) && dest_unlink(m) &&
+		    !again_turn(m))
 			run_settled(m);
 		return false;
 	}

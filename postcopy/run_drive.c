@@ -36,6 +36,10 @@ void run_moved(struct wh_migration *m, enum wh_phase phase, const struct wh_err 
 	struct wh_event event = { .kind = WH_EVENT_PHASE, .phase = phase, .err = err };
 
 	run_paused(m, phase);
+	if (phase == WH_PHASE_PAUSED)
+		again_paused(m, err);
+	else if (phase == WH_PHASE_POSTCOPY)
+		again_runs(m);
 	pthread_mutex_lock(&m->wait_lock);
 	/* the reason of a pause that is over is nobody's result */
 	if (phase == WH_PHASE_RECOVER)

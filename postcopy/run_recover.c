@@ -103,7 +103,7 @@ int wh_pause(struct wh_migration *m, struct wh_err *err)
 
 	if (here != m)
 		return run_call(m, &call, err);
-	if (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER)
+	if (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER && !m->again.on)
 		return err_set(err, -EBUSY, "pause: it is %s", wh_phase_name(phase));
 	m->pause_soon = true;
 	loop_wake(m->bulk);

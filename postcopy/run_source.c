@@ -143,6 +143,10 @@ static void source_refused(struct wh_migration *m, const struct wh_err *err)
 {
 	m->source->resuming = false;
 	m->source->closing = true;
+	if (m->again.on) {
+		again_failed(m, err);
+		return;
+	}
 	run_forget_result(m);
 	run_moved(m, WH_PHASE_PAUSED, err);
 }
@@ -302,10 +306,32 @@ int source_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_e
 	struct wh_err reason;
 
 	(void)uri;
+	if (phase == WH_PHASE_PAUSED && m->again.on) {
+		again_by_hand(m);
+		m->source->resuming = false;
+		m->source->closing = true;
+		return 0;
+	}
 	if (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER)
 		return err_set(err, -EBUSY, "pause: it is %s", wh_phase_name(phase));
+	again_by_hand(m);
 	err_set(&reason, -ECANCELED, "paused here");
 	source_lost(m, CHANNEL_MAIN, &reason);
+	return 0;
+}
+
+int source_side_again(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	struct source_side *side = m->source;
+	int ret;
+
+	ret = source_dial(m, uri, err);
+	if (ret < 0)
+		return ret;
+	side->closing = side->request_ended = side->urgent_ended = false;
+	side->reply_have = 0;
+	side->resuming = true;
+	run_unsettled(m);
 	return 0;
 }
 
@@ -317,18 +343,14 @@ int source_side_resume(struct wh_migration *m, const struct uri *uri, struct wh_
 
 	if (phase != WH_PHASE_PAUSED || m->ended)
 		return err_set(err, -EBUSY, "resume: it is %s", wh_phase_name(phase));
-	if (!run_is_settled(m))
+	if (!run_is_settled(m) && !again_waits(m))
 		return err_set(err, -EBUSY, "resume: %s",
 			       side->resuming ? "it is connecting" :
 						"the old connection is not closed yet");
-	ret = source_dial(m, uri, err);
-	if (ret < 0)
-		return ret;
-	side->closing = side->request_ended = side->urgent_ended = false;
-	side->reply_have = 0;
-	side->resuming = true;
-	run_unsettled(m);
-	return 0;
+	ret = source_side_again(m, uri, err);
+	if (ret == 0)
+		again_by_hand(m);
+	return ret;
 }
 
 /* What the request loop has for this one. */
@@ -382,7 +404,7 @@ bool source_side_turn(struct wh_migration *m)
 		return source_unlink(m);
 	}
 	if (wh_get_phase(m) == WH_PHASE_PAUSED && !m->source->resuming && !run_is_settled(m) &&
-	    source_unlink(m))
+	    source_unlink(m) && !again_turn(m))
 		run_settled(m);
 	return false;
 }

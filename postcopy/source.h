@@ -201,5 +201,7 @@ int source_want_cancel(struct source *source);
 /* Any thread */
 enum source_phase source_get_phase(const struct source *source);
 uint64_t source_pages_left(const struct source *source);
+/* Bulk thread: can the destination prove that it is that of this migration? */
+bool source_has_id(const struct source *source);
 
 #endif /* POSTCOPY_SOURCE_H */

@@ -63,6 +63,11 @@ void source_reconnected(struct source *source, bool urgent, uint64_t now_ns)
 	source_move(source, SOURCE_RECOVER, NULL);
 }
 
+bool source_has_id(const struct source *source)
+{
+	return source->identity.known;
+}
+
 int source_hello(struct source *source, struct batch *batch, struct wh_err *err)
 {
 	struct cmd_msg msg = { .kind = CMD_WHERRY_HELLO };

@@ -42,6 +42,7 @@ static const struct option options[] = {
 	{ "--downtime MS", AT(config.downtime_ns), MS, "allowed (300)" },
 	{ "--return-path off|on", AT(config.return_path), 0, "in precopy (on)" },
 	{ "--connect-timeout MS", AT(config.connect_timeout_ns), MS, "" },
+	{ "--auto-recover MS", AT(config.auto_recover_ns), MS, "a broken postcopy comes back" },
 	{ "--dead-peer MS", AT(config.dead_peer_ns), MS, "silent for so long is gone" },
 	{ "--fault-cpu N", AT(config.fault_cpu), 1, "processor of the fault thread" },
 	{ "--fault-priority N", AT(config.fault_priority), 1, "its SCHED_FIFO priority" },

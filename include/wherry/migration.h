@@ -214,6 +214,13 @@ enum wh_urgent {
  * @connect_timeout_ns:	Source: to connect. Destination: for a connection to say what it is
  * @dead_peer_ns:	A peer silent for so long, where it owes an answer, is gone
  * @device_state_max:	Destination: bytes of device state accepted
+ * @auto_recover_ns:	A postcopy whose link breaks is brought back by itself, for so long
+ *			since the break; 0: not. The destination listens again where it did, the
+ *			source connects again where it did, to a destination that proves to be
+ *			that of this migration (not to a QEMU). Tries are 50 ms apart at first,
+ *			then twice as long each time, up to a second. Then it is as paused as
+ *			without. wh_pause() does not start it, and ends it; so do wh_recover() and
+ *			wh_resume(). For fd: there is none
  *
  * @fault_cpu:		Destination: processor of the fault thread; or where the guest threads
  *			are that fault (WH_FAULT_CPU_FOLLOW); or left to the kernel
@@ -242,6 +249,7 @@ struct wh_config {
 	uint64_t connect_timeout_ns;
 	uint64_t dead_peer_ns;
 	uint64_t device_state_max;
+	uint64_t auto_recover_ns;
 
 	int fault_cpu;
 	int fault_priority;
@@ -310,7 +318,7 @@ int wh_fd(struct wh_migration *migration);
 int wh_process(struct wh_migration *migration, struct wh_err *err);
 
 /**
- * wh_wait() - Until it has ended or paused; any thread
+ * wh_wait() - Until it has ended or paused, and is not about to go on by itself; any thread
  * @timeout_ns:	Negative: for ever
  *
  * For wh_start() only.
@@ -340,7 +348,8 @@ int wh_cancel(struct wh_migration *migration, struct wh_err *err);
  * wh_pause(), wh_recover() and wh_resume() are for any thread, also in a callback; with
  * wh_process() for the thread that calls it.
  *
- * Return: 0, or -EBUSY in another phase than WH_PHASE_POSTCOPY or WH_PHASE_RECOVER
+ * Return: 0, or -EBUSY in another phase than WH_PHASE_POSTCOPY or WH_PHASE_RECOVER, and
+ * WH_PHASE_PAUSED while it is brought back by itself, which ends then
  */
 int wh_pause(struct wh_migration *migration, struct wh_err *err);
 

@@ -190,9 +190,10 @@ TEST_F(qmp, settings_reach_the_migration)
 {
 	EXPECT_TRUE(talk_does(self->talk, "migrate-set-capabilities",
 			      CAPABILITY("postcopy-preempt", false)));
-	EXPECT_TRUE(talk_does(self->talk, "migrate-set-parameters",
-			      "{\"max-bandwidth\":1048576,\"max-postcopy-bandwidth\":7,"
-			      "\"downtime-limit\":50,\"multifd-channels\":2,\"tls-creds\":null}"));
+	EXPECT_TRUE(talk_does(
+		self->talk, "migrate-set-parameters",
+		"{\"max-bandwidth\":1048576,\"max-postcopy-bandwidth\":7,"
+		"\"downtime-limit\":50,\"x-wherry-auto-recover\":1500,\"multifd-channels\":2,\"tls-creds\":null}"));
 	EXPECT_TRUE(
 		talk_does(self->talk, "migrate",
 			  "{\"uri\":\"tcp:host:1\",\"blk\":true,\"inc\":false,\"detach\":true}"));
@@ -203,6 +204,7 @@ TEST_F(qmp, settings_reach_the_migration)
 	EXPECT_EQ(1048576, self->m->config.bandwidth);
 	EXPECT_EQ(7, self->m->config.postcopy_bandwidth);
 	EXPECT_EQ(50000000, self->m->config.downtime_ns);
+	EXPECT_EQ(1500000000, self->m->config.auto_recover_ns);
 
 	EXPECT_TRUE(talk_does(self->talk, "migrate-set-capabilities",
 			      CAPABILITY("postcopy-ram", false)));

@@ -43,6 +43,7 @@ struct end {
 	struct wh_migration *migration;
 	struct workload workload[BLOCKS];
 	struct wh_block block[BLOCKS];
+	uint64_t auto_recover_ns;
 	void *large;	  /* NULL: no */
 	unsigned pauses;  /* atomic: events of it */
 	bool pause_again; /* atomic: as soon as it goes on, in the event itself */
@@ -194,8 +195,9 @@ static inline int end_new(struct end *end, enum wh_role role, enum wh_urgent urg
 	config.opaque = end;
 	config.urgent = urgent;
 	config.downtime_ns = 0;
-	config.postcopy_bandwidth = 20u << 20;
+	config.postcopy_bandwidth = 10u << 20;
 	config.connect_timeout_ns = 5000 * NS_PER_MS;
+	config.auto_recover_ns = end->auto_recover_ns;
 	ret = wh_new(&end->migration, role, &config, err);
 	for (unsigned i = 0; i < BLOCKS && !ret; i++)
 		ret = wh_add_block(end->migration, &end->block[i], err);

@@ -64,8 +64,16 @@ static void pair_open(struct proxy *proxy)
 	memset(pair, 0, sizeof(*pair));
 	pair->fd[0] = fd;
 	pair->fd[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (connect(pair->fd[1], (struct sockaddr *)&proxy->to, sizeof(proxy->to)) < 0)
+	if (connect(pair->fd[1], (struct sockaddr *)&proxy->to, sizeof(proxy->to)) < 0) {
+		if (proxy->script.heals) {
+			/* not yet: as if nobody were here either */
+			close(pair->fd[0]);
+			close(pair->fd[1]);
+			proxy->pairs--;
+			return;
+		}
 		perror("proxy: connect");
+	}
 	for (unsigned i = 0; i < 2; i++) {
 		setsockopt(pair->fd[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 		fcntl(pair->fd[i], F_SETFL, O_NONBLOCK);
@@ -83,6 +91,11 @@ static void cut(struct proxy *proxy)
 				close(proxy->pair[i].fd[d]);
 			proxy->pair[i].fd[d] = -1;
 		}
+	if (proxy->script.heals) {
+		proxy->pairs = 0;
+		proxy->is_cut = false;
+		__atomic_store_n(&proxy->cut, false, __ATOMIC_RELEASE);
+	}
 }
 
 /* Of @room bytes that could be read now, how many before the cut */

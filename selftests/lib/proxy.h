@@ -18,12 +18,14 @@ struct proxy;
  * @cut_back_at: After so many bytes from the destination; 0: the same
  * @deaf:	Nothing goes from the destination to the source; its end does
  * @stall:	A cut is silence instead: connections stay, nothing is forwarded
+ * @heals:	Connections behind a cut are forwarded again
  */
 struct proxy_script {
 	uint64_t cut_at;
 	uint64_t cut_back_at;
 	bool deaf;
 	bool stall;
+	bool heals;
 };
 
 /* @to: the destination's URI, tcp:127.0.0.1:PORT. NULL: no */

@@ -129,7 +129,7 @@ TEST(urgent_channels)
 
 TEST(return_paths)
 {
-	check_file(_metadata, "return_path", WH_DUMP_RETURN_PATH, 8);
+	check_file(_metadata, "return_path", WH_DUMP_RETURN_PATH, 9);
 }
 
 static struct vector *find(struct vector *v, unsigned count, const char *name)
