@@ -12,21 +12,21 @@ _wherry()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words='demo drill receive send qmp top check dump --help --version'
+		words='demo drill receive send relay qmp top check dump --help --version'
 	else
 		case $command:$previous in
 		demo:--memory) words='private memfd hugetlb' ;;
 		demo:--urgent) words='off switch start' ;;
 		receive:--memory) words='memfd private' ;;
-		receive:--postcopy | receive:--urgent | send:--return-path) words='on off' ;;
-		send:--urgent) words='off switch start' ;;
-		receive:--out | send:--from)
+		receive:--postcopy | receive:--urgent | send:--return-path | relay:--return-path) words='on off' ;;
+		send:--urgent | relay:--urgent) words='off switch start' ;;
+		receive:--out | send:--from | relay:--out)
 			mapfile -t COMPREPLY < <(compgen -d -- "$current")
 			return
 			;;
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
-			send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
+			relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
 			receive:--device-max | receive:--timeout | qmp:--timeout | \
 			top:--interval | top:--count | drill:--runs | drill:--seed | \
 			drill:--replay | drill:--memory)
@@ -45,6 +45,10 @@ _wherry()
 		receive:*)
 			words='--out --force --postcopy --urgent --touch --memory --hugetlb
 				--verify --device-max --timeout --json --quiet --help'
+			;;
+		relay:*)
+			words='--out --postcopy --urgent --return-path --recover --timeout --json
+				--quiet --help'
 			;;
 		send:*)
 			words='--from --postcopy --urgent --return-path --bandwidth --machine

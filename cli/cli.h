@@ -18,6 +18,7 @@ int cmd_drill(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
 int cmd_qmp(int argc, char **argv);
 int cmd_receive(int argc, char **argv);
+int cmd_relay(int argc, char **argv);
 int cmd_send(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 

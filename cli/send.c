@@ -8,7 +8,7 @@
  * did not run there.
  */
 #include "cli/cli.h"
-#include "cli/parked.h"
+#include "cli/send.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -78,26 +78,6 @@ static const struct option options[] = {
 	{ "quiet", no_argument, NULL, OPTION_QUIET },
 	{ "help", no_argument, NULL, OPTION_HELP },
 	{ 0 },
-};
-
-/**
- * struct send - One run of the command
- *
- * Callbacks run on a thread of the library, the main thread waits and shows.
- */
-struct send {
-	struct parked parked;
-	struct wh_migration *migration;
-	const char *from;
-	const char *uri;
-	bool postcopy;
-	bool verify;
-	bool json;
-	bool quiet;
-	uint64_t recover_ns;
-	uint64_t begin_ns;
-	uint64_t shown_ns;
-	uint64_t broken_ns; /* since when it is paused, 0: it is not */
 };
 
 static volatile sig_atomic_t interrupted;
@@ -181,14 +161,14 @@ static int on_device_save(void *opaque, void **data, size_t *length, struct wh_e
 	return 0;
 }
 
-static const struct wh_callbacks callbacks = {
+const struct wh_callbacks send_callbacks = {
 	.event = on_event,
 	.log = on_log,
 	.dirty_sync = on_dirty_sync,
 	.device_save = on_device_save,
 };
 
-static int read_urgent(const char *text, enum wh_urgent *urgent)
+int send_urgent(const char *name, const char *text, enum wh_urgent *urgent)
 {
 	static const char *const words[] = { "off", "switch", "start" };
 
@@ -197,7 +177,7 @@ static int read_urgent(const char *text, enum wh_urgent *urgent)
 			*urgent = (enum wh_urgent)i;
 			return 0;
 		}
-	return cli_usage("send", "--urgent %s: off, switch or start was expected", text);
+	return cli_usage(name, "--urgent %s: off, switch or start was expected", text);
 }
 
 static int read_option(struct send *send, struct wh_config *config, int option)
@@ -213,7 +193,7 @@ static int read_option(struct send *send, struct wh_config *config, int option)
 		send->postcopy = true;
 		break;
 	case OPTION_URGENT:
-		ret = read_urgent(optarg, &config->urgent);
+		ret = send_urgent("send", optarg, &config->urgent);
 		break;
 	case OPTION_RETURN_PATH:
 		ret = cli_word("send", "return-path", optarg, "off", "on", &config->return_path);
@@ -311,27 +291,32 @@ static bool try_again(struct send *send)
 	return true;
 }
 
+int send_step(struct send *send, struct wh_err *err)
+{
+	int ret = wh_wait(send->migration, TURN_NS, err);
+
+	if (ret == -EAGAIN) {
+		if (wh_get_phase(send->migration) == WH_PHASE_POSTCOPY)
+			send->broken_ns = 0;
+		show_progress(send);
+		return 1;
+	}
+	return ret && try_again(send) ? 1 : ret;
+}
+
 /* Return: 0 all of it is there, or a negative errno and the sentence */
 static int wait_for_it(struct send *send, struct wh_err *err)
 {
 	int ret;
 
-	for (;;) {
-		ret = wh_wait(send->migration, TURN_NS, err);
+	while ((ret = send_step(send, err)) == 1)
 		if (interrupted)
 			return receive_fail(err, -EINTR, "interrupted%s",
 					    send->postcopy ? ", the guest may miss pages" : "");
-		if (ret == -EAGAIN) {
-			if (wh_get_phase(send->migration) == WH_PHASE_POSTCOPY)
-				send->broken_ns = 0;
-			show_progress(send);
-		} else if (!ret || !try_again(send)) {
-			return ret;
-		}
-	}
+	return ret;
 }
 
-static int start(struct send *send, struct wh_config *config, struct wh_err *err)
+int send_start(struct send *send, struct wh_config *config, struct wh_err *err)
 {
 	const struct parked *parked = &send->parked;
 	int ret;
@@ -370,17 +355,15 @@ static int run(struct send *send, struct wh_config *config, struct wh_err *err)
 	say(send, "parked", text);
 	if (!config->machine)
 		config->machine = send->parked.machine;
-	ret = start(send, config, err);
+	ret = send_start(send, config, err);
 	return ret ? ret : wait_for_it(send, err);
 }
 
-static void show_summary(const struct send *send, int ret, const struct wh_err *err)
+void send_summary(const struct send *send, int ret)
 {
 	struct wh_stats stats = { 0 };
 	char text[200];
 
-	if (ret)
-		fprintf(stderr, "wherry send: %s\n", err->text);
 	if (ret && !send->json)
 		return;
 	if (send->migration)
@@ -404,7 +387,7 @@ int cmd_send(int argc, char **argv)
 
 	send = (struct send){ .parked.fd = -1, .verify = true, .begin_ns = receive_now_ns() };
 	wh_config_init(&config);
-	config.callbacks = &callbacks;
+	config.callbacks = &send_callbacks;
 	config.opaque = &send;
 	config.urgent = WH_URGENT_OFF;
 	config.return_path = false;
@@ -418,7 +401,9 @@ int cmd_send(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	ret = run(&send, &config, &err);
-	show_summary(&send, ret, &err);
+	if (ret)
+		fprintf(stderr, "wherry send: %s\n", err.text);
+	send_summary(&send, ret);
 	wh_free(send.migration);
 	parked_close(&send.parked);
 	return ret ? 1 : 0;

@@ -1,42 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * A running VM out of one QEMU, kept, and put into another: wherry receive, then wherry send.
- * The guest goes on where it was. It looks at each page before it steps it, says what it finds
- * on its serial port, and counts its passes there; so do the pages themselves.
+ * The guest goes on where it was.
  */
 #include "kselftest_harness.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "selftests/interop/do.h"
-#include "selftests/lib/guest.h"
-#include "selftests/lib/qemu.h"
-#include "selftests/lib/receiver.h"
-
-#define MIB (UINT64_C(1) << 20)
-#define WAIT_MS 60000
-#define TEST_SECONDS 150
-#define PAGE 4096u
+#include "selftests/interop/guest_pair.h"
 
 FIXTURE(parked)
 {
-	char dir[64];
-	char rom[96];
-	char out[96];
-	char serial[2][96]; /* of the source, of the destination */
-	char ram[2][96];
-	struct guest_range range;
-	struct qemu source;
-	struct qemu dest;
+	struct guest_pair pair;
 	struct receiver receiver;
 	struct child sender;
 };
@@ -100,156 +82,46 @@ FIXTURE_VARIANT_ADD(parked, q35_preempt)
 };
 /* clang-format on */
 
-static int drop_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)type;
-	(void)ftw;
-	return remove(path);
-}
-
 FIXTURE_SETUP(parked)
 {
 	struct wh_err err = { 0 };
 
-	(void)variant;
-	self->source.qmp = self->dest.qmp = -1;
-	strcpy(self->dir, "/dev/shm/wherry-parked-XXXXXX");
-	ASSERT_NE(NULL, mkdtemp(self->dir));
-	self->range = (struct guest_range){ .first = 0x2000000, .end = 0x3000000 };
-	snprintf(self->rom, sizeof(self->rom), "%s/rom", self->dir);
-	snprintf(self->out, sizeof(self->out), "%s/out", self->dir);
-	for (unsigned i = 0; i < 2; i++) {
-		snprintf(self->serial[i], sizeof(self->serial[i]), "%s/serial%u", self->dir, i);
-		snprintf(self->ram[i], sizeof(self->ram[i]), "%s/ram%u", self->dir, i);
-	}
-	DO(guest_write_rom(self->rom, &self->range, &err));
+	DO(guest_pair_open(&self->pair, variant->machine, &err));
 }
 
 FIXTURE_TEARDOWN(parked)
 {
 	(void)variant;
 	child_end(&self->sender);
-	qemu_end(&self->source);
-	qemu_end(&self->dest);
 	receiver_end(&self->receiver);
-	nftw(self->dir, drop_file, 16, FTW_DEPTH | FTW_PHYS);
+	guest_pair_close(&self->pair);
 }
 
-/* Source and destination are started alike; @which is also where their files are */
-static int start_qemu(const FIXTURE_DATA(parked) *self, const char *machine, unsigned which,
-		      struct qemu *qemu, const char *const capabilities[], struct wh_err *err)
-{
-	char object[192], machine_arg[96], serial[128];
-	const char *const argv[] = { "-machine",
-				     machine_arg,
-				     "-object",
-				     object,
-				     "-m",
-				     "64",
-				     "-accel",
-				     "tcg,thread=single",
-				     "-serial",
-				     serial,
-				     "-bios",
-				     self->rom,
-				     which ? "-incoming" : NULL,
-				     "defer",
-				     NULL };
-	int ret;
-
-	snprintf(machine_arg, sizeof(machine_arg), "%s,memory-backend=ram0", machine);
-	snprintf(object, sizeof(object),
-		 "memory-backend-file,id=ram0,size=64M,mem-path=%s,share=on", self->ram[which]);
-	snprintf(serial, sizeof(serial), "file:%s", self->serial[which]);
-	ret = qemu_start(qemu, argv, err);
-	return ret ? ret : qemu_capabilities(qemu, capabilities, err);
-}
-
-/* Out of the first QEMU, which is gone afterwards */
+/* Out of the first QEMU */
 static int park(FIXTURE_DATA(parked) *self, const FIXTURE_VARIANT(parked) * variant,
 		struct wh_err *err)
 {
-	bool postcopy = variant->taken[0] && !strcmp(variant->taken[0], "postcopy-ram");
 	char link[96];
 	int ret;
 
-	snprintf(link, sizeof(link), "unix:%s/in", self->dir);
-	ret = receiver_start(&self->receiver, link, self->out, NULL, err);
+	snprintf(link, sizeof(link), "unix:%s/in", self->pair.dir);
+	ret = receiver_start(&self->receiver, link, self->pair.out, NULL, err);
 	if (!ret)
-		ret = start_qemu(self, variant->machine, 0, &self->source, variant->taken, err);
+		ret = guest_pair_start(&self->pair, 0, variant->taken, err);
 	if (!ret)
-		ret = guest_wait(self->serial[0], WAIT_MS, err);
-	if (!ret)
-		ret = qemu_parameter(&self->source, "max-bandwidth",
-				     postcopy ? 32 * MIB : 4096 * MIB, err);
-	if (!ret)
-		ret = qemu_migrate(&self->source, self->receiver.uri, err);
-	if (!ret && postcopy)
-		ret = qemu_wait_status(&self->source, "active", WAIT_MS, err);
-	if (!ret && postcopy)
-		ret = qemu_command(&self->source, NULL, err, "migrate-start-postcopy", NULL);
-	if (!ret)
-		ret = qemu_wait_status(&self->source, "completed", WAIT_MS, err);
-	if (!ret)
-		ret = receiver_wait(&self->receiver, WAIT_MS, err);
-	qemu_end(&self->source);
-	return ret;
+		ret = guest_pair_leave(&self->pair, self->receiver.uri, variant->taken, err);
+	return ret ? ret : receiver_wait(&self->receiver, WAIT_MS, err);
 }
 
 static int start_sender(FIXTURE_DATA(parked) *self, const char *uri, const char *const options[],
 			struct wh_err *err)
 {
-	const char *argv[16] = { "", "send", "--json", "--from", self->out, uri };
-	char program[PATH_MAX];
+	const char *argv[16] = { "", "send", "--json", "--from", self->pair.out, uri };
 	unsigned n = 6;
-	int ret = built_path(program, sizeof(program), "wherry", err);
 
-	argv[0] = program;
 	while (options && *options && n < 15)
 		argv[n++] = *options++;
-	return ret ? ret : child_start(&self->sender, argv, -1, err);
-}
-
-static long dots(const char *serial)
-{
-	struct stat st;
-
-	return stat(serial, &st) ? -1 : (long)st.st_size;
-}
-
-/*
- * At both ends together it has said as many passes as its pages have seen; one that is complete
- * and not yet said may be missing.
- */
-static int check_passes(const FIXTURE_DATA(parked) *self, const uint8_t *ram, struct wh_err *err)
-{
-	uint8_t said = (uint8_t)(dots(self->serial[0]) + dots(self->serial[1]));
-	uint8_t last = ram[self->range.end - PAGE];
-
-	if (last == said || last == (uint8_t)(said + 1))
-		return 0;
-	return err_set(err, -EILSEQ, "its pages have seen %u passes, it has said %u (modulo 256)",
-		       last, said);
-}
-
-static int check_guest(FIXTURE_DATA(parked) *self, struct wh_err *err)
-{
-	struct image ram = { 0 };
-	int ret = guest_wait(self->serial[1], WAIT_MS, err);
-
-	if (!ret)
-		ret = qemu_command(&self->dest, NULL, err, "stop", NULL);
-	if (!ret)
-		ret = guest_check_serial(self->serial[1], err);
-	if (!ret)
-		ret = image_open(&ram, self->ram[1], err);
-	if (!ret)
-		ret = guest_check(ram.at, &self->range, err);
-	if (!ret)
-		ret = check_passes(self, ram.at, err);
-	image_close(&ram);
-	return ret;
+	return guest_pair_command(&self->sender, argv, err);
 }
 
 /* Changes one byte of a file in the folder */
@@ -259,7 +131,7 @@ static int damage(FIXTURE_DATA(parked) *self, const char *file, off_t at, struct
 	uint8_t byte;
 	int fd, ret = 0;
 
-	snprintf(path, sizeof(path), "%s/%s", self->out, file);
+	snprintf(path, sizeof(path), "%s/%s", self->pair.out, file);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0 || pread(fd, &byte, 1, at) != 1)
 		ret = err_sys(err, errno, "%s", path);
@@ -277,7 +149,7 @@ static int refused(FIXTURE_DATA(parked) *self, const char *const options[], cons
 	char uri[96], said[400];
 	int ret;
 
-	snprintf(uri, sizeof(uri), "unix:%s/nobody", self->dir);
+	snprintf(uri, sizeof(uri), "unix:%s/nobody", self->pair.dir);
 	ret = start_sender(self, uri, options, err);
 	if (ret)
 		return ret;
@@ -327,9 +199,9 @@ TEST_F_TIMEOUT(parked, goes_on, TEST_SECONDS)
 	DO(park(self, variant, &err));
 	if (variant->damaged)
 		DO(check_damage(self, &err));
-	DO(start_qemu(self, variant->machine, 1, &self->dest, variant->given, &err));
-	snprintf(uri, sizeof(uri), "unix:%s/back", self->dir);
-	DO(qemu_migrate_incoming(&self->dest, uri, &err));
+	DO(guest_pair_start(&self->pair, 1, variant->given, &err));
+	snprintf(uri, sizeof(uri), "unix:%s/back", self->pair.dir);
+	DO(qemu_migrate_incoming(&self->pair.qemu[1], uri, &err));
 	DO(start_sender(self, uri, variant->options, &err));
 	/* The last line is the summary */
 	while (child_line(&self->sender, &line, WAIT_MS, &err) == 1) {
@@ -341,8 +213,8 @@ TEST_F_TIMEOUT(parked, goes_on, TEST_SECONDS)
 	{
 		TH_LOG("%s", child_said(&self->sender, said, sizeof(said)));
 	}
-	DO(qemu_wait_status(&self->dest, "completed", WAIT_MS, &err));
-	DO(check_guest(self, &err));
+	DO(qemu_wait_status(&self->pair.qemu[1], "completed", WAIT_MS, &err));
+	DO(guest_pair_check(&self->pair, &err));
 	if (variant->asked) {
 		EXPECT_LT(0, requests);
 	} else {

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CLI_SEND_H
+#define CLI_SEND_H
+
+#include "cli/parked.h"
+
+/*
+ * The source of a guest that runs nowhere: of wherry send, and of wherry relay.
+ */
+
+/**
+ * struct send - One run of the command
+ *
+ * Callbacks run on a thread of the library, the main thread waits and shows.
+ */
+struct send {
+	struct parked parked;
+	struct wh_migration *migration;
+	const char *from;
+	const char *uri;
+	bool postcopy;
+	bool verify;
+	bool json;
+	bool quiet;
+	uint64_t recover_ns;
+	uint64_t begin_ns;
+	uint64_t shown_ns;
+	uint64_t broken_ns; /* since when it is paused, 0: it is not */
+};
+
+/* The opaque is the struct send. Callbacks of its migration */
+extern const struct wh_callbacks send_callbacks;
+
+/* Returns 0 or EXIT_USAGE */
+int send_urgent(const char *name, const char *text, enum wh_urgent *urgent);
+
+/* Connects: of send.parked blocks, machine and device state count. Return: 0 or a negative errno */
+int send_start(struct send *send, struct wh_config *config, struct wh_err *err);
+/* A turn of 100 ms at most. Return: 1 it goes on, 0 all of it is there, or a negative errno */
+int send_step(struct send *send, struct wh_err *err);
+void send_summary(const struct send *send, int ret);
+
+#endif /* CLI_SEND_H */

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A running VM from one QEMU to another by way of wherry relay. The guest goes on where it was;
+ * if the second QEMU is not there, what there is of it is a parked VM.
+ */
+#include "kselftest_harness.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "selftests/interop/do.h"
+#include "selftests/interop/guest_pair.h"
+
+FIXTURE(relay)
+{
+	struct guest_pair pair;
+	struct child relay;
+};
+
+/**
+ * struct _fixture_variant_relay - One way there and on
+ * @taken:	Capabilities of the QEMU that it comes from; postcopy-ram: by postcopy
+ * @given:	Of the one that it goes to
+ * @options:	Of wherry relay
+ * @nobody:	The second QEMU is not there
+ */
+FIXTURE_VARIANT(relay)
+{
+	const char *taken[3];
+	const char *given[3];
+	const char *options[4];
+	bool nobody;
+};
+
+/* clang-format off */
+FIXTURE_VARIANT_ADD(relay, precopy)
+{
+	.taken = { "return-path" },
+};
+
+FIXTURE_VARIANT_ADD(relay, precopy_to_postcopy)
+{
+	.given = { "postcopy-ram" },
+	.options = { "--postcopy" },
+};
+
+FIXTURE_VARIANT_ADD(relay, postcopy)
+{
+	.taken = { "postcopy-ram" },
+	.given = { "postcopy-ram" },
+	.options = { "--postcopy" },
+};
+
+FIXTURE_VARIANT_ADD(relay, postcopy_preempt)
+{
+	.taken = { "postcopy-ram", "postcopy-preempt" },
+	.given = { "postcopy-ram", "postcopy-preempt" },
+	.options = { "--postcopy", "--urgent", "start" },
+};
+
+FIXTURE_VARIANT_ADD(relay, postcopy_to_precopy)
+{
+	.taken = { "postcopy-ram" },
+};
+
+FIXTURE_VARIANT_ADD(relay, precopy_nobody)
+{
+	.nobody = true,
+};
+
+FIXTURE_VARIANT_ADD(relay, postcopy_nobody)
+{
+	.taken = { "postcopy-ram" },
+	.nobody = true,
+};
+/* clang-format on */
+
+FIXTURE_SETUP(relay)
+{
+	struct wh_err err = { 0 };
+
+	(void)variant;
+	DO(guest_pair_open(&self->pair, "pc-q35-7.2", &err));
+}
+
+FIXTURE_TEARDOWN(relay)
+{
+	(void)variant;
+	child_end(&self->relay);
+	guest_pair_close(&self->pair);
+}
+
+static int start_relay(FIXTURE_DATA(relay) *self, const char *from, const char *to,
+		       const char *const options[], struct wh_err *err)
+{
+	const char *argv[16] = { "", "relay", "--json", "--out", self->pair.out, from, to };
+	unsigned n = 7;
+
+	while (*options && n < 15)
+		argv[n++] = *options++;
+	return guest_pair_command(&self->relay, argv, err);
+}
+
+TEST_F_TIMEOUT(relay, goes_on, TEST_SECONDS)
+{
+	struct guest_pair *pair = &self->pair;
+	struct wh_err err = { 0 };
+	char from[96], to[96], said[400];
+	struct child sender = { 0 };
+	const char *argv[] = { "", "send", "--from", pair->out, to, NULL };
+
+	snprintf(from, sizeof(from), "unix:%s/from", pair->dir);
+	snprintf(to, sizeof(to), "unix:%s/to", pair->dir);
+	DO(guest_pair_start(pair, 1, variant->given, &err));
+	if (!variant->nobody)
+		DO(qemu_migrate_incoming(&pair->qemu[1], to, &err));
+	DO(start_relay(self, from, to, variant->options, &err));
+	DO(guest_pair_listens(&self->relay, &err));
+	DO(guest_pair_start(pair, 0, variant->taken, &err));
+	DO(guest_pair_leave(pair, from, variant->taken, &err));
+	EXPECT_EQ(variant->nobody, child_wait(&self->relay, WAIT_MS, &err))
+	{
+		TH_LOG("%s", child_said(&self->relay, said, sizeof(said)));
+	}
+	if (variant->nobody) {
+		child_said(&self->relay, said, sizeof(said));
+		EXPECT_NE(NULL, strstr(said, "the guest is in"));
+		DO(qemu_migrate_incoming(&pair->qemu[1], to, &err));
+		DO(guest_pair_command(&sender, argv, &err));
+		EXPECT_EQ(0, child_wait(&sender, WAIT_MS, &err));
+		child_end(&sender);
+	}
+	DO(qemu_wait_status(&pair->qemu[1], "completed", WAIT_MS, &err));
+	DO(guest_pair_check(pair, &err));
+}
+
+TEST_HARNESS_MAIN
