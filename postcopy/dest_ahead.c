@@ -138,7 +138,9 @@ uint8_t *dest_contents(struct dest *dest, enum channel channel)
 void dest_unexpected(struct dest *dest, enum channel channel, const struct dest_ahead *ahead,
 		     unsigned first, unsigned end)
 {
-	dest->channel[channel].row = 0;
+	/* The end of a section, or a zero page, which ends the row by itself */
+	if (next_unit(dest, channel) != RAM_IN_AT_OTHER)
+		dest->channel[channel].row = 0;
 	if (dest_armed(dest_get_phase(dest)))
 		return;
 	for (; first < end; first++)
