@@ -9,6 +9,7 @@
 #include "ring/loop.h"
 #include "ring/socket.h"
 #include "uffd/dirty.h"
+#include "uffd/early.h"
 #include "uffd/placer.h"
 #include "wire/bitmap.h"
 
@@ -37,6 +38,13 @@
 #define RETRY_FAULTS 256u
 #define FAULT_RETRY_NS (50 * NS_PER_US) /* first retry of a fault while the map changes */
 
+/* A row of pages on its way into a block that is not watched yet: run_early.c */
+struct early_row {
+	uint8_t *stage;		   /* NULL until it is needed */
+	const struct early *early; /* what is received into the stage is of there; NULL: nothing is */
+	uint64_t offset;	   /* in the block, of the stage's beginning */
+};
+
 /* Bytes of one channel on their way into the destination's engine. */
 struct inlet {
 	struct wh_migration *m;
@@ -48,6 +56,7 @@ struct inlet {
 	uint8_t *buf; /* of intake */
 	struct intake intake;
 	struct iovec piece[INTAKE_PIECES];
+	struct early_row early;
 	struct msghdr msg;
 	bool dirty; /* fed since the last dest_idle() */
 	bool ended; /* nothing more comes */
@@ -179,7 +188,8 @@ struct dest_side {
 
 	struct uffd uffd;
 	bool uffd_open;
-	bool armed; /* atomic: set by the bulk loop, read by both */
+	bool armed;			    /* atomic: set by the bulk loop, read by both */
+	struct early early[RAM_BLOCKS_MAX]; /* index as migration.region */
 	struct placer placer[RAM_BLOCKS_MAX];
 	bool placer_up[RAM_BLOCKS_MAX];
 	struct stage stage[CHANNEL_COUNT];
@@ -358,6 +368,15 @@ bool inlet_busy(const struct inlet *inlet);
 /* Before sleeping: what lies in runs is placed */
 void inlet_idle(struct inlet *inlet);
 void inlet_fini(struct inlet *inlet);
+
+/* run_early.c, on the bulk thread */
+/* A block of the list; @placer NULL if it is never watched */
+void early_block(struct wh_migration *m, unsigned region, const struct placer *placer);
+/* In front of receiving into these: they may become others */
+void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count);
+/* So many bytes lie there: from here on they lie where they were to be received at first */
+int early_received(struct inlet *inlet, size_t bytes, struct wh_err *err);
+void early_fini(struct inlet *inlet);
 
 /* run_reply.c */
 int reply_send(struct wh_migration *m, const void *message, size_t length, struct wh_err *err);

@@ -36,6 +36,8 @@ static void inlet_receive(struct inlet *inlet)
 		.msg_iov = inlet->piece,
 		.msg_iovlen = intake_room(&inlet->intake, inlet->piece),
 	};
+	if (inlet->channel == CHANNEL_MAIN)
+		early_receive(inlet, inlet->piece, (unsigned)inlet->msg.msg_iovlen);
 	loop_recvmsg(inlet->loop, &inlet->recv, inlet->fd, &inlet->msg, 0);
 }
 
@@ -89,6 +91,10 @@ static void inlet_received(struct op *op, int result)
 		inlet_idle(inlet);
 		err_sys(&err, result, "%s channel: receive",
 			inlet->channel == CHANNEL_MAIN ? "main" : "urgent");
+		inlet_lost(inlet, &err);
+		return;
+	}
+	if (early_received(inlet, (size_t)result, &err) < 0) {
 		inlet_lost(inlet, &err);
 		return;
 	}
@@ -168,6 +174,7 @@ void inlet_fini(struct inlet *inlet)
 	if (!inlet->m)
 		return;
 	close(inlet->fd);
+	early_fini(inlet);
 	free(inlet->buf);
 	__atomic_fetch_sub(&inlet->m->own_bytes, INTAKE_BYTES, __ATOMIC_RELAXED);
 	*inlet = (struct inlet){ .fd = -1 };

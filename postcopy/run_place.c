@@ -148,6 +148,8 @@ static int op_block(void *ctx, const struct ram_block *line, struct dest_block *
 			goto out_free;
 		side->placer_up[side->engine.blocks] = true;
 	}
+	early_block(m, (unsigned)at,
+		    m->config.postcopy ? &side->placer[side->engine.blocks] : NULL);
 	return 0;
 
 out_free:

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#include "selftests/lib/memory.h"
+#include "selftests/uffd/setting.h"
+#include "uffd/early.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+
+#define PAGES 16
+#define BYTES (PAGES * TARGET_PAGE)
+
+FIXTURE(early)
+{
+	struct memory memory;
+	struct mapping mapping;
+	struct early early;
+	struct region *region;
+	uint8_t from[BYTES];
+	struct wh_err err;
+};
+
+FIXTURE_SETUP(early)
+{
+	memset(self, 0, sizeof(*self));
+	for (unsigned i = 0; i < BYTES; i++)
+		self->from[i] = (uint8_t)(i / 7 + 1);
+}
+
+FIXTURE_TEARDOWN(early)
+{
+	memory_free(&self->memory);
+}
+
+static int begin(FIXTURE_DATA(early) *self, enum memory_kind kind, bool watched)
+{
+	uint64_t page = memory_traits[kind].page_size;
+	int ret = memory_new(&self->memory, kind, PAGES * page, &self->err);
+
+	self->region = &self->memory.region;
+	if (ret == 0)
+		ret = mapping_find(&self->mapping, self->region, &self->err);
+	if (ret == 0)
+		early_init(&self->early, self->region, &self->mapping, watched);
+	return ret;
+}
+
+/* Pages of the block that are in its page table; nothing is touched */
+static unsigned mapped(FIXTURE_DATA(early) *self)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry[PAGES] = { 0 };
+	unsigned count = 0;
+
+	if (pread(fd, entry, sizeof(entry),
+		  (off_t)((uintptr_t)self->region->addr / TARGET_PAGE * 8)) != sizeof(entry))
+		abort();
+	close(fd);
+	for (unsigned i = 0; i < PAGES; i++)
+		count += entry[i] >> 63;
+	return count;
+}
+
+TEST_F(early, private_memory_is_populated)
+{
+	ASSERT_EQ(0, begin(self, MEMORY_ANON, false)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(EARLY_POPULATE, early_way(&self->early, false));
+	early_populate(&self->early, 2 * TARGET_PAGE + 100, 3 * TARGET_PAGE);
+	/* Of a begun page all, and no other */
+	EXPECT_EQ(4, mapped(self));
+	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, true));
+}
+
+TEST_F(early, a_file_is_written)
+{
+	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, false)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(EARLY_WRITE, early_way(&self->early, false));
+	ASSERT_EQ(0, early_write(&self->early, self->from, 100, 5 * TARGET_PAGE, &self->err));
+	EXPECT_EQ(0, mapped(self));
+	EXPECT_EQ(0, memcmp(self->from, self->region->addr + 100, 5 * TARGET_PAGE));
+	EXPECT_EQ(0, self->region->addr[99]);
+	EXPECT_EQ(0, self->region->addr[100 + 5 * TARGET_PAGE]);
+}
+
+/* The block is the second half of its file */
+TEST_F(early, a_file_is_written_where_the_block_is)
+{
+	uint8_t *at;
+
+	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, false)) TH_LOG("%s", self->err.text);
+	at = self->region->addr;
+	self->region->addr += BYTES / 2;
+	self->region->fd_offset = BYTES / 2;
+	self->region->length = BYTES / 2;
+	ASSERT_EQ(0, mapping_find(&self->mapping, self->region, &self->err));
+	early_init(&self->early, self->region, &self->mapping, false);
+	ASSERT_EQ(EARLY_WRITE, early_way(&self->early, false));
+	ASSERT_EQ(0, early_write(&self->early, self->from, TARGET_PAGE, 100, &self->err));
+	EXPECT_EQ(0, memcmp(self->from, self->region->addr + TARGET_PAGE, 100));
+	self->region->addr = at;
+	self->region->length = BYTES;
+}
+
+/* A page in the file that is not mapped would be a fault */
+TEST_F(early, what_is_to_be_watched_is_mapped)
+{
+	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, true)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, false));
+}
+
+TEST_F(early, a_copy_of_a_file_is_not_written_to_it)
+{
+	ASSERT_EQ(0, begin(self, MEMORY_MEMFD_PRIVATE, false)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, false));
+}
+
+TEST_F(early, nothing_known)
+{
+	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, false)) TH_LOG("%s", self->err.text);
+	early_init(&self->early, self->region, NULL, false);
+	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false));
+}
+
+TEST_F(early, huge_pages_are_touched)
+{
+	ASSERT_EQ(0, begin(self, MEMORY_THP, false)) TH_LOG("%s", self->err.text);
+	if (!self->mapping.huge_by_touch)
+		SKIP(return, "this system makes no huge pages");
+	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false));
+	/* Until it is advised otherwise */
+	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, true));
+}
+
+TEST_F(early, a_pool_is_touched)
+{
+	int ret = begin(self, MEMORY_HUGETLB, false);
+
+	if (ret == -EACCES)
+		SKIP(return, "%s", self->err.text);
+	ASSERT_EQ(0, ret) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false));
+}
+
+static enum early_way way_again(FIXTURE_DATA(early) *self)
+{
+	early_init(&self->early, self->region, &self->mapping, false);
+	return early_way(&self->early, false);
+}
+
+TEST_F(early, files_that_are_not_written)
+{
+	struct rlimit limit, most;
+	char path[64];
+	int fd;
+
+	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, false)) TH_LOG("%s", self->err.text);
+	fd = self->region->fd;
+	ASSERT_EQ(0, fcntl(fd, F_SETFL, O_APPEND));
+	EXPECT_EQ(EARLY_POPULATE, way_again(self));
+	ASSERT_EQ(0, fcntl(fd, F_SETFL, 0));
+	EXPECT_EQ(EARLY_WRITE, way_again(self));
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	self->region->fd = open(path, O_RDONLY | O_CLOEXEC);
+	ASSERT_LE(0, self->region->fd);
+	EXPECT_EQ(EARLY_POPULATE, way_again(self));
+	close(self->region->fd);
+	self->region->fd = fd;
+
+	/* It would be SIGXFSZ */
+	ASSERT_EQ(0, getrlimit(RLIMIT_FSIZE, &most));
+	limit = (struct rlimit){ .rlim_cur = BYTES - 1, .rlim_max = most.rlim_max };
+	ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &limit));
+	EXPECT_EQ(EARLY_POPULATE, way_again(self));
+	ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &most));
+
+	/* It would grow */
+	ASSERT_EQ(0, ftruncate(fd, BYTES - TARGET_PAGE));
+	EXPECT_EQ(EARLY_POPULATE, way_again(self));
+}
+
+TEST_F(early, a_sealed_file_is_not_written)
+{
+	int fd = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, false)) TH_LOG("%s", self->err.text);
+	close(self->region->fd);
+	self->region->fd = fd;
+	ASSERT_EQ(0, ftruncate(fd, BYTES));
+	ASSERT_EQ(self->region->addr, mmap(self->region->addr, BYTES, PROT_READ | PROT_WRITE,
+					   MAP_FIXED | MAP_SHARED, fd, 0));
+	EXPECT_EQ(EARLY_WRITE, way_again(self));
+	ASSERT_EQ(0, fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+	EXPECT_EQ(EARLY_POPULATE, way_again(self));
+}
+
+/* Touching it would be SIGBUS */
+TEST_F(early, a_full_file_system_is_an_error)
+{
+	int fd;
+
+	if (geteuid() != 0 || !own_mounts())
+		SKIP(return, "no mounts of our own");
+	fd = file_in("tmpfs", "size=32k");
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, false)) TH_LOG("%s", self->err.text);
+	close(self->region->fd);
+	self->region->fd = fd;
+	ASSERT_EQ(0, ftruncate(fd, BYTES));
+	ASSERT_EQ(self->region->addr, mmap(self->region->addr, BYTES, PROT_READ | PROT_WRITE,
+					   MAP_FIXED | MAP_SHARED, fd, 0));
+	ASSERT_EQ(EARLY_WRITE, way_again(self));
+	EXPECT_EQ(-ENOSPC, early_write(&self->early, self->from, 0, BYTES, &self->err));
+	EXPECT_NE(NULL, strstr(self->err.text, self->region->name)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(0, memcmp(self->from, self->region->addr, TARGET_PAGE));
+}
+
+TEST_HARNESS_MAIN
