@@ -27,7 +27,7 @@ _wherry()
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
 			relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
-			receive:--device-max | receive:--timeout | qmp:--timeout | \
+			receive:--device-max | receive:--recover | receive:--timeout | qmp:--timeout | \
 			top:--interval | top:--count | drill:--runs | drill:--seed | \
 			drill:--replay | drill:--memory)
 			return
@@ -44,7 +44,7 @@ _wherry()
 			;;
 		receive:*)
 			words='--out --force --postcopy --urgent --touch --memory --hugetlb
-				--verify --device-max --timeout --json --quiet --help'
+				--verify --device-max --recover --timeout --json --quiet --help'
 			;;
 		relay:*)
 			words='--out --postcopy --urgent --return-path --recover --timeout --json

@@ -40,6 +40,7 @@ static const char usage[] =
 	"  --device-max SIZE       bytes of device state taken (256M)\n"
 	"  --timeout SECONDS       until a connection says what it is, and until a silent\n"
 	"                          peer is taken for dead (10)\n"
+	"  --recover SECONDS       a postcopy whose link breaks: listen again there for so long\n"
 	"  --json                  one JSON object a line\n"
 	"  --quiet                 nothing but errors\n"
 	"  --help\n"
@@ -57,6 +58,7 @@ enum {
 	OPTION_VERIFY,
 	OPTION_DEVICE_MAX,
 	OPTION_TIMEOUT,
+	OPTION_RECOVER,
 	OPTION_JSON,
 	OPTION_QUIET,
 	OPTION_HELP,
@@ -73,6 +75,7 @@ static const struct option options[] = {
 	{ "verify", optional_argument, NULL, OPTION_VERIFY },
 	{ "device-max", required_argument, NULL, OPTION_DEVICE_MAX },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "recover", required_argument, NULL, OPTION_RECOVER },
 	{ "json", no_argument, NULL, OPTION_JSON },
 	{ "quiet", no_argument, NULL, OPTION_QUIET },
 	{ "help", no_argument, NULL, OPTION_HELP },
@@ -96,6 +99,14 @@ static void on_event(void *opaque, const struct wh_event *event)
 	if (event->phase == WH_PHASE_POSTCOPY)
 		receive->postcopy = true;
 	receive_say(receive, "phase", "%s", wh_phase_name(event->phase));
+	/* once for each break, and not when it is given up: then that is the result */
+	if (event->phase == WH_PHASE_PAUSED && receive->recover_s && !receive->broken)
+		receive_say(receive, "note",
+			    "the link broke (%s); listening on %s again for %" PRIu64
+			    " s (QEMU: migrate with resume=true)",
+			    event->err ? event->err->text : "no reason",
+			    wh_listen_uri(receive->migration), receive->recover_s);
+	receive->broken = event->phase == WH_PHASE_PAUSED || event->phase == WH_PHASE_RECOVER;
 }
 
 static void on_log(void *opaque, enum wh_log_level level, const char *line)
@@ -245,6 +256,11 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 		ret = cli_number("receive", "timeout", optarg, 86400, &number);
 		config->connect_timeout_ns = number * NS_PER_S;
 		config->dead_peer_ns = number * NS_PER_S;
+		break;
+	case OPTION_RECOVER:
+		ret = cli_number("receive", "recover", optarg, 30 * 86400, &number);
+		receive->recover_s = number;
+		config->auto_recover_ns = number * NS_PER_S;
 		break;
 	case OPTION_JSON:
 		receive->json = true;

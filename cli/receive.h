@@ -103,6 +103,7 @@ struct receive {
 	bool verify;  /* keep page digests */
 	bool json;
 	bool quiet;
+	uint64_t recover_s; /* listen so long for a source that was lost, 0: not */
 	uint64_t begin_ns;
 	uint64_t shown_ns;
 	pthread_mutex_t show_lock;  /* standard output */
@@ -124,6 +125,7 @@ struct receive {
 
 	bool postcopy;	 /* it came to that */
 	bool started;	 /* a guest would run */
+	bool broken;	 /* and looked for; of the library's thread */
 	bool write_stop; /* atomic */
 	bool writing;	 /* there is a writer to be joined */
 	bool written;

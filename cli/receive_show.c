@@ -151,6 +151,8 @@ json_object *receive_figures(const struct receive *receive)
 	add_number(object, "fault_p50_ns", stats.fault_p50_ns);
 	add_number(object, "fault_p99_ns", stats.fault_p99_ns);
 	add_number(object, "fault_max_ns", stats.fault_max_ns);
+	add_number(object, "recoveries", stats.recoveries);
+	add_number(object, "paused_ms", stats.paused_ns / NS_PER_MS);
 	return object;
 }
 

@@ -11,6 +11,7 @@
 #include "kselftest_harness.h"
 
 #include <errno.h>
+#include <ftw.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -62,6 +63,8 @@ FIXTURE(recover)
 	struct wh_migration *migration;
 	struct proxy *proxy;
 	struct qemu qemu;
+	struct receiver receiver;
+	char out[96];
 	bool stop; /* atomic: of the thread that touches pages */
 	pthread_t toucher;
 	bool touching;
@@ -140,6 +143,14 @@ static const struct wh_callbacks callbacks = {
 	.start = start_guest,
 };
 
+static int drop_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	return remove(path);
+}
+
 FIXTURE_SETUP(recover)
 {
 	(void)variant;
@@ -149,6 +160,7 @@ FIXTURE_SETUP(recover)
 	strcpy(self->dir, "/dev/shm/wherry-again-XXXXXX");
 	ASSERT_NE(NULL, mkdtemp(self->dir));
 	snprintf(self->file, sizeof(self->file), "%s/file", self->dir);
+	snprintf(self->out, sizeof(self->out), "%s/out", self->dir);
 }
 
 FIXTURE_TEARDOWN(recover)
@@ -161,8 +173,8 @@ FIXTURE_TEARDOWN(recover)
 	proxy_end(self->proxy);
 	wh_free(self->migration);
 	qemu_end(&self->qemu);
-	unlink(self->file);
-	rmdir(self->dir);
+	receiver_end(&self->receiver);
+	nftw(self->dir, drop_file, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 static int new_end(FIXTURE_DATA(recover) *self, enum wh_role role, enum wh_urgent urgent,
@@ -184,6 +196,7 @@ static int new_end(FIXTURE_DATA(recover) *self, enum wh_role role, enum wh_urgen
 	config.machine = "none";
 	config.urgent = urgent;
 	config.downtime_ns = 1;
+	config.bandwidth = 16 * MIB; /* who is there is asked before the switch */
 	config.postcopy_bandwidth = 16 * MIB;
 	ret = wh_new(&self->migration, role, &config, err);
 	return ret ? ret : wh_add_block(self->migration, &block, err);
@@ -334,8 +347,9 @@ static int write_contents(const char *path, struct wh_err *err)
 	return fclose(file) ? err_set(err, -EIO, "%s", path) : 0;
 }
 
-static int start_dest(FIXTURE_DATA(recover) *self, const FIXTURE_VARIANT(recover) * variant,
-		      struct wh_err *err)
+/* A QEMU with contents, about to be migrated */
+static int start_qemu_source(FIXTURE_DATA(recover) *self, const FIXTURE_VARIANT(recover) * variant,
+			     struct wh_err *err)
 {
 	char loader[160];
 	const char *const argv[] = { "-M", "none", "-m", "64", "-device", loader, NULL };
@@ -350,8 +364,14 @@ static int start_dest(FIXTURE_DATA(recover) *self, const FIXTURE_VARIANT(recover
 		ret = qemu_capabilities(&self->qemu, variant->capabilities, err);
 	if (!ret)
 		ret = qemu_parameter(&self->qemu, "max-bandwidth", 4 * MIB, err);
-	if (!ret)
-		ret = qemu_parameter(&self->qemu, "max-postcopy-bandwidth", 16 * MIB, err);
+	return ret ? ret : qemu_parameter(&self->qemu, "max-postcopy-bandwidth", 16 * MIB, err);
+}
+
+static int start_dest(FIXTURE_DATA(recover) *self, const FIXTURE_VARIANT(recover) * variant,
+		      struct wh_err *err)
+{
+	int ret = start_qemu_source(self, variant, err);
+
 	if (!ret)
 		ret = new_end(self, WH_DEST, variant->urgent, err);
 	if (!ret)
@@ -389,6 +409,85 @@ TEST_F_TIMEOUT(recover, qemu_is_the_source, TEST_SECONDS)
 	EXPECT_LT(0, stats.requests);
 	DO(save(self, &err));
 	DO(compare(self, self->file, &err));
+}
+
+/* It says that it listens again, and where it does a connection is held until it speaks. */
+static int wait_listens_again(FIXTURE_DATA(recover) *self, struct wh_err *err)
+{
+	const struct timeval patience = { .tv_usec = 100000 };
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	unsigned port = 0;
+	const char *line;
+	int ret;
+
+	do {
+		ret = child_line(&self->receiver.child, &line, WAIT_MS, err);
+		if (ret <= 0)
+			return ret < 0 ? ret : err_set(err, -EPIPE, "it has ended");
+	} while (!strstr(line, "listening on"));
+	sscanf(self->receiver.uri, "tcp:127.0.0.1:%u", &port);
+	to.sin_port = htons((uint16_t)port);
+	for (unsigned i = 0; i < 1000; i++) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		bool held = false;
+		char byte;
+
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+		if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0)
+			held = recv(fd, &byte, 1, 0) < 0 && errno == EAGAIN;
+		close(fd);
+		if (held)
+			return 0;
+		usleep(1000);
+	}
+	return err_set(err, -ETIMEDOUT, "nobody listens on %s", self->receiver.uri);
+}
+
+/* wherry receive stays when the link breaks, and what it has in the end is the guest. */
+TEST_F_TIMEOUT(recover, wherry_receive_stays, TEST_SECONDS)
+{
+	static const char *const options[] = { "--recover", "60", "--touch", NULL };
+	struct wh_err err = { 0 };
+	struct image ram, there;
+
+	DO(start_qemu_source(self, variant, &err));
+	DO(receiver_start(&self->receiver, "tcp:127.0.0.1:0", self->out, options, &err));
+	DO(new_proxy(self, self->receiver.uri, cuts[0], &err));
+	DO(qemu_migrate(&self->qemu, proxy_uri(self->proxy), &err));
+	DO(qemu_command(&self->qemu, NULL, &err, "migrate-start-postcopy", NULL));
+	for (unsigned i = 1; i <= CUTS; i++) {
+		DO(qemu_wait_status(&self->qemu, "postcopy-paused", WAIT_MS, &err));
+		DO(wait_listens_again(self, &err));
+		DO(new_proxy(self, self->receiver.uri, i < CUTS ? cuts[i] : 0, &err));
+		DO(qemu_command(&self->qemu, NULL, &err, "migrate",
+				"{\"uri\":\"%s\",\"resume\":true}", proxy_uri(self->proxy)));
+	}
+	DO(receiver_wait(&self->receiver, WAIT_MS, &err));
+	DO(qemu_wait_status(&self->qemu, "completed", WAIT_MS, &err));
+	EXPECT_EQ(CUTS, receiver_figure(&self->receiver, "recoveries"));
+	DO(save(self, &err));
+	DO(receiver_open(&self->receiver, "ram", &ram, &err));
+	DO(image_open(&there, self->file, &err));
+	DO(image_compare(&there, &ram, &err));
+	image_close(&there);
+	image_close(&ram);
+}
+
+/* Nobody comes: it says so, and has nothing. */
+TEST_F_TIMEOUT(recover, wherry_receive_gives_up, TEST_SECONDS)
+{
+	static const char *const options[] = { "--recover", "1", NULL };
+	struct wh_err err = { 0 };
+
+	DO(start_qemu_source(self, variant, &err));
+	DO(receiver_start(&self->receiver, "tcp:127.0.0.1:0", self->out, options, &err));
+	DO(new_proxy(self, self->receiver.uri, cuts[0], &err));
+	DO(qemu_migrate(&self->qemu, proxy_uri(self->proxy), &err));
+	DO(qemu_command(&self->qemu, NULL, &err, "migrate-start-postcopy", NULL));
+	EXPECT_EQ(1, receiver_wait(&self->receiver, WAIT_MS, &err));
+	EXPECT_NE(NULL, strstr(err.text, "not brought back within 1000 ms"))
+	TH_LOG("%s", err.text);
 }
 
 TEST_HARNESS_MAIN
