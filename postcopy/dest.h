@@ -360,6 +360,13 @@ void dest_link_lost(struct dest *dest, enum channel channel, const struct wh_err
  */
 int dest_step(struct dest *dest, uint64_t now_ns, uint64_t *wake_ns, struct wh_err *err);
 
+/*
+ * Has an urgent channel to begin with a proof (of 8 bytes)? And is this one? Bulk thread, and
+ * the bytes come again in dest_input().
+ */
+bool dest_urgent_proves(const struct dest *dest);
+bool dest_urgent_proof_is(const struct dest *dest, const uint8_t proof[8]);
+
 /* Any thread */
 enum dest_phase dest_get_phase(const struct dest *dest);
 

@@ -138,20 +138,28 @@ static int check_proven(const struct dest *dest, const char *what, struct wh_err
 		       "%s, by one who has not proved to be the source of this migration", what);
 }
 
+bool dest_urgent_proves(const struct dest *dest)
+{
+	return dest->resumes && dest->identity.known;
+}
+
+bool dest_urgent_proof_is(const struct dest *dest, const uint8_t proof[8])
+{
+	return __atomic_load_n(&dest->identity.proven, __ATOMIC_ACQUIRE) &&
+	       get_be64(proof) == identity_proof(&dest->identity, IDENTITY_URGENT);
+}
+
 bool dest_urgent_unproven(const struct dest *dest)
 {
-	return dest->resumes && dest->identity.known && !dest->channel[CHANNEL_URGENT].proven;
+	return dest_urgent_proves(dest) && !dest->channel[CHANNEL_URGENT].proven;
 }
 
 int dest_urgent_proof(struct dest *dest, const uint8_t *buf, size_t length, size_t *used,
 		      struct wh_err *err)
 {
-	const struct identity *identity = &dest->identity;
-
 	if (length < DEST_PROOF_BYTES)
 		return 0;
-	if (!__atomic_load_n(&identity->proven, __ATOMIC_ACQUIRE) ||
-	    get_be64(buf) != identity_proof(identity, IDENTITY_URGENT))
+	if (!dest_urgent_proof_is(dest, buf))
 		return err_set(err, -EPROTO, "it is not that of this migration: wrong id");
 	dest->channel[CHANNEL_URGENT].proven = true;
 	*used = DEST_PROOF_BYTES;

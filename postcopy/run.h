@@ -87,7 +87,7 @@ struct pending {
 	struct op peek;
 	struct op timer;
 	int fd;
-	uint8_t magic[4];
+	uint8_t magic[8]; /* a main channel's four bytes, an urgent one's proof */
 };
 
 /* A fault whose zero page could not be placed yet. */

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define PEEK_AGAIN_NS (5 * NS_PER_MS)
+#define MAGIC_BYTES 4u
 
 /* Sets phase FAILED for reasons the engine does not know, while there is no connection. */
 static void dest_give_up(struct wh_migration *m, const struct wh_err *err)
@@ -103,7 +104,8 @@ static void adopt_main(struct wh_migration *m, int fd)
 	for (unsigned i = 0; i < PENDING_MAX; i++) {
 		struct pending *pending = &side->pending[i];
 
-		if (pending->fd < 0 || pending->fd == fd)
+		/* ... unless it has to prove that it is: then it speaks */
+		if (pending->fd < 0 || pending->fd == fd || dest_urgent_proves(&side->engine))
 			continue;
 		if (urgent_wanted(m)) {
 			adopt_urgent(m, pending->fd);
@@ -128,13 +130,28 @@ static bool pending_known(struct pending *pending, ssize_t have, bool closed, st
 {
 	if (have < 0)
 		err_sys(err, (int)have, "main channel: receive");
-	else if (have == sizeof(pending->magic) && !is_main(pending->m, pending->magic))
+	else if (have >= (ssize_t)MAGIC_BYTES && !is_main(pending->m, pending->magic))
 		err_set(err, -EPROTO, "it begins with 0x%08x, as no source does that resumes this",
 			get_be32(pending->magic));
-	else if (have < (ssize_t)sizeof(pending->magic) && (!have || closed))
+	else if (have < (ssize_t)MAGIC_BYTES && (!have || closed))
 		err_set(err, -EPROTO, "main channel: closed after %zd bytes, before the header",
 			have);
-	return err->code || have == sizeof(pending->magic);
+	return err->code || have >= (ssize_t)MAGIC_BYTES;
+}
+
+/*
+ * Beside a main channel that resumes: whoever connects may be anybody, and would keep the
+ * source from its urgent channel. Return: as pending_known()
+ */
+static bool pending_proves(struct pending *pending, ssize_t have, bool closed, struct wh_err *err)
+{
+	if (have == sizeof(pending->magic) &&
+	    dest_urgent_proof_is(&pending->m->dest->engine, pending->magic))
+		return true;
+	if (have >= 0 && have < (ssize_t)sizeof(pending->magic) && have && !closed)
+		return false;
+	err_set(err, -EPROTO, "it does not prove to be the urgent channel");
+	return true;
 }
 
 /*
@@ -146,9 +163,10 @@ static void pending_peeked(struct op *op, int result)
 	struct pending *pending = (struct pending *)((char *)op - offsetof(struct pending, peek));
 	struct wh_migration *m = pending->m;
 	struct wh_err err = { 0 };
+	bool second = m->dest->main_up;
 	int fd = pending->fd;
 
-	if (fd >= 0 && !m->dest->main_up && !m->dest->closing && result != -ECANCELED) {
+	if (fd >= 0 && (!second || urgent_wanted(m)) && !m->dest->closing && result != -ECANCELED) {
 		struct pollfd poll_fd = { .fd = fd, .events = POLLRDHUP };
 		bool closed = poll(&poll_fd, 1, 0) > 0;
 		ssize_t have = result;
@@ -159,12 +177,17 @@ static void pending_peeked(struct op *op, int result)
 				    MSG_PEEK | MSG_DONTWAIT);
 		if (have < 0 && result >= 0)
 			have = -errno;
-		if (!pending_known(pending, have, closed, &err)) {
+		if (!(second ? pending_proves : pending_known)(pending, have, closed, &err)) {
 			loop_timer(m->bulk, op, clock_now_ns() + PEEK_AGAIN_NS);
 			return;
 		}
-		if (err.code) {
+		if (err.code && second) {
+			run_log(m, WH_LOG_WARNING, "a second connection was refused: %s", err.text);
+		} else if (err.code) {
 			refuse(m, &err);
+		} else if (second) {
+			pending->fd = -1;
+			adopt_urgent(m, fd);
 		} else {
 			/* Also if it is no migration: the engine says so, with the bytes. */
 			pending->fd = -1;
@@ -197,11 +220,12 @@ static void accept_more(struct listener *listener, int fd)
 		((struct dest_listener *)((char *)listener - offsetof(struct dest_listener, at)))->m;
 	struct dest_side *side = m->dest;
 
-	if (side->main_up || side->closing) {
-		if (!side->closing && urgent_wanted(m))
-			adopt_urgent(m, fd);
-		else
-			close(fd);
+	if (side->closing || (side->main_up && !urgent_wanted(m))) {
+		close(fd);
+		return;
+	}
+	if (side->main_up && !dest_urgent_proves(&side->engine)) {
+		adopt_urgent(m, fd);
 		return;
 	}
 	for (unsigned i = 0; i < PENDING_MAX; i++) {

@@ -369,9 +369,6 @@ bool source_urgent(struct source *source, uint64_t now_ns, struct batch *batch)
 		source->urgent_over = true;
 		batch_commit(batch, ram_put_eos(batch_arena(batch)));
 	}
-	/* the proof alone says nothing */
-	if (source->urgent_prove && batch->bytes == sizeof(uint64_t))
-		return false;
 	source->urgent_prove = false;
 	source->urgent_sending = batch->count;
 	return batch->count;

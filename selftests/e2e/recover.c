@@ -265,6 +265,33 @@ TEST_F(recover, strangers)
 	ends_well(self, _metadata);
 }
 
+/* One who is there first and says nothing is not taken for the urgent channel. */
+TEST_F(recover, silent_strangers)
+{
+	struct end *source = &self->pair.source, *dest = &self->pair.dest;
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	unsigned port;
+	int fd[2];
+
+	proxy_cut(self->proxy);
+	ASSERT_TRUE(both_pause(self));
+	ASSERT_EQ(0, end_again(dest, "tcp:127.0.0.1:0", &self->err));
+	ASSERT_EQ(1, sscanf(wh_listen_uri(dest->migration), "tcp:127.0.0.1:%u", &port));
+	to.sin_port = htons((uint16_t)port);
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	for (unsigned i = 0; i < 2; i++) {
+		fd[i] = socket(AF_INET, SOCK_STREAM, 0);
+		ASSERT_EQ(0, connect(fd[i], (struct sockaddr *)&to, sizeof(to)));
+	}
+	usleep(20000);
+	ASSERT_EQ(0, end_again(source, wh_listen_uri(dest->migration), &self->err));
+	ends_well(self, _metadata);
+	EXPECT_EQ(self->pauses, source->pauses);
+	EXPECT_EQ(self->pauses, dest->pauses);
+	close(fd[0]);
+	close(fd[1]);
+}
+
 /* Nobody recovers it: both are freed all the same, whatever they are about to do. */
 TEST_F(recover, given_up)
 {
