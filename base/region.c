@@ -9,7 +9,7 @@ int region_find(const struct region *regions, unsigned count, const void *addr, 
 
 	for (i = 0; i < count; i++) {
 		/* an address in front of the block wraps round to a large number */
-		uint64_t at = (uintptr_t)addr - (uintptr_t)regions[i].addr;
+		uint64_t at = (uintptr_t)addr - (uintptr_t)region_guest(&regions[i]);
 
 		if (at < regions[i].length) {
 			*offset = at;

@@ -12,6 +12,8 @@
  * struct region - One registered block of guest RAM, as a piece of memory
  * @name:	Key on the wire, at most 255 bytes
  * @addr:	The guest's own mapping, aligned to @page_size
+ * @guest:	Where the guest has it, if that is in another process: then @addr is a mapping of
+ *		ours of the same file, of @fd. Else NULL
  * @length:	Bytes, a multiple of @page_size
  * @page_size:	Of the host pages behind @addr: 4096, or that of hugetlb
  * @fd:		Of the memfd or hugetlb file behind it, -1 for private anonymous
@@ -20,14 +22,21 @@
 struct region {
 	char name[REGION_NAME];
 	uint8_t *addr;
+	uint8_t *guest;
 	uint64_t length;
 	uint64_t page_size;
 	uint64_t fd_offset;
 	int fd;
 };
 
+/* What faults are told by, and pages are placed at */
+static inline uint8_t *region_guest(const struct region *region)
+{
+	return region->guest ? region->guest : region->addr;
+}
+
 /**
- * region_find() - Which block an address lies in
+ * region_find() - Which block an address of the guest lies in
  * @regions:	Table of @count
  * @offset:	Filled in on success: bytes from the block's beginning
  *

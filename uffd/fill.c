@@ -39,7 +39,7 @@ typedef enum placed (*fill_way)(const struct fill *fill, uint64_t length, uint64
 
 static uint8_t *fill_at(const struct fill *fill)
 {
-	return fill->placer->region->addr + fill->offset;
+	return region_guest(fill->placer->region) + fill->offset;
 }
 
 static uint8_t *fill_staged(const struct fill *fill)
@@ -66,7 +66,7 @@ static enum placed by_continue(const struct fill *fill, uint64_t length, uint64_
 
 /*
  * Linux 6.18, though not 6.12, says EEXIST also if there is no huge page left for COPY. The
- * page table and the file know whether the page is there.
+ * page table, if it is ours, and the file know whether the page is there.
  */
 static enum placed huge_before(const struct fill *fill, uint64_t done)
 {
@@ -76,9 +76,9 @@ static enum placed huge_before(const struct fill *fill, uint64_t done)
 	enum placed placed;
 	unsigned char vec;
 
-	if (mincore(at, 1, &vec) == 0 && vec & 1)
+	if (!placer->region->guest && mincore(at, 1, &vec) == 0 && vec & 1)
 		return PLACED_BEFORE;
-	if (!placer->alias)
+	if (!placer->alias && !placer->region->guest)
 		return PLACED_NO_MEMORY;
 	placed = uffd_continue(placer->uffd, at, placer->region->page_size, fill->wake, NULL,
 			       &reason);

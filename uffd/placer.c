@@ -99,6 +99,22 @@ static int open_zeros(struct placer *placer, struct wh_err *err)
 	return 0;
 }
 
+/*
+ * Memory of another process. A page comes into the file by COPY alone, all of it in one step:
+ * what is there is placed, whatever this process was doing when it died. Hence no second
+ * mapping, in which a page is there before its contents are.
+ */
+static int check_shared(const struct placer *placer, struct wh_err *err)
+{
+	const struct region *region = placer->region;
+
+	if (placer->mapping.shared && region->fd >= 0)
+		return 0;
+	return err_set(err, -EINVAL,
+		       "block '%s': is another process's, and no file that is mapped shared",
+		       region->name);
+}
+
 int placer_init(struct placer *placer, const struct region *region, const struct uffd *uffd,
 		struct wh_err *err)
 {
@@ -112,8 +128,10 @@ int placer_init(struct placer *placer, const struct region *region, const struct
 	if (!placer->mapping.file && placer->mapping.advice != MADV_NOHUGEPAGE &&
 	    uffd->offered & UFFD_FEATURE_MOVE)
 		placer->way = PLACER_MOVE;
-	if (placer->mapping.shared && region->fd >= 0 && region->page_size <= STAGE_BYTES &&
-	    has_minor(placer))
+	if (region->guest)
+		ret = check_shared(placer, err);
+	else if (placer->mapping.shared && region->fd >= 0 && region->page_size <= STAGE_BYTES &&
+		 has_minor(placer))
 		ret = open_alias(placer, err);
 	if (ret == 0 && placer->mapping.hugetlb)
 		ret = open_zeros(placer, err);
@@ -218,8 +236,8 @@ int placer_arm(struct placer *placer, struct wh_err *err)
 		ret = placer_unmap_hidden(placer, err);
 	if (ret < 0)
 		return ret;
-	ret = uffd_register(placer->uffd, region->addr, region->length, modes, &placer->ioctls,
-			    err);
+	ret = uffd_register(placer->uffd, region_guest(region), region->length, modes,
+			    &placer->ioctls, err);
 	if (ret < 0) {
 		err_wrap(err, "block '%s'", region->name);
 		return ret;
@@ -238,7 +256,7 @@ int placer_disarm(struct placer *placer, struct wh_err *err)
 
 	if (!placer->armed)
 		return 0;
-	ret = uffd_unregister(placer->uffd, region->addr, region->length, err);
+	ret = uffd_unregister(placer->uffd, region_guest(region), region->length, err);
 	if (ret < 0) {
 		err_wrap(err, "block '%s'", region->name);
 		return ret;
@@ -253,5 +271,5 @@ int placer_wake(struct placer *placer, uint64_t offset, uint64_t length, struct 
 {
 	if (!__atomic_load_n(&placer->armed, __ATOMIC_ACQUIRE))
 		return 0;
-	return uffd_wake(placer->uffd, placer->region->addr + offset, length, err);
+	return uffd_wake(placer->uffd, region_guest(placer->region) + offset, length, err);
 }

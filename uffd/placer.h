@@ -14,7 +14,8 @@
  *	shared, with a file	what the file holds already (placer_hide(), placer_ahead()):
  *				second mapping, then CONTINUE; what it does not: stage, then
  *				COPY, which allocates without zeroing first
- *	any other		stage, then COPY
+ *	any other, and what	stage, then COPY
+ *	another process has
  *
  * selftests/bench/placing shows what each way costs. A block has one placer; each
  * channel has a struct stage of its own, so two threads may place into one block at
