@@ -102,13 +102,14 @@ int dest_fail(struct dest *dest, struct wh_err *err)
 	if (dest_over(from))
 		return err->code;
 	dest_drop(dest, CHANNEL_MAIN);
-	if (dest_phase_may(from, DEST_PAUSED)) {
+	if (!dest_phase_may(from, DEST_FAILED)) {
 		dest_move(dest, DEST_PAUSED, err);
 		return err->code;
 	}
+	/* Known here before the source may act on it: what has failed is not to be taken up again */
+	dest_move(dest, DEST_FAILED, err);
 	if (dest->return_path && !dest->committed)
 		(void)dest_say_shut(dest, 1, &ignored);
-	dest_move(dest, DEST_FAILED, err);
 	return err->code;
 }
 

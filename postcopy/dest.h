@@ -335,6 +335,30 @@ void dest_removed(struct dest *dest, unsigned block, uint64_t offset, uint64_t l
 void dest_parked(struct dest *dest);
 
 /**
+ * struct dest_past - What an engine has to know of one that has died
+ * @blocks:	The list of the stream; block() is called for each, and brings the received bits
+ * @ram_id:	Section id of ram in the stream
+ * @id:		Of the migration, if it @has_id
+ */
+struct dest_past {
+	struct ram_blocks blocks;
+	struct identity_number id;
+	uint32_t ram_id;
+	bool has_id;
+};
+
+/**
+ * dest_adopt() - Go on with a migration whose engine has died
+ *
+ * In SETUP, before any other function. Leads to PAUSED as if the link had broken: arms, and
+ * wakes all who wait, so that their faults are heard of again. The guest is, or is about to
+ * be, started by somebody else.
+ *
+ * Return: 0, or a negative errno and a sentence: in SETUP still
+ */
+int dest_adopt(struct dest *dest, const struct dest_past *past, struct wh_err *err);
+
+/**
  * dest_announce() - After resumed(): ask again for what threads wait for; fault thread
  * @max:	Requests at most, for which the return path has room
  *

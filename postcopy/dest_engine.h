@@ -48,6 +48,8 @@ int dest_fail_later(struct dest *dest, const struct wh_err *err);
 /* dest_stream.c */
 int dest_event(struct dest *dest, const struct stream_event *event, uint64_t now_ns,
 	       struct wh_err *err);
+/* The list is in dest->stream */
+int dest_block_list(struct dest *dest, struct wh_err *err);
 
 /* dest_load.c */
 int dest_buffer_begin(struct dest *dest, uint32_t length, struct wh_err *err);

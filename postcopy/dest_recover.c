@@ -12,6 +12,10 @@
  *	RUNNING		From RESUME_ACK on. It is said in front of the move, or a request
  *			of the fault thread, which looks at the phase, could overtake it.
  *
+ * Where the engine itself has died it is the same for another one (dest_adopt()), which has
+ * nothing but the received bits and struct dest_past: all else is of a connection, or comes
+ * again when whoever waits is woken.
+ *
  * The walk over `asked` is the fault thread's, as all requests are: what it finds in
  * RUNNING behind the walk it asks for at once, what is in front is found by the walk.
  */
@@ -36,6 +40,49 @@ void dest_parked(struct dest *dest)
 	c->proven = false;
 	__atomic_store_n(&c->open, false, __ATOMIC_RELEASE);
 	__atomic_store_n(&c->eos, false, __ATOMIC_RELEASE);
+}
+
+/*
+ * A host page that is there in part comes again, all of it; what of it is there stays. Return:
+ * how many pages are missing
+ */
+static uint64_t find_arrived(struct dest_block *block)
+{
+	uint64_t pages = block->used / TARGET_PAGE, each = block->page_size / TARGET_PAGE;
+
+	for (uint64_t first = 0; first < pages; first += each)
+		if (bits_range_count(block->received, first, each) == each)
+			bits_set(block->arrived, first);
+	return pages - bits_count(block->received, pages);
+}
+
+int dest_adopt(struct dest *dest, const struct dest_past *past, struct wh_err *err)
+{
+	uint64_t missing = 0;
+	struct wh_err died;
+	int ret;
+
+	stream_in_adopt(&dest->stream, &past->blocks, past->ram_id);
+	dest->identity = (struct identity){ .id = past->id, .known = past->has_id };
+	ret = dest_block_list(dest, err);
+	if (ret < 0)
+		return ret;
+	for (unsigned i = 0; i < dest->blocks; i++)
+		missing += find_arrived(&dest->block[i]);
+	__atomic_store_n(&dest->counters.pages_missing, missing, __ATOMIC_RELEASE);
+	ret = dest->ops->arm(dest->ctx, err);
+	if (ret < 0)
+		return dest_because(err, ret, "arming");
+	/* What was read of their faults nobody knows any more */
+	for (unsigned i = 0; i < dest->blocks; i++) {
+		ret = dest->ops->wake(dest->ctx, i, 0, dest->block[i].region->length, err);
+		if (ret < 0)
+			return dest_because(err, ret, "waking");
+	}
+	dest->committed = true;
+	err_set(&died, -EOWNERDEAD, "whoever had the migration before has died");
+	dest_move(dest, DEST_PAUSED, &died);
+	return 0;
 }
 
 void dest_reconnected(struct dest *dest)

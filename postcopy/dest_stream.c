@@ -88,7 +88,7 @@ static int check_block(const struct dest *dest, unsigned at, struct wh_err *err)
 }
 
 /* One only, in front of whatever needs it: the decoder and have_blocks see to that. */
-static int block_list(struct dest *dest, struct wh_err *err)
+int dest_block_list(struct dest *dest, struct wh_err *err)
 {
 	int ret;
 
@@ -224,7 +224,7 @@ static int ram(struct dest *dest, const struct ram_event *event, uint64_t now_ns
 	case RAM_GOT_XBZRLE:
 		return dest_page(dest, CHANNEL_MAIN, event, now_ns, err);
 	case RAM_GOT_BLOCKS:
-		return block_list(dest, err);
+		return dest_block_list(dest, err);
 	case RAM_GOT_FLUSH:
 		return err_set(err, -EPROTO,
 			       "multifd flush: pages on channels that are not supported");

@@ -103,7 +103,8 @@ static_assert(COUNT_OF(source_phase_publics) == SOURCE_PHASE_COUNT, "each phase 
 
 /* clang-format off */
 static const uint32_t dest_phase_next[] = {
-	[DEST_SETUP]     = TO(PRECOPY) | TO(FAILED),
+	/* PAUSED: the guest of another engine, which has died */
+	[DEST_SETUP]     = TO(PRECOPY) | TO(FAILED) | TO(PAUSED),
 	[DEST_PRECOPY]   = TO(ADVISED) | TO(LOADING) | TO(FAILED),
 	/* postcopy may come, or the source finishes before it does */
 	[DEST_ADVISED]   = TO(DISCARD) | TO(LISTENING) | TO(LOADING) | TO(FAILED),

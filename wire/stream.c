@@ -501,6 +501,15 @@ void stream_in_resume(struct stream_in *in)
 	enter(in, STEP_SECTION, 1);
 }
 
+void stream_in_adopt(struct stream_in *in, const struct ram_blocks *blocks, uint32_t ram_id)
+{
+	stream_in_init(in, true);
+	in->blocks = *blocks;
+	in->ram.have_list = true;
+	in->have_ram = true;
+	in->ram_id = ram_id;
+}
+
 void stream_in_learn(struct stream_in *in)
 {
 	in->learn = true;

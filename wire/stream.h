@@ -70,8 +70,8 @@ struct stream_in {
 	uint64_t offset; /* of the next byte, from the first of the connection */
 	struct ram_in ram;
 	struct ram_blocks blocks;
+	uint32_t ram_id; /* section id of ram, behind the list of its blocks */
 	/* private: */
-	uint32_t ram_id;
 	uint32_t package_left;
 	uint32_t capabilities_left;
 	uint8_t step;
@@ -91,6 +91,12 @@ void stream_in_init(struct stream_in *in, bool resumed);
  * ram stay, all that is of the old connection is forgotten.
  */
 void stream_in_resume(struct stream_in *in);
+
+/*
+ * The same where another decoder has seen what went before, of which this is the list and
+ * the section id.
+ */
+void stream_in_adopt(struct stream_in *in, const struct ram_blocks *blocks, uint32_t ram_id);
 
 /*
  * After stream_in_init(in, true): what went before was not seen, take section id and

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* A break, and another connection: postcopy/dest_recover.c */
+#include "postcopy/dest_engine.h"
 #include "selftests/postcopy/dest_guest.h"
 
 #include "kselftest_harness.h"
@@ -299,6 +300,93 @@ TEST_F(again, ends)
 	ASSERT_EQ(0, dest_step(self->d, 0, &wake_ns, NULL));
 	EXPECT_EQ(DEST_DONE, dest_get_phase(self->d));
 	EXPECT_EQ(-EPROTO, dest_connected(self->d, CHANNEL_MAIN, NULL));
+}
+
+/* All that is left of an engine: received bits, the list of blocks, what is in place */
+static int adopt(struct world *w, struct wh_err *err)
+{
+	struct dest_past past = {
+		.blocks = w->dest.stream.blocks,
+		.ram_id = w->dest.stream.ram_id,
+		.has_id = w->dest.identity.known,
+		.id = w->dest.identity.id,
+	};
+
+	for (unsigned i = 0; i < WORLD_BLOCKS; i++) {
+		const struct dest_block *b = &w->dest.block[i];
+		size_t words = bits_words(b->used / TARGET_PAGE);
+
+		memset(b->arrived, 0, words * sizeof(uint64_t));
+		memset(b->asked, 0, words * sizeof(uint64_t));
+	}
+	w->known = w->calls = w->sents = 0;
+	world_init_dest(w, true);
+	return dest_adopt(&w->dest, &past, err);
+}
+
+TEST_F(again, adopted)
+{
+	struct world *w = self->w;
+	uint64_t wake_ns;
+
+	bytes_pages(&self->main, RAM, PAGES(2), 3);
+	ASSERT_EQ(0, feed(w, CHANNEL_MAIN, &self->main, NULL));
+	idle(w);
+	/* of a host page of four only one, and a page in a run that is not placed */
+	dest_mark(self->d, ROM, PAGES(4), TARGET_PAGE);
+	self->main.block = -1;
+	bytes_page(&self->main, RAM, PAGES(9));
+	ASSERT_EQ(0, feed(w, CHANNEL_MAIN, &self->main, NULL));
+	ASSERT_EQ(0, fault(w, RAM, PAGES(70)));
+	w->armed = false;
+	ASSERT_EQ(0, adopt(w, &self->err)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(DEST_PAUSED, dest_get_phase(self->d));
+	EXPECT_TRUE(w->armed);
+	EXPECT_EQ((6u << 8) - 3 + 1024 + 15, self->d->counters.pages_missing);
+	/* with zeros behind the part that migrates */
+	ASSERT_EQ(3, w->calls);
+	for (unsigned i = 0; i < WORLD_BLOCKS; i++)
+		EXPECT_TRUE(called(w, i, 'w', i, 0, world_blocks[i].length));
+	EXPECT_TRUE(arrived(w, RAM, PAGES(3)));
+	EXPECT_FALSE(arrived(w, RAM, PAGES(9)));
+	EXPECT_FALSE(arrived(w, ROM, PAGES(4)));
+	/* it announces itself again */
+	ASSERT_EQ(0, fault(w, RAM, PAGES(70)));
+	ASSERT_EQ(0, w->sents);
+	ASSERT_EQ(0, handshake(w));
+	w->sents = 0;
+	EXPECT_EQ(0, dest_announce(self->d, 100, NULL));
+	ASSERT_EQ(1, w->sents);
+	EXPECT_TRUE(is_request(&w->sent[0], true, RAM, PAGES(70)));
+	/* of before */
+	EXPECT_EQ(1, w->starts);
+	EXPECT_EQ(1, w->devices);
+
+	bytes_free(&self->main);
+	self->main = (struct bytes){ .block = -1 };
+	for (unsigned i = 0; i < WORLD_BLOCKS; i++) {
+		bytes_part(&self->main, SECTION_PART);
+		bytes_all_zero(&self->main, i);
+		bytes_eos(&self->main);
+	}
+	bytes_end(&self->main);
+	ASSERT_EQ(0, feed(w, CHANNEL_MAIN, &self->main, &self->err)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(0, dest_step(self->d, 0, &wake_ns, &self->err)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(DEST_DONE, dest_get_phase(self->d));
+	EXPECT_TRUE(page_came(w, RAM, PAGES(3)));
+	EXPECT_TRUE(page_is(w, RAM, PAGES(9), 0));
+}
+
+TEST_F(again, not_adopted)
+{
+	self->w->fail_arm = -EINVAL;
+	EXPECT_EQ(-EINVAL, adopt(self->w, &self->err));
+	EXPECT_NE(0, self->err.text[0]);
+	EXPECT_EQ(DEST_SETUP, dest_get_phase(self->d));
+	self->w->fail_arm = 0;
+	self->w->block_result = -ENOENT;
+	EXPECT_EQ(-ENOENT, adopt(self->w, &self->err));
+	EXPECT_EQ(DEST_SETUP, dest_get_phase(self->d));
 }
 
 TEST_HARNESS_MAIN

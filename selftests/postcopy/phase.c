@@ -35,7 +35,7 @@ static const char *const source_about[SOURCE_PHASE_COUNT] = {
 };
 
 static const char *const dest_about[DEST_PHASE_COUNT] = {
-	[DEST_SETUP] = "Nobody has connected.",
+	[DEST_SETUP] = "Nobody has connected. To paused leads a guest whose agent has died.",
 	[DEST_PRECOPY] = "Pages come and are overwritten by later ones.",
 	[DEST_ADVISED] = "Postcopy may come: RAM was dropped.",
 	[DEST_DISCARD] = "The switch to postcopy has begun: dirty pages are dropped.",
@@ -280,6 +280,9 @@ TEST(no_way_back)
 				  from == DEST_DISCARD || from == DEST_LISTENING ||
 				  from == DEST_LOADING,
 			  dest_phase_may(from, DEST_FAILED));
+	/* the guest runs: nothing of before it is possible any more */
+	for (unsigned to = 0; to < DEST_PHASE_COUNT; to++)
+		EXPECT_EQ(to == DEST_RECOVER, dest_phase_may(DEST_PAUSED, to));
 }
 
 TEST(who_may_speak_when)
