@@ -43,7 +43,7 @@ void wh_config_init(struct wh_config *config)
 	};
 }
 
-static int config_check(const struct wh_config *config, enum wh_role role, struct wh_err *err)
+int run_check_config(const struct wh_config *config, enum wh_role role, struct wh_err *err)
 {
 	if (config->size != sizeof(*config))
 		return err_set(err, -EINVAL,
@@ -72,7 +72,7 @@ int wh_new(struct wh_migration **migration, enum wh_role role, const struct wh_c
 	int ret;
 
 	*migration = NULL;
-	ret = config_check(config, role, err);
+	ret = run_check_config(config, role, err);
 	if (ret < 0)
 		return ret;
 	m = calloc(1, sizeof(*m));
@@ -149,18 +149,19 @@ void wh_free(struct wh_migration *m)
 	free(m);
 }
 
-int run_add_region(struct wh_migration *m, const struct wh_block *block, struct wh_err *err)
+int run_take_region(struct region *regions, unsigned count, const struct wh_block *block,
+		    struct wh_err *err)
 {
 	size_t length = block->name ? strlen(block->name) : 0;
-	struct region *region = &m->region[m->regions];
+	struct region *region = &regions[count];
 	uint64_t page = block->page_size;
 
 	if (length == 0 || length > 255)
 		return err_set(err, -EINVAL, "block: the name has %zu bytes, not 1 to 255", length);
-	if (m->regions == RAM_BLOCKS_MAX)
+	if (count == RAM_BLOCKS_MAX)
 		return err_set(err, -ENOSPC, "block '%s': there are %u already", block->name,
 			       RAM_BLOCKS_MAX);
-	if (region_named(m->region, m->regions, block->name, length) >= 0)
+	if (region_named(regions, count, block->name, length) >= 0)
 		return err_set(err, -EEXIST, "block '%s' is there already", block->name);
 	if (page < TARGET_PAGE || page & (page - 1) || page > STAGE_BYTES)
 		return err_set(err, -EINVAL, "block '%s': page size %llu is not 4 KiB to 2 MiB",
@@ -184,6 +185,15 @@ int run_add_region(struct wh_migration *m, const struct wh_block *block, struct 
 			return err_sys(err, errno, "block '%s': duplicate descriptor %d",
 				       block->name, block->fd);
 	}
+	return 0;
+}
+
+int run_add_region(struct wh_migration *m, const struct wh_block *block, struct wh_err *err)
+{
+	int ret = run_take_region(m->region, m->regions, block, err);
+
+	if (ret < 0)
+		return ret;
 	m->regions++;
 	__atomic_fetch_add(&m->pages_total, block->length / TARGET_PAGE, __ATOMIC_RELAXED);
 	return 0;

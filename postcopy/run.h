@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "postcopy/agent.h"
 #include "postcopy/intake.h"
 #include "postcopy/source.h"
 #include "ring/loop.h"
@@ -287,6 +288,7 @@ struct wh_migration {
 	uint64_t rate_bytes;
 	uint64_t rate;
 
+	struct handover *handover; /* of another process's guest; NULL: our own */
 	struct dest_side *dest;
 	struct source_side *source;
 };
@@ -296,6 +298,10 @@ void msg_advance(struct msghdr *msg, size_t sent);
 
 /* run.c */
 int run_add_region(struct wh_migration *m, const struct wh_block *block, struct wh_err *err);
+/* What of that is the same for an agent's VMM: region[@count], if the block is a good one */
+int run_take_region(struct region *region, unsigned count, const struct wh_block *block,
+		    struct wh_err *err);
+int run_check_config(const struct wh_config *config, enum wh_role role, struct wh_err *err);
 void run_log(struct wh_migration *m, enum wh_log_level level, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
@@ -327,6 +333,8 @@ int dest_side_new(struct wh_migration *m, struct wh_err *err);
 void dest_side_stop(struct wh_migration *m);
 void dest_side_free(struct wh_migration *m);
 int dest_side_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* The same for a guest that runs already, of an agent that has died. Leads to PAUSED */
+int dest_side_adopt(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 int dest_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 int dest_side_recover(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 /* Nothing is left of the old connection: wait for the source there */

@@ -46,6 +46,22 @@ int dest_side_listen(struct wh_migration *m, const struct uri *uri, struct wh_er
 	return ret < 0 ? ret : accept_at(m, uri, err);
 }
 
+int dest_side_adopt(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	struct dest_past *past = calloc(1, sizeof(*past));
+	int ret;
+
+	if (!past)
+		return err_set(err, -ENOMEM, "destination: no memory");
+	ret = agent_state_past(&m->handover->state, m->region, past, err);
+	if (ret == 0)
+		ret = run_place_open(m, err);
+	if (ret == 0)
+		ret = dest_adopt(&m->dest->engine, past, err);
+	free(past);
+	return ret < 0 ? ret : accept_at(m, uri, err);
+}
+
 /* What the fault loop has for this one. */
 static void dest_mail(struct wh_migration *m)
 {
@@ -300,7 +316,8 @@ void dest_side_free(struct wh_migration *m)
 	run_place_close(m);
 	for (unsigned i = 0; i < side->engine.blocks; i++) {
 		free(side->engine.block[i].arrived);
-		free(side->engine.block[i].received);
+		if (!m->handover)
+			free(side->engine.block[i].received);
 		free(side->engine.block[i].asked);
 	}
 	accept_free(m);

@@ -21,9 +21,14 @@ int run_place_open(struct wh_migration *m, struct wh_err *err)
 		return 0;
 	if (m->config.removes)
 		wanted |= UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
-	ret = uffd_open(&side->uffd, wanted, true, err);
-	if (ret < 0)
-		return ret;
+	if (m->handover) {
+		side->uffd = m->handover->uffd;
+		m->handover->uffd.fd = -1;
+	} else {
+		ret = uffd_open(&side->uffd, wanted, true, err);
+		if (ret < 0)
+			return ret;
+	}
 	side->uffd_open = true;
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++) {
 		ret = stage_init(&side->stage[i], STAGE_BYTES, err);
@@ -132,7 +137,8 @@ static int op_block(void *ctx, const struct ram_block *line, struct dest_block *
 	};
 	bytes = bits_words(line->used / TARGET_PAGE) * sizeof(uint64_t);
 	block->arrived = calloc(1, bytes);
-	block->received = calloc(1, bytes);
+	block->received = m->handover ? agent_state_received(&m->handover->state, (unsigned)at) :
+					calloc(1, bytes);
 	block->asked = calloc(1, bytes);
 	__atomic_fetch_add(&m->own_bytes, 3 * bytes, __ATOMIC_RELAXED);
 	if (!block->arrived || !block->received || !block->asked) {
@@ -150,11 +156,14 @@ static int op_block(void *ctx, const struct ram_block *line, struct dest_block *
 	}
 	early_block(m, (unsigned)at,
 		    m->config.postcopy ? &side->placer[side->engine.blocks] : NULL);
+	if (m->handover)
+		agent_state_note(&m->handover->state, (unsigned)at, side->engine.blocks, line);
 	return 0;
 
 out_free:
 	free(block->arrived);
-	free(block->received);
+	if (!m->handover)
+		free(block->received);
 	free(block->asked);
 	block->arrived = block->received = block->asked = NULL;
 	return ret;
@@ -285,6 +294,11 @@ static int op_arm(void *ctx, struct wh_err *err)
 		if (ret < 0)
 			return ret;
 	}
+	if (m->handover) {
+		agent_state_keep(&m->handover->state, side->engine.stream.ram_id,
+				 &side->engine.identity);
+		agent_state_set(&m->handover->state, AGENT_STAGE_ARMED);
+	}
 	pthread_mutex_lock(&m->post_lock);
 	m->post.armed = true;
 	pthread_mutex_unlock(&m->post_lock);
@@ -358,9 +372,12 @@ static void op_moved(void *ctx, enum dest_phase from, enum dest_phase to, const 
 {
 	enum wh_phase before = dest_phase_public(from);
 	enum wh_phase phase = dest_phase_public(to);
+	struct wh_migration *m = ctx;
 
+	if (m->handover && to == DEST_FAILED)
+		agent_state_set(&m->handover->state, AGENT_STAGE_GIVEN_UP);
 	if (before != phase || err)
-		run_moved(ctx, phase, err);
+		run_moved(m, phase, err);
 }
 
 static void op_last_page(void *ctx)

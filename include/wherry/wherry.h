@@ -2,6 +2,7 @@
 #ifndef WHERRY_WHERRY_H
 #define WHERRY_WHERRY_H
 
+#include <wherry/agent.h>
 #include <wherry/check.h>
 #include <wherry/dump.h>
 #include <wherry/err.h>
