@@ -12,7 +12,7 @@ _wherry()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words='demo drill receive send relay qmp top check dump --help --version'
+		words='demo drill receive send relay agent qmp top check dump --help --version'
 	else
 		case $command:$previous in
 		demo:--memory) words='private memfd hugetlb' ;;
@@ -62,6 +62,11 @@ _wherry()
 				return
 			fi
 			;;
+		agent:--socket)
+			mapfile -t COMPREPLY < <(compgen -f -- "$current")
+			return
+			;;
+		agent:*) words='--socket --quiet --help' ;;
 		check:*) words='--json --help' ;;
 		dump:*)
 			words='--urgent --return-path --pages --help'

@@ -12,6 +12,7 @@
  */
 #define EXIT_USAGE 2
 
+int cmd_agent(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 int cmd_drill(int argc, char **argv);

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The process that serves the faults of a guest is killed, at many points and many times in
+ * a row. The guest is this process's and waits; every byte of it is looked at in the end.
+ */
+#include "kselftest_harness.h"
+
+#include "selftests/e2e/recover.h"
+#include "selftests/lib/child.h"
+#include "selftests/lib/receiver.h"
+
+#include <signal.h>
+#include <wherry/agent.h>
+
+#define PAGES_ALL ((uint64_t)BLOCKS * BLOCK_PAGES)
+#define KILLS 8u
+
+FIXTURE(agent)
+{
+	struct pair pair; /* dest.migration is NULL: it is the agent's */
+	struct wh_agent *agent;
+	struct child child;
+	struct wh_config config;
+	struct wh_callbacks callbacks;
+	char folder[32];
+	char path[64];
+	unsigned loads;	 /* atomic */
+	unsigned starts; /* atomic */
+	bool slow;	 /* device state is loaded when the test says so */
+	struct wh_err err;
+};
+
+FIXTURE_VARIANT(agent)
+{
+	enum wh_urgent urgent;
+};
+
+/* clang-format off */
+FIXTURE_VARIANT_ADD(agent, off) { .urgent = WH_URGENT_OFF };
+FIXTURE_VARIANT_ADD(agent, at_switch) { .urgent = WH_URGENT_AT_SWITCH };
+/* clang-format on */
+
+static void dest_event(void *opaque, const struct wh_event *event)
+{
+	FIXTURE_DATA(agent) *self = opaque;
+
+	end_event(&self->pair.dest, event);
+}
+
+static int dest_load(void *opaque, const void *data, size_t length, enum wh_device_format format,
+		     struct wh_err *err)
+{
+	FIXTURE_DATA(agent) *self = opaque;
+	int ret = end_load(&self->pair.dest, data, length, format, err);
+
+	__atomic_fetch_add(&self->loads, 1, __ATOMIC_RELEASE);
+	return ret == 0 && self->slow ? WH_PENDING : ret;
+}
+
+static int dest_start(void *opaque, struct wh_err *err)
+{
+	FIXTURE_DATA(agent) *self = opaque;
+
+	__atomic_fetch_add(&self->starts, 1, __ATOMIC_RELEASE);
+	return end_run(&self->pair.dest, err);
+}
+
+static int start_agent(FIXTURE_DATA(agent) *self)
+{
+	char program[256];
+	const char *argv[] = { program, "agent", "--socket", self->path, NULL };
+	const char *line;
+	int ret;
+
+	ret = built_path(program, sizeof(program), "wherry", &self->err);
+	if (ret == 0)
+		ret = child_start(&self->child, argv, -1, &self->err);
+	return ret ? ret : child_line(&self->child, &line, SECONDS * 1000, &self->err) - 1;
+}
+
+static void kill_agent(FIXTURE_DATA(agent) *self)
+{
+	kill(self->child.pid, SIGKILL);
+	child_end(&self->child);
+}
+
+static int new_dest(FIXTURE_DATA(agent) *self)
+{
+	struct end *dest = &self->pair.dest;
+	int ret;
+
+	dest->role = WH_DEST;
+	ret = wh_agent_new(&self->agent, &self->config, &self->err);
+	for (unsigned i = 0; i < BLOCKS && !ret; i++) {
+		int fd = memfd_create("agent", MFD_CLOEXEC);
+
+		if (fd < 0 || ftruncate(fd, BLOCK_BYTES) < 0)
+			return -errno;
+		dest->block[i] = (struct wh_block){
+			.name = i ? "second" : "first",
+			.addr = mmap(NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
+			.length = BLOCK_BYTES,
+			.page_size = PAGE_BYTES,
+			.fd = fd,
+		};
+		workload_init(&dest->workload[i], dest->block[i].addr, BLOCK_PAGES, 5 + i);
+		dest->workload[i].pace_us = 100;
+		ret = wh_agent_add_block(self->agent, &dest->block[i], &self->err);
+	}
+	return ret;
+}
+
+/* In precopy, which goes on until somebody ends it */
+FIXTURE_SETUP(agent)
+{
+	struct end *source = &self->pair.source;
+	struct wh_err *err = &self->err;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	memset(self, 0, sizeof(*self));
+	strcpy(self->folder, "/tmp/wherry-agent.XXXXXX");
+	ASSERT_NE(NULL, mkdtemp(self->folder));
+	snprintf(self->path, sizeof(self->path), "%s/socket", self->folder);
+	self->callbacks = (struct wh_callbacks){
+		.event = dest_event,
+		.device_load = dest_load,
+		.start = dest_start,
+	};
+	wh_config_init(&self->config);
+	self->config.callbacks = &self->callbacks;
+	self->config.opaque = self;
+	self->config.urgent = variant->urgent;
+	ASSERT_EQ(0, end_new(source, WH_SOURCE, variant->urgent, false, err))
+	TH_LOG("%s", err->text);
+	ASSERT_EQ(0, new_dest(self)) TH_LOG("%s", err->text);
+	ASSERT_EQ(0, start_agent(self)) TH_LOG("%s", err->text);
+	ASSERT_EQ(0, wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", err))
+	TH_LOG("%s", err->text);
+	ASSERT_EQ(0, wh_connect(source->migration, wh_agent_listen_uri(self->agent), err))
+	TH_LOG("%s", err->text);
+	end_run(source, NULL);
+	ASSERT_EQ(0, end_start(source, false, err)) TH_LOG("%s", err->text);
+}
+
+FIXTURE_TEARDOWN(agent)
+{
+	child_end(&self->child);
+	unlink(self->path);
+	rmdir(self->folder);
+}
+
+static bool until(FIXTURE_DATA(agent) *self, enum wh_phase phase)
+{
+	for (unsigned i = 0; i < SECONDS * 2000; i++) {
+		if (wh_agent_get_phase(self->agent) == phase)
+			return true;
+		usleep(500);
+	}
+	return false;
+}
+
+static bool left_at_most(FIXTURE_DATA(agent) *self, uint64_t pages)
+{
+	for (unsigned i = 0; i < SECONDS * 10000; i++) {
+		if (wh_agent_pages_left(self->agent) <= pages)
+			return true;
+		usleep(100);
+	}
+	return false;
+}
+
+/* The next one has it, and the source comes */
+static int take_up(FIXTURE_DATA(agent) *self)
+{
+	int ret = start_agent(self);
+
+	if (ret == 0)
+		ret = wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &self->err);
+	if (ret)
+		return ret;
+	if (!end_phase(&self->pair.source, WH_PHASE_PAUSED))
+		return -ETIMEDOUT;
+	return end_again(&self->pair.source, wh_agent_listen_uri(self->agent), &self->err);
+}
+
+static void free_both(FIXTURE_DATA(agent) *self)
+{
+	struct end *dest = &self->pair.dest;
+
+	wh_agent_free(self->agent);
+	end_free(&self->pair.source);
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		workload_fini(&dest->workload[i]);
+		munmap(dest->block[i].addr, BLOCK_BYTES);
+		close(dest->block[i].fd);
+	}
+}
+
+static void ends_well(FIXTURE_DATA(agent) *self, struct __test_metadata *_metadata)
+{
+	ASSERT_TRUE(until(self, WH_PHASE_DONE)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(0, wh_agent_wait(self->agent, WAIT_NS, &self->err)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(end_phase(&self->pair.source, WH_PHASE_DONE));
+	EXPECT_EQ(0, wh_agent_pages_left(self->agent));
+	EXPECT_EQ(1, self->loads);
+	EXPECT_EQ(1, self->starts);
+	EXPECT_EQ(0, wrong_byte(&self->pair));
+	EXPECT_EQ(0, child_wait(&self->child, SECONDS * 1000, &self->err))
+	TH_LOG("%s", self->err.text);
+	free_both(self);
+}
+
+TEST_F(agent, lives)
+{
+	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
+	ends_well(self, _metadata);
+}
+
+/* Again and again, each time when some more pages are there */
+TEST_F(agent, killed_in_postcopy)
+{
+	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
+	ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY));
+	for (unsigned i = 0; i < KILLS; i++) {
+		ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY)) TH_LOG("%u", i);
+		ASSERT_TRUE(left_at_most(self, PAGES_ALL * (KILLS - i) / (KILLS + 1)));
+		kill_agent(self);
+		ASSERT_EQ(-ECONNRESET, wh_agent_wait(self->agent, WAIT_NS, &self->err))
+		TH_LOG("%u: %s", i, self->err.text);
+		ASSERT_EQ(WH_PHASE_PAUSED, wh_agent_get_phase(self->agent)) TH_LOG("%u", i);
+		ASSERT_LT(0, wh_agent_pages_left(self->agent));
+		ASSERT_EQ(0, take_up(self)) TH_LOG("%u: %s", i, self->err.text);
+	}
+	ends_well(self, _metadata);
+}
+
+/* While the link is broken, before the source comes back, and in its handshake */
+TEST_F(agent, killed_while_it_waits)
+{
+	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
+	ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY));
+	ASSERT_EQ(0, wh_agent_pause(self->agent, &self->err)) TH_LOG("%s", self->err.text);
+	ASSERT_TRUE(until(self, WH_PHASE_PAUSED));
+	kill_agent(self);
+	for (unsigned i = 0; i < KILLS; i++) {
+		ASSERT_EQ(0, start_agent(self)) TH_LOG("%s", self->err.text);
+		/* that the one before has died may not be known yet */
+		ASSERT_EQ(0,
+			  wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &self->err))
+		TH_LOG("%s", self->err.text);
+		if (i % 2) {
+			ASSERT_TRUE(end_phase(&self->pair.source, WH_PHASE_PAUSED));
+			ASSERT_EQ(0, end_again(&self->pair.source, wh_agent_listen_uri(self->agent),
+					       &self->err));
+			usleep(i * 100);
+		}
+		kill_agent(self);
+		ASSERT_GT(0, wh_agent_wait(self->agent, WAIT_NS, &self->err));
+		ASSERT_TRUE(until(self, WH_PHASE_PAUSED));
+	}
+	ASSERT_EQ(0, take_up(self)) TH_LOG("%s", self->err.text);
+	ends_well(self, _metadata);
+}
+
+/* It lives, and the link breaks: the same one goes on */
+TEST_F(agent, paused)
+{
+	struct wh_err err;
+	int ret = -EBUSY;
+
+	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
+	ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY));
+	EXPECT_EQ(-EBUSY, wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &err));
+	ASSERT_EQ(0, wh_agent_pause(self->agent, &self->err)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(-ECANCELED, wh_agent_wait(self->agent, WAIT_NS, &self->err))
+	TH_LOG("%s", self->err.text);
+	for (unsigned i = 0; ret == -EBUSY && i < SECONDS * 1000; i++) {
+		ret = wh_agent_listen(self->agent, NULL, "tcp:127.0.0.1:0", &self->err);
+		usleep(1000);
+	}
+	ASSERT_EQ(0, ret) TH_LOG("%s", self->err.text);
+	ASSERT_TRUE(end_phase(&self->pair.source, WH_PHASE_PAUSED));
+	ASSERT_EQ(0, end_again(&self->pair.source, wh_agent_listen_uri(self->agent), &self->err));
+	ends_well(self, _metadata);
+}
+
+/* The package is here, and the one who was to say "start" is not: the guest is ours alone */
+TEST_F(agent, killed_while_device_state_is_loaded)
+{
+	self->slow = true;
+	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
+	for (unsigned i = 0; i < SECONDS * 2000 && !__atomic_load_n(&self->loads, __ATOMIC_ACQUIRE);
+	     i++)
+		usleep(500);
+	kill_agent(self);
+	ASSERT_EQ(-ECONNRESET, wh_agent_wait(self->agent, WAIT_NS, &self->err));
+	ASSERT_EQ(WH_PHASE_PAUSED, wh_agent_get_phase(self->agent));
+	EXPECT_EQ(0, self->starts);
+	ASSERT_EQ(0, wh_agent_device_loaded(self->agent, 0));
+	EXPECT_EQ(1, self->starts);
+	ASSERT_EQ(0, take_up(self)) TH_LOG("%s", self->err.text);
+	ends_well(self, _metadata);
+}
+
+/* Nothing has been handed out: the source keeps its guest, which has never stood still */
+TEST_F(agent, killed_before_the_switch)
+{
+	struct end *source = &self->pair.source;
+	uint64_t passes;
+
+	ASSERT_TRUE(until(self, WH_PHASE_PRECOPY));
+	kill_agent(self);
+	ASSERT_EQ(-ECONNRESET, wh_agent_wait(self->agent, WAIT_NS, &self->err));
+	EXPECT_EQ(WH_PHASE_FAILED, wh_agent_get_phase(self->agent));
+	EXPECT_EQ(-EBUSY, wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &self->err));
+	EXPECT_TRUE(end_phase(source, WH_PHASE_FAILED));
+	passes = __atomic_load_n(&source->workload[0].passes, __ATOMIC_RELAXED);
+	for (unsigned i = 0;
+	     i < SECONDS * 2000 &&
+	     passes + 2 > __atomic_load_n(&source->workload[0].passes, __ATOMIC_RELAXED);
+	     i++)
+		usleep(500);
+	EXPECT_LE(passes + 2, __atomic_load_n(&source->workload[0].passes, __ATOMIC_RELAXED));
+	EXPECT_EQ(0, self->starts);
+	end_pause(source, NULL);
+	EXPECT_EQ(0, workload_verify(&source->workload[0]));
+	free_both(self);
+}
+
+TEST_HARNESS_MAIN
