@@ -298,10 +298,10 @@ QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd postcopy cli)
 # Under the sanitizers: what handles bytes of strangers, and what has threads. These are
 # programs of ours, so that those which they start are of the same folder
 ASAN_NAMES := $(filter base/% wire/% recover/% postcopy/% ring/% uffd/% cli/% e2e/two \
-	        e2e/recover,$(TEST_NAMES))
+	        e2e/recover e2e/agent,$(TEST_NAMES))
 TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads ring/% uffd/% \
-	        e2e/two e2e/faults e2e/cuts e2e/recover postcopy/ahead cli/qmp cli/qmp_clients, \
-	        $(TEST_NAMES))
+	        e2e/two e2e/faults e2e/cuts e2e/recover e2e/agent postcopy/ahead postcopy/agent_% \
+	        cli/qmp cli/qmp_clients,$(TEST_NAMES))
 SLOW_CHECKS := check-clang-tidy check-cppcheck check-dist check-builds check-install check-fuzz
 
 # Name -> path of a program, of a script, of a check
