@@ -255,8 +255,9 @@ $(QMP_STATIC): $(QMP_OBJS)
 # Linked statically: it can be copied to another machine or into an initramfs alone, and
 # needs no path to the shared library while it lies in build/. Whoever runs it while it is
 # made again finds the one or the other
-$(BUILD)/wherry: $(CLI_OBJS) $(STATIC)
-	$(call say,LD)$(LINK) -pie -o $@.new $(CLI_OBJS) $(STATIC) $(EXTRA_LIBS) $(CLI_LIBS) $(LIB_LIBS)
+$(BUILD)/wherry: $(CLI_OBJS) $(QMP_STATIC) $(STATIC)
+	$(call say,LD)$(LINK) -pie -o $@.new $(CLI_OBJS) $(QMP_STATIC) $(STATIC) $(EXTRA_LIBS) \
+	  $(CLI_LIBS) $(LIB_LIBS)
 	$(Q)mv $@.new $@
 
 .PHONY: vmm

@@ -62,11 +62,11 @@ _wherry()
 				return
 			fi
 			;;
-		agent:--socket)
+		agent:--socket | agent:--qmp)
 			mapfile -t COMPREPLY < <(compgen -f -- "$current")
 			return
 			;;
-		agent:*) words='--socket --quiet --help' ;;
+		agent:*) words='--socket --qmp --quiet --help' ;;
 		check:*) words='--json --help' ;;
 		dump:*)
 			words='--urgent --return-path --pages --help'

@@ -15,25 +15,29 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include <wherry/qmp.h>
 #include <wherry/wherry.h>
 
 static const char help[] =
-	"usage: wherry agent --socket PATH [--quiet]\n\n"
+	"usage: wherry agent --socket PATH [--qmp PATH] [--quiet]\n\n"
 	"Waits for a VMM that hands its memory over, takes the migration for it, and serves the\n"
 	"missing pages of its guest. If it dies the guest waits, and another one goes on.\n\n"
 	"  --socket PATH  unix socket to wait at; one that nobody listens on is replaced\n"
+	"  --qmp PATH     unix socket of a QMP monitor, for wherry qmp and wherry top\n"
 	"  --quiet        no lines on standard output\n"
 	"  --help         this text\n\n"
 	"Exit status: 0 the guest is at the VMM, all of it; 1 it is not.\n";
 
 enum {
 	OPTION_SOCKET = 256,
+	OPTION_QMP,
 	OPTION_QUIET,
 	OPTION_HELP,
 };
 
 static const struct option options[] = {
 	{ "socket", required_argument, NULL, OPTION_SOCKET },
+	{ "qmp", required_argument, NULL, OPTION_QMP },
 	{ "quiet", no_argument, NULL, OPTION_QUIET },
 	{ "help", no_argument, NULL, OPTION_HELP },
 	{ 0 },
@@ -83,17 +87,68 @@ static int wait_at(const char *path)
 	return fd;
 }
 
-static void log_line(void *opaque, enum wh_log_level level, const char *line)
+/* Of wh_agent_serve(); opaque is the monitor, or NULL */
+
+static void on_log(void *opaque, enum wh_log_level level, const char *line)
 {
 	(void)opaque;
 	if (level <= WH_LOG_WARNING)
 		fprintf(stderr, "wherry agent: %s\n", line);
 }
 
-static int serve(const char *path, bool quiet)
+static void on_migration(void *opaque, struct wh_migration *migration)
 {
+	if (opaque)
+		wh_qmp_set_migration(opaque, migration, WH_DEST);
+}
+
+static void on_event(void *opaque, const struct wh_event *event)
+{
+	if (opaque)
+		wh_qmp_event(opaque, event);
+}
+
+/* Whose guest it is, the VMM is to be asked: only the migration is known here */
+static int open_monitor(struct wh_qmp **monitor, const char *path)
+{
+	const struct wh_qmp_callbacks callbacks = { 0 };
+	struct wh_qmp_config config;
 	struct wh_err err = { 0 };
-	int listener, fd, ret;
+	int ret;
+
+	wh_qmp_config_init(&config);
+	config.path = path;
+	config.callbacks = &callbacks;
+	ret = wh_qmp_new(monitor, &config, &err);
+	if (ret == 0)
+		ret = wh_qmp_start(*monitor, &err);
+	if (ret < 0)
+		fprintf(stderr, "wherry agent: %s\n", err.text);
+	return ret;
+}
+
+static int serve(int fd, struct wh_qmp *monitor, bool quiet)
+{
+	const struct wh_agent_hooks hooks = {
+		.log = on_log,
+		.migration = on_migration,
+		.event = on_event,
+	};
+	struct wh_err err = { 0 };
+	int ret;
+
+	ret = wh_agent_serve(fd, &hooks, monitor, &err);
+	close(fd);
+	if (ret < 0)
+		fprintf(stderr, "wherry agent: %s\n", err.text);
+	else if (!quiet)
+		printf("the guest is there, all of it\n");
+	return ret < 0;
+}
+
+static int wait_and_serve(const char *path, struct wh_qmp *monitor, bool quiet)
+{
+	int listener, fd;
 
 	listener = wait_at(path);
 	if (listener < 0)
@@ -110,27 +165,23 @@ static int serve(const char *path, bool quiet)
 	/* The next agent's from here on */
 	unlink(path);
 	close(listener);
-	if (fd < 0)
-		return 1;
-	ret = wh_agent_serve(fd, log_line, NULL, &err);
-	close(fd);
-	if (ret < 0)
-		fprintf(stderr, "wherry agent: %s\n", err.text);
-	else if (!quiet)
-		printf("the guest is there, all of it\n");
-	return ret < 0;
+	return fd < 0 ? 1 : serve(fd, monitor, quiet);
 }
 
 int cmd_agent(int argc, char **argv)
 {
-	const char *path = NULL;
+	const char *path = NULL, *qmp = NULL;
+	struct wh_qmp *monitor = NULL;
 	bool quiet = false;
-	int option;
+	int option, status;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
 		switch (option) {
 		case OPTION_SOCKET:
 			path = optarg;
+			break;
+		case OPTION_QMP:
+			qmp = optarg;
 			break;
 		case OPTION_QUIET:
 			quiet = true;
@@ -146,5 +197,9 @@ int cmd_agent(int argc, char **argv)
 		return cli_usage("agent", "there is nothing to do with '%s'", argv[optind]);
 	if (!path)
 		return cli_usage("agent", "--socket is missing");
-	return serve(path, quiet);
+	status = qmp ? open_monitor(&monitor, qmp) < 0 : 0;
+	if (!status)
+		status = wait_and_serve(path, monitor, quiet);
+	wh_qmp_free(monitor);
+	return status;
 }

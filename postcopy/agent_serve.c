@@ -20,7 +20,7 @@
 struct serve {
 	int socket;
 	int ended; /* eventfd: the migration is over, or the VMM cannot be told of it */
-	void (*log)(void *opaque, enum wh_log_level level, const char *line);
+	struct wh_agent_hooks hooks;
 	void *opaque;
 
 	struct wh_migration *m;
@@ -52,6 +52,8 @@ static void serve_event(void *opaque, const struct wh_event *event)
 	/* Taken up from one that has died: the pause it is in is not news */
 	if (event->kind != WH_EVENT_PHASE || !serve->going)
 		return;
+	if (serve->hooks.event)
+		serve->hooks.event(serve->opaque, event);
 	msg.phase.code = event->err ? (uint32_t)event->err->code : 0;
 	agent_text(&msg.phase.text, event->err ? event->err->text : "");
 	/* one that cannot be told has gone, which is seen where it is read */
@@ -67,8 +69,8 @@ static void serve_log(void *opaque, enum wh_log_level level, const char *line)
 
 	agent_text(&msg.log.text, line);
 	(void)say(serve, &msg, -1, NULL);
-	if (serve->log)
-		serve->log(serve->opaque, level, line);
+	if (serve->hooks.log)
+		serve->hooks.log(serve->opaque, level, line);
 }
 
 static int write_all(int fd, const uint8_t *data, size_t length)
@@ -223,6 +225,17 @@ static int heard_block(struct serve *serve, struct agent_packet *packet, struct 
 	return 0;
 }
 
+/* Whoever looks on is told of it as it is, before it is driven */
+static void introduce(struct serve *serve, bool adopted)
+{
+	const struct wh_event paused = { .kind = WH_EVENT_PHASE, .phase = WH_PHASE_PAUSED };
+
+	if (serve->hooks.migration)
+		serve->hooks.migration(serve->opaque, serve->m);
+	if (adopted && serve->hooks.event)
+		serve->hooks.event(serve->opaque, &paused);
+}
+
 static int go(struct serve *serve, bool adopt, const char *text, struct wh_err *err)
 {
 	struct uri uri;
@@ -240,6 +253,7 @@ static int go(struct serve *serve, bool adopt, const char *text, struct wh_err *
 	}
 	if (ret < 0)
 		return ret;
+	introduce(serve, adopt);
 	serve->going = true;
 	return wh_start(serve->m, err);
 }
@@ -340,6 +354,8 @@ static void serve_end(struct serve *serve)
 	pthread_mutex_unlock(&serve->lock);
 	if (count)
 		memcpy(regions, serve->m->region, count * sizeof(regions[0]));
+	if (serve->m && serve->hooks.migration)
+		serve->hooks.migration(serve->opaque, NULL);
 	wh_free(serve->m);
 	for (unsigned i = 0; i < count; i++)
 		munmap(regions[i].addr, regions[i].length);
@@ -352,12 +368,11 @@ static void serve_end(struct serve *serve)
 	close(serve->ended);
 }
 
-int wh_agent_serve(int fd, void (*log)(void *opaque, enum wh_log_level level, const char *line),
-		   void *opaque, struct wh_err *err)
+int wh_agent_serve(int fd, const struct wh_agent_hooks *hooks, void *opaque, struct wh_err *err)
 {
 	struct serve serve = {
 		.socket = fd,
-		.log = log,
+		.hooks = hooks ? *hooks : (struct wh_agent_hooks){ 0 },
 		.opaque = opaque,
 		.ended = eventfd(0, EFD_CLOEXEC),
 		.lock = PTHREAD_MUTEX_INITIALIZER,

@@ -81,15 +81,27 @@ uint64_t wh_agent_pages_left(const struct wh_agent *agent);
 int wh_agent_wait(struct wh_agent *agent, int64_t timeout_ns, struct wh_err *err);
 
 /**
+ * struct wh_agent_hooks - For who wants to see what an agent does; unused ones are NULL
+ * @log:	A line for the operator
+ * @migration:	It is this one from here on, not driven yet; NULL: it is about to be freed
+ * @event:	Of the migration, as in struct wh_callbacks
+ */
+struct wh_agent_hooks {
+	void (*log)(void *opaque, enum wh_log_level level, const char *line);
+	void (*migration)(void *opaque, struct wh_migration *migration);
+	void (*event)(void *opaque, const struct wh_event *event);
+};
+
+/**
  * wh_agent_serve() - The agent's end: serve one VMM until its migration has ended
  * @fd:		Connected unix socket, SOCK_SEQPACKET. Not taken over
- * @log:	Called with lines for the operator; may be NULL
+ * @hooks:	May be NULL
+ * @opaque:	First argument of each
  *
  * Return: 0 the guest is at the VMM, all of it; or a negative errno and a sentence:
  * -ECONNRESET if the VMM has gone
  */
-int wh_agent_serve(int fd, void (*log)(void *opaque, enum wh_log_level level, const char *line),
-		   void *opaque, struct wh_err *err);
+int wh_agent_serve(int fd, const struct wh_agent_hooks *hooks, void *opaque, struct wh_err *err);
 
 #ifdef __cplusplus
 }

@@ -24,9 +24,10 @@ FIXTURE(agent)
 	struct wh_callbacks callbacks;
 	char folder[32];
 	char path[64];
+	char qmp[64];
 	unsigned loads;	 /* atomic */
 	unsigned starts; /* atomic */
-	bool slow;	 /* device state is loaded when the test says so */
+	bool slow;	 /* atomic: device state is loaded when the test says so */
 	struct wh_err err;
 };
 
@@ -54,7 +55,7 @@ static int dest_load(void *opaque, const void *data, size_t length, enum wh_devi
 	int ret = end_load(&self->pair.dest, data, length, format, err);
 
 	__atomic_fetch_add(&self->loads, 1, __ATOMIC_RELEASE);
-	return ret == 0 && self->slow ? WH_PENDING : ret;
+	return ret == 0 && __atomic_load_n(&self->slow, __ATOMIC_ACQUIRE) ? WH_PENDING : ret;
 }
 
 static int dest_start(void *opaque, struct wh_err *err)
@@ -68,7 +69,7 @@ static int dest_start(void *opaque, struct wh_err *err)
 static int start_agent(FIXTURE_DATA(agent) *self)
 {
 	char program[256];
-	const char *argv[] = { program, "agent", "--socket", self->path, NULL };
+	const char *argv[] = { program, "agent", "--socket", self->path, "--qmp", self->qmp, NULL };
 	const char *line;
 	int ret;
 
@@ -121,6 +122,7 @@ FIXTURE_SETUP(agent)
 	strcpy(self->folder, "/tmp/wherry-agent.XXXXXX");
 	ASSERT_NE(NULL, mkdtemp(self->folder));
 	snprintf(self->path, sizeof(self->path), "%s/socket", self->folder);
+	snprintf(self->qmp, sizeof(self->qmp), "%s/qmp", self->folder);
 	self->callbacks = (struct wh_callbacks){
 		.event = dest_event,
 		.device_load = dest_load,
@@ -146,6 +148,7 @@ FIXTURE_TEARDOWN(agent)
 {
 	child_end(&self->child);
 	unlink(self->path);
+	unlink(self->qmp);
 	rmdir(self->folder);
 }
 
@@ -284,10 +287,55 @@ TEST_F(agent, paused)
 	ends_well(self, _metadata);
 }
 
+/* The agent's monitor. Return: what wherry qmp gave to exit() */
+static int tell(FIXTURE_DATA(agent) *self, const char *command, const char *arguments)
+{
+	char program[256];
+	const char *argv[] = { program, "qmp", self->qmp, command, arguments, NULL };
+	struct child child;
+	int ret;
+
+	ret = built_path(program, sizeof(program), "wherry", &self->err);
+	if (ret == 0)
+		ret = child_start(&child, argv, -1, &self->err);
+	if (ret == 0)
+		ret = child_wait(&child, SECONDS * 1000, &self->err);
+	child_end(&child);
+	return ret;
+}
+
+/* By whoever operates it; the VMM hears of it */
+TEST_F(agent, operated)
+{
+	char uri[64], arguments[96];
+	int ret = 1;
+
+	ASSERT_EQ(0, tell(self, "query-migrate", NULL)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(1, tell(self, "migrate-pause", NULL));
+	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
+	ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY));
+	/* the monitor hears of the phase a little later than the VMM */
+	for (unsigned i = 0; ret && i < 100; i++)
+		ret = tell(self, "migrate-pause", NULL);
+	ASSERT_EQ(0, ret) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(-ECANCELED, wh_agent_wait(self->agent, WAIT_NS, &self->err));
+	snprintf(uri, sizeof(uri), "unix:%s/again", self->folder);
+	snprintf(arguments, sizeof(arguments), "uri=%s", uri);
+	/* too early it is refused for a moment */
+	ret = 1;
+	for (unsigned i = 0; ret && i < 100; i++)
+		ret = tell(self, "migrate-recover", arguments);
+	ASSERT_EQ(0, ret);
+	ASSERT_TRUE(end_phase(&self->pair.source, WH_PHASE_PAUSED));
+	ASSERT_EQ(0, end_again(&self->pair.source, uri, &self->err)) TH_LOG("%s", self->err.text);
+	ends_well(self, _metadata);
+	unlink(uri + strlen("unix:"));
+}
+
 /* The package is here, and the one who was to say "start" is not: the guest is ours alone */
 TEST_F(agent, killed_while_device_state_is_loaded)
 {
-	self->slow = true;
+	__atomic_store_n(&self->slow, true, __ATOMIC_RELEASE);
 	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
 	for (unsigned i = 0; i < SECONDS * 2000 && !__atomic_load_n(&self->loads, __ATOMIC_ACQUIRE);
 	     i++)
@@ -314,15 +362,16 @@ TEST_F(agent, killed_before_the_switch)
 	EXPECT_EQ(WH_PHASE_FAILED, wh_agent_get_phase(self->agent));
 	EXPECT_EQ(-EBUSY, wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &self->err));
 	EXPECT_TRUE(end_phase(source, WH_PHASE_FAILED));
-	passes = __atomic_load_n(&source->workload[0].passes, __ATOMIC_RELAXED);
-	for (unsigned i = 0;
-	     i < SECONDS * 2000 &&
-	     passes + 2 > __atomic_load_n(&source->workload[0].passes, __ATOMIC_RELAXED);
-	     i++)
-		usleep(500);
-	EXPECT_LE(passes + 2, __atomic_load_n(&source->workload[0].passes, __ATOMIC_RELAXED));
-	EXPECT_EQ(0, self->starts);
+	/* parked, its figures can be looked at */
 	end_pause(source, NULL);
+	passes = source->workload[0].passes;
+	for (unsigned i = 0; i < SECONDS * 100 && source->workload[0].passes < passes + 2; i++) {
+		end_run(source, NULL);
+		usleep(10000);
+		end_pause(source, NULL);
+	}
+	EXPECT_LE(passes + 2, source->workload[0].passes);
+	EXPECT_EQ(0, self->starts);
 	EXPECT_EQ(0, workload_verify(&source->workload[0]));
 	free_both(self);
 }
