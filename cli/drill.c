@@ -19,6 +19,7 @@
 #define RUNS_MAX 1000000u
 #define MEMORY_MIB 12u
 #define MEMORY_MIB_MAX 4096u
+#define TMPDIR_MAX 60u
 
 static const char usage[] =
 	"usage: wherry drill [options]\n"
@@ -139,6 +140,10 @@ static int drill_all(const struct drill_options *o, const char *folder)
 		if (o->replay && !o->json)
 			drill_show_plan(&plan, stdout);
 		drill_run(&plan, folder, o->replay && !o->json ? stdout : NULL, &result);
+		if (result.outcome == DRILL_OUTCOMES) {
+			free(result.log);
+			break;
+		}
 		drill_show_run(i, &plan, &result, o->json);
 		fflush(stdout);
 		drill_table_add(&table, &plan, &result);
@@ -155,6 +160,32 @@ static int drill_all(const struct drill_options *o, const char *folder)
 	return count ? 1 : 0;
 }
 
+static void on_signal(int number)
+{
+	drill_signal = number;
+}
+
+/* Whoever wants it to end gets what is left behind taken away first. */
+static void catch_signals(void)
+{
+	struct sigaction action = { .sa_handler = on_signal };
+
+	signal(SIGPIPE, SIG_IGN);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
+}
+
+/* A socket's path is short. */
+static void folder_name(char *folder, size_t room)
+{
+	const char *in = getenv("TMPDIR");
+
+	if (!in || !*in || strlen(in) > TMPDIR_MAX)
+		in = "/tmp";
+	snprintf(folder, room, "%s/wherry-drill.XXXXXX", in);
+}
+
 int cmd_drill(int argc, char **argv)
 {
 	struct drill_options o = {
@@ -163,7 +194,7 @@ int cmd_drill(int argc, char **argv)
 		.memory = MEMORY_MIB,
 		.kinds = DRILL_ALL_KINDS,
 	};
-	char folder[] = "/tmp/wherry-drill.XXXXXX";
+	char folder[TMPDIR_MAX + 32];
 	int option, ret;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -179,12 +210,18 @@ int cmd_drill(int argc, char **argv)
 	}
 	if (o.replay)
 		o.runs = 1;
-	signal(SIGPIPE, SIG_IGN);
+	catch_signals();
+	folder_name(folder, sizeof(folder));
 	if (!mkdtemp(folder)) {
 		fprintf(stderr, "wherry drill: %s: %s\n", folder, strerrordesc_np(errno));
 		return 1;
 	}
 	ret = drill_all(&o, folder);
 	rmdir(folder);
+	if (drill_signal) {
+		fflush(stdout);
+		signal(drill_signal, SIG_DFL);
+		(void)raise(drill_signal);
+	}
 	return ret;
 }

@@ -2,6 +2,7 @@
 #ifndef CLI_DRILL_H
 #define CLI_DRILL_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -208,9 +209,15 @@ const char *drill_kind_what(enum drill_kind kind);
 /* "cut,reset". Return: bits, 0 if one of them is none, which is then in @unknown */
 unsigned drill_kinds_read(const char *text, char *unknown, size_t room);
 
-/* drill_run.c. @folder: for sockets; @live: each line of the log at once, may be NULL */
+/*
+ * drill_run.c. @folder: for sockets; @live: each line of the log at once, may be NULL.
+ * Ended by drill_signal it has no outcome, DRILL_OUTCOMES
+ */
 void drill_run(const struct drill_plan *plan, const char *folder, FILE *live,
 	       struct drill_result *result);
+
+/* The signal that ends the drill; 0 */
+extern volatile sig_atomic_t drill_signal;
 
 /* drill_show.c */
 struct drill_row {

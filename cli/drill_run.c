@@ -22,6 +22,8 @@
 #define ANSWER_NS (10000 * DRILL_NS_PER_MS)
 #define STEP_MS 50
 
+volatile sig_atomic_t drill_signal;
+
 uint64_t drill_now_ns(void)
 {
 	struct timespec t;
@@ -119,6 +121,10 @@ static int process_start(struct drill_run *run, enum drill_side side, const stru
 			if (run->end[i].fd >= 0)
 				close(run->end[i].fd);
 		close(fds[0]);
+		/* of the terminal: the operator ends all of it */
+		signal(SIGINT, SIG_IGN);
+		signal(SIGTERM, SIG_IGN);
+		signal(SIGHUP, SIG_IGN);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(1);
@@ -213,10 +219,12 @@ static bool run_until_answer(struct drill_run *run, enum drill_side side)
 	struct drill_process *end = &run->end[side];
 	uint64_t until = drill_now_ns() + ANSWER_NS;
 
-	while (end->order != DRILL_NOTHING && !end->gone && run->now_ns < until)
+	while (end->order != DRILL_NOTHING && !end->gone && !drill_signal && run->now_ns < until)
 		run_step(run);
 	if (end->order == DRILL_NOTHING)
 		return true;
+	if (drill_signal)
+		return false;
 	drill_wrong(run, "%s does not answer, in phase %s", drill_side_name(side),
 		    wh_phase_name(end->phase));
 	say_threads(run, side);
@@ -309,7 +317,7 @@ static void process_end(struct drill_run *run, enum drill_side side)
 		return;
 	kill(end->pid, SIGCONT);
 	/* whoever does not answer would not hear this either */
-	if (!end->gone && end->order == DRILL_NOTHING) {
+	if (!end->gone && end->order == DRILL_NOTHING && !drill_signal) {
 		drill_tell(run, side, DRILL_QUIT, NULL);
 		while (waitpid(end->pid, &status, WNOHANG) == 0 && drill_now_ns() < until)
 			(void)poll(NULL, 0, 1);
@@ -355,6 +363,8 @@ static void run_migration(struct drill_run *run)
 	if (!run_begin(run))
 		return;
 	while (result->outcome != DRILL_WRONG && !drill_over(run)) {
+		if (drill_signal)
+			return;
 		if (run->now_ns > run->begin_ns + DEADLINE_NS) {
 			drill_wrong(run, "it hangs: source %s, destination %s",
 				    wh_phase_name(run->end[DRILL_SOURCE].phase),
@@ -408,6 +418,8 @@ void drill_run(const struct drill_plan *plan, const char *folder, FILE *live,
 	for (unsigned side = 0; side < DRILL_SIDES; side++)
 		process_end(&run, (enum drill_side)side);
 	run_report(&run);
+	if (drill_signal)
+		result->outcome = DRILL_OUTCOMES;
 	drill_proxy_close(&run.proxy);
 	sockets_remove(&run);
 	for (unsigned i = 0; i < DRILL_FAULTS; i++)

@@ -8,6 +8,7 @@ set -u
 wherry=${WH_BUILD:-build}/wherry
 temp=$(mktemp -d) || exit 1
 trap 'rm -rf "$temp"' EXIT
+export TMPDIR="$temp"
 
 if ! "$wherry" check > "$temp/check" 2>&1; then
 	skip "drills" "$(grep -m 1 -e missing -e 'not there' "$temp/check" || echo 'wherry check fails')"
@@ -72,11 +73,39 @@ for run in runs:
 END
 }
 
+children_of()
+{
+	grep -l "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status 2> /dev/null | tr -dc '0-9\n'
+}
+
+# In the middle of a run, with both processes there, it ends by that signal, soon
+ends_by()
+{
+	"$wherry" drill --runs 1000 --seed 3 --kinds delay > "$temp/ended" 2>&1 &
+	pid=$!
+	tries=0
+	until [ "$(children_of $pid | wc -l)" -eq 2 ] && [ -s "$temp/ended" ]; do
+		tries=$((tries + 1))
+		[ "$tries" -lt 1000 ] || { kill -KILL "$pid"; echo "no run"; return 1; }
+		sleep 0.01
+	done
+	children=$(children_of $pid)
+	kill -s "$1" "$pid"
+	wait "$pid"
+	status=$?
+	[ "$status" -eq "$((128 + $2))" ] || { echo "status $status"; return 1; }
+	grep -q '^all ' "$temp/ended" || { echo "no table"; return 1; }
+	for child in $children; do
+		! grep -q "wherry drill" "/proc/$child/cmdline" 2> /dev/null ||
+			{ echo "$child is left"; return 1; }
+	done
+	tidy
+}
+
 # Nothing stays behind: no process, no socket
 tidy()
 {
-	left=$(find /tmp -maxdepth 1 -name 'wherry-drill.*' -newer "$temp/check" -user "$(id -u)" \
-		2> /dev/null)
+	left=$(find "$temp" -maxdepth 1 -name 'wherry-drill.*')
 	[ -z "$left" ] || { echo "$left"; return 1; }
 }
 
@@ -87,4 +116,6 @@ try "a replay has the same faults" replayed 1
 try "another one" replayed 11
 try "as JSON" json
 try "nothing stays behind" tidy
+try "nor after SIGTERM" ends_by TERM 15
+try "nor after SIGHUP" ends_by HUP 1
 tap_end
