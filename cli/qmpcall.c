@@ -166,15 +166,15 @@ static void keep_event(struct qmpcall *call, struct json_object *event)
 	call->event[call->events++] = event;
 }
 
-int qmpcall_execute(struct qmpcall *call, const char *command, struct json_object *arguments,
-		    struct json_object **result, struct wh_err *err)
+static int execute(struct qmpcall *call, const char *how, const char *command,
+		   struct json_object *arguments, struct json_object **result, struct wh_err *err)
 {
 	uint64_t until_ms = qmpcall_now_ms() + ANSWER_MS;
 	struct json_object *request = json_object_new_object();
 	struct json_object *message = NULL;
 	int ret;
 
-	json_object_object_add(request, "execute", json_object_new_string(command));
+	json_object_object_add(request, how, json_object_new_string(command));
 	if (arguments)
 		json_object_object_add(request, "arguments", arguments);
 	ret = send_all(call, request, err);
@@ -191,6 +191,18 @@ int qmpcall_execute(struct qmpcall *call, const char *command, struct json_objec
 		ret = 0;
 	}
 	return ret;
+}
+
+int qmpcall_execute(struct qmpcall *call, const char *command, struct json_object *arguments,
+		    struct json_object **result, struct wh_err *err)
+{
+	return execute(call, "execute", command, arguments, result, err);
+}
+
+int qmpcall_execute_oob(struct qmpcall *call, const char *command, struct json_object *arguments,
+			struct wh_err *err)
+{
+	return execute(call, "exec-oob", command, arguments, NULL, err);
 }
 
 int qmpcall_event(struct qmpcall *call, int timeout_ms, struct json_object **event,
@@ -215,9 +227,9 @@ int qmpcall_event(struct qmpcall *call, int timeout_ms, struct json_object **eve
 	return fail(err, -EPROTO, "an answer that nobody asked for");
 }
 
-static int greet(struct qmpcall *call, struct wh_err *err)
+static int greet(struct qmpcall *call, bool oob, struct wh_err *err)
 {
-	struct json_object *greeting = NULL;
+	struct json_object *greeting = NULL, *arguments = NULL, *enable;
 	bool is_qmp;
 	int ret = next(call, qmpcall_now_ms() + ANSWER_MS, &greeting, err);
 
@@ -227,30 +239,46 @@ static int greet(struct qmpcall *call, struct wh_err *err)
 	json_object_put(greeting);
 	if (!is_qmp)
 		return fail(err, -EPROTO, "it does not greet as QMP does");
-	return qmpcall_execute(call, "qmp_capabilities", NULL, NULL, err);
+	if (oob) {
+		arguments = json_object_new_object();
+		enable = json_object_new_array();
+		json_object_array_add(enable, json_object_new_string("oob"));
+		json_object_object_add(arguments, "enable", enable);
+	}
+	return qmpcall_execute(call, "qmp_capabilities", arguments, NULL, err);
+}
+
+int qmpcall_attach(struct qmpcall *call, int fd, bool oob, struct wh_err *err)
+{
+	int ret;
+
+	memset(call, 0, sizeof(*call));
+	call->fd = fd;
+	call->parser = json_tokener_new();
+	ret = greet(call, oob, err);
+	if (ret)
+		qmpcall_close(call);
+	return ret;
 }
 
 int qmpcall_open(struct qmpcall *call, const char *path, struct wh_err *err)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int ret;
+	int fd;
 
-	memset(call, 0, sizeof(*call));
 	if (strlen(path) >= sizeof(address.sun_path))
 		return fail(err, -ENAMETOOLONG, "a socket's path has at most %zu bytes",
 			    sizeof(address.sun_path) - 1);
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	call->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (call->fd < 0)
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
 		return fail(err, -errno, "socket: %s", strerrordesc_np(errno));
-	call->parser = json_tokener_new();
-	if (connect(call->fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
-		ret = fail(err, -errno, "%s", strerrordesc_np(errno));
-	else
-		ret = greet(call, err);
-	if (ret)
-		qmpcall_close(call);
-	return ret;
+	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0) {
+		(void)fail(err, -errno, "%s", strerrordesc_np(errno));
+		close(fd);
+		return err->code;
+	}
+	return qmpcall_attach(call, fd, false, err);
 }
 
 void qmpcall_close(struct qmpcall *call)

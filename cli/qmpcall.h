@@ -27,6 +27,8 @@ struct qmpcall {
 
 /* Until the monitor has agreed on QMP. Return: 0, or a negative errno and nothing is left */
 int qmpcall_open(struct qmpcall *call, const char *path, struct wh_err *err);
+/* The same on a connected socket, which is taken over. @oob: for qmpcall_execute_oob() too */
+int qmpcall_attach(struct qmpcall *call, int fd, bool oob, struct wh_err *err);
 void qmpcall_close(struct qmpcall *call);
 
 /**
@@ -36,6 +38,10 @@ void qmpcall_close(struct qmpcall *call);
  */
 int qmpcall_execute(struct qmpcall *call, const char *command, struct json_object *arguments,
 		    struct json_object **result, struct wh_err *err);
+
+/* In front of all that the monitor is at: a QEMU's may wait for guest memory */
+int qmpcall_execute_oob(struct qmpcall *call, const char *command, struct json_object *arguments,
+			struct wh_err *err);
 
 /* Return: 1 and *@event, for json_object_put(); 0 if there was none; or a negative errno */
 int qmpcall_event(struct qmpcall *call, int timeout_ms, struct json_object **event,
