@@ -36,7 +36,15 @@ _wherry()
 			words='cut reset half-close one-way truncate delay stall stranger corrupt
 				bitmap handshake pause cancel stop kill removes'
 			;;
-		drill:*) words='--runs --seed --replay --kinds --memory --list --json --help' ;;
+		drill:--qemu) words='source dest either' ;;
+		drill:--qemu-binary)
+			mapfile -t COMPREPLY < <(compgen -c -- "$current")
+			return
+			;;
+		drill:*)
+			words='--runs --seed --replay --kinds --memory --qemu --qemu-binary --list --json
+				--help'
+			;;
 		demo:*)
 			words='--ram --vcpus --memory --threads --rate --uri --urgent
 				--postcopy-after --bandwidth --postcopy-bandwidth --fault-spin

@@ -5,6 +5,7 @@
 #include "cli/drill.h"
 
 #include "cli/cli.h"
+#include "cli/drill_qemu.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -33,11 +34,13 @@ static const char usage[] =
 	"  --replay SEED   the run of this seed only, with all that happens in it\n"
 	"  --kinds A,B     faults to choose from (all)\n"
 	"  --memory MIB    memory of the guest, at most (12)\n"
+	"  --qemu END      a QEMU is the source, the dest, or either, as the seed says\n"
+	"  --qemu-binary PATH  which (qemu-system-x86_64)\n"
 	"  --list          the faults, and what they are\n"
 	"  --json          one JSON object a line\n"
 	"  --help\n"
 	"\n"
-	"With --replay give --kinds and --memory as they were.\n"
+	"With --replay give --kinds, --memory and --qemu as they were.\n"
 	"Exit status: 0 nothing was wrong; 1 something was; 2 usage.\n";
 
 struct drill_options {
@@ -46,6 +49,8 @@ struct drill_options {
 	uint64_t memory;
 	unsigned kinds;
 	const char *kinds_text;
+	const char *qemu; /* where, or NULL */
+	struct drill_peer peer;
 	bool replay;
 	bool json;
 	bool list;
@@ -57,6 +62,8 @@ static const struct option options[] = {
 	{ "replay", required_argument, NULL, 'r' },
 	{ "kinds", required_argument, NULL, 'k' },
 	{ "memory", required_argument, NULL, 'm' },
+	{ "qemu", required_argument, NULL, 'q' },
+	{ "qemu-binary", required_argument, NULL, 'b' },
 	{ "list", no_argument, NULL, 'l' },
 	{ "json", no_argument, NULL, 'j' },
 	{ "help", no_argument, NULL, 'h' },
@@ -70,6 +77,18 @@ static bool read_number(const char *text, uint64_t max, uint64_t *number)
 	errno = 0;
 	*number = strtoull(text, &end, 0);
 	return *text >= '0' && *text <= '9' && !*end && !errno && *number <= max;
+}
+
+static bool read_side(const char *text, enum drill_side *side)
+{
+	static const char *const names[] = { "source", "dest", "either" };
+
+	for (unsigned i = 0; i <= DRILL_SIDES; i++)
+		if (!strcmp(text, names[i])) {
+			*side = (enum drill_side)i;
+			return true;
+		}
+	return false;
 }
 
 /* Return: 0; or the exit status plus one */
@@ -102,6 +121,15 @@ static int read_option(struct drill_options *o, int option)
 					 unknown) +
 			       1;
 		return 0;
+	case 'q':
+		o->qemu = optarg;
+		if (!read_side(optarg, &o->peer.side))
+			return cli_usage("drill", "--qemu %s: not source, dest or either", optarg) +
+			       1;
+		return 0;
+	case 'b':
+		o->peer.binary = optarg;
+		return 0;
 	case 'l':
 		o->list = true;
 		return 0;
@@ -119,9 +147,11 @@ static void show_wrong(const struct drill_options *o, const struct drill_plan *p
 		       const struct drill_result *result)
 {
 	fprintf(stderr, "%s", result->log ? result->log : "");
-	fprintf(stderr, "Again: wherry drill --replay 0x%016" PRIx64 " --memory %" PRIu64 "%s%s\n",
+	fprintf(stderr,
+		"Again: wherry drill --replay 0x%016" PRIx64 " --memory %" PRIu64 "%s%s%s%s\n",
 		plan->seed, o->memory, o->kinds_text ? " --kinds " : "",
-		o->kinds_text ? o->kinds_text : "");
+		o->kinds_text ? o->kinds_text : "", o->qemu ? " --qemu " : "",
+		o->qemu ? o->qemu : "");
 }
 
 static int drill_all(const struct drill_options *o, const char *folder)
@@ -136,10 +166,11 @@ static int drill_all(const struct drill_options *o, const char *folder)
 		return 1;
 	for (unsigned i = 0; i < o->runs; i++) {
 		drill_plan_make(&plan, o->replay ? o->seed : drill_seed(o->seed, i),
-				o->memory * MIB, o->kinds);
+				o->memory * MIB, o->kinds, o->qemu ? &o->peer : NULL);
 		if (o->replay && !o->json)
 			drill_show_plan(&plan, stdout);
-		drill_run(&plan, folder, o->replay && !o->json ? stdout : NULL, &result);
+		drill_run(&plan, folder, o->peer.binary, o->replay && !o->json ? stdout : NULL,
+			  &result);
 		if (result.outcome == DRILL_OUTCOMES) {
 			free(result.log);
 			break;
@@ -155,9 +186,21 @@ static int drill_all(const struct drill_options *o, const char *folder)
 		free(result.log);
 	}
 	if (!o->replay)
-		drill_show_table(&table, wrong, o->json);
+		drill_show_table(&table, wrong, o->qemu, o->json);
 	free(wrong);
 	return count ? 1 : 0;
+}
+
+/* From 8.0 on the second channel comes at the switch, where the machine's type is no older one */
+static bool find_qemu(struct drill_peer *peer)
+{
+	struct wh_err err = { 0 };
+	int major = drill_qemu_major(peer->binary, &err);
+
+	if (major < 0)
+		fprintf(stderr, "wherry drill: %s: %s\n", peer->binary, err.text);
+	peer->urgent = major < 8 ? WH_URGENT_AT_START : WH_URGENT_AT_SWITCH;
+	return major >= 0;
 }
 
 static void on_signal(int number)
@@ -193,6 +236,7 @@ int cmd_drill(int argc, char **argv)
 		.seed = 1,
 		.memory = MEMORY_MIB,
 		.kinds = DRILL_ALL_KINDS,
+		.peer = { .binary = "qemu-system-x86_64" },
 	};
 	char folder[TMPDIR_MAX + 32];
 	int option, ret;
@@ -208,9 +252,13 @@ int cmd_drill(int argc, char **argv)
 		drill_show_list(o.json);
 		return 0;
 	}
+	if (o.qemu && !drill_kinds_with(o.kinds, o.peer.side))
+		return cli_usage("drill", "--kinds %s: not with a QEMU there", o.kinds_text);
 	if (o.replay)
 		o.runs = 1;
 	catch_signals();
+	if (o.qemu && !find_qemu(&o.peer))
+		return 1;
 	folder_name(folder, sizeof(folder));
 	if (!mkdtemp(folder)) {
 		fprintf(stderr, "wherry drill: %s: %s\n", folder, strerrordesc_np(errno));

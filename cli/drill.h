@@ -128,6 +128,17 @@ struct drill_again {
 };
 
 /**
+ * struct drill_peer - A QEMU at one end
+ * @side:	Where; DRILL_SIDES: as the seed says
+ * @urgent:	When it opens a second channel
+ */
+struct drill_peer {
+	const char *binary;
+	enum drill_side side;
+	enum wh_urgent urgent;
+};
+
+/**
  * struct drill_plan - All that a seed decides
  * @bandwidth:	Bytes a second, in precopy and of the background in postcopy
  * @pages:	Of 4096 bytes, of each block
@@ -136,9 +147,11 @@ struct drill_again {
  * @pace_us:	Each guest thread sleeps so long behind 64 pages: it asks for all, or for few
  * @device_bytes: Of device state, beside what the guest needs
  * @again:	Recovery by recovery, then over again
+ * @qemu:	Where a QEMU is; DRILL_SIDES: nowhere
  */
 struct drill_plan {
 	uint64_t seed;
+	enum drill_side qemu;
 	uint64_t pages[DRILL_BLOCKS];
 	unsigned blocks;
 	enum drill_memory memory[DRILL_SIDES];
@@ -165,6 +178,7 @@ enum drill_outcome {
 	DRILL_COMPLETED, /* the destination has all of it */
 	DRILL_AT_SOURCE, /* the source has it: failed or cancelled before the switch */
 	DRILL_STOPPED,	 /* nowhere, as Documentation/errors.rst says */
+	DRILL_QEMU,	 /* the QEMU cannot go on, by a fault of its own that is known */
 	DRILL_WRONG,
 	DRILL_OUTCOMES
 };
@@ -202,18 +216,25 @@ uint64_t drill_pick(struct drill_random *random, uint64_t below);
 bool drill_one_in(struct drill_random *random, uint64_t many);
 /* The seed of run @number (from 0) of those that begin with @first */
 uint64_t drill_seed(uint64_t first, uint64_t number);
-/* @from: a bit for each kind that may be picked, at least one; @memory_bytes: of the guest, at most */
-void drill_plan_make(struct drill_plan *plan, uint64_t seed, uint64_t memory_bytes, unsigned from);
+/*
+ * @from: a bit for each kind that may be picked, at least one; @memory_bytes: of the guest, at
+ * most; @peer: NULL: none
+ */
+void drill_plan_make(struct drill_plan *plan, uint64_t seed, uint64_t memory_bytes, unsigned from,
+		     const struct drill_peer *peer);
+/* Of these, the kinds that make sense with a QEMU there; it may be DRILL_SIDES */
+unsigned drill_kinds_with(unsigned from, enum drill_side qemu);
 const char *drill_kind_name(enum drill_kind kind);
 const char *drill_kind_what(enum drill_kind kind);
 /* "cut,reset". Return: bits, 0 if one of them is none, which is then in @unknown */
 unsigned drill_kinds_read(const char *text, char *unknown, size_t room);
 
 /*
- * drill_run.c. @folder: for sockets; @live: each line of the log at once, may be NULL.
+ * drill_run.c. @folder: for sockets; @binary: a QEMU, if one is planned; @live: each line of
+ * the log at once, may be NULL.
  * Ended by drill_signal it has no outcome, DRILL_OUTCOMES
  */
-void drill_run(const struct drill_plan *plan, const char *folder, FILE *live,
+void drill_run(const struct drill_plan *plan, const char *folder, const char *binary, FILE *live,
 	       struct drill_result *result);
 
 /* The signal that ends the drill; 0 */
@@ -239,7 +260,8 @@ void drill_show_plan(const struct drill_plan *plan, FILE *to);
 void drill_show_fault(const struct drill_fault *fault, char *text, size_t room);
 void drill_show_run(unsigned number, const struct drill_plan *plan,
 		    const struct drill_result *result, bool json);
-void drill_show_table(const struct drill_table *table, const uint64_t *wrong, bool json);
+/* @qemu: with a column for its own ends */
+void drill_show_table(const struct drill_table *table, const uint64_t *wrong, bool qemu, bool json);
 void drill_show_list(bool json);
 
 #endif /* CLI_DRILL_H */

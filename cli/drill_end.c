@@ -60,7 +60,9 @@ static int end_run(void *opaque, struct wh_err *err)
 
 	(void)err;
 	__atomic_store_n(&end->shared->runs[end->side], 1, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&end->shared->runs[!end->side], __ATOMIC_SEQ_CST))
+	/* of a QEMU one hears a moment later that it has stopped; that it runs it sees itself */
+	if (end->plan->qemu == DRILL_SIDES &&
+	    __atomic_load_n(&end->shared->runs[!end->side], __ATOMIC_SEQ_CST))
 		__atomic_store_n(&end->shared->ran_twice, 1, __ATOMIC_SEQ_CST);
 	for (unsigned i = 0; i < end->plan->blocks; i++)
 		drill_guest_run(&end->guest[i]);
@@ -74,6 +76,8 @@ static int end_pause(void *opaque, struct wh_err *err)
 	(void)err;
 	for (unsigned i = 0; i < end->plan->blocks; i++)
 		drill_guest_park(&end->guest[i]);
+	for (unsigned i = 0; i < end->plan->blocks; i++)
+		end->shared->state[i] = end->guest[i].state;
 	__atomic_store_n(&end->shared->runs[end->side], 0, __ATOMIC_SEQ_CST);
 	return 0;
 }
@@ -117,6 +121,9 @@ static int end_load(void *opaque, const void *data, size_t length, enum wh_devic
 	const uint8_t *state = data;
 
 	(void)err;
+	/* what it has of devices is not for us; the guest begins with the file's contents */
+	if (plan->qemu == DRILL_SOURCE)
+		return format == WH_DEVICE_QEMU ? 0 : -EPROTO;
 	if (length != state_bytes(plan) || format != WH_DEVICE_OWN)
 		return -EPROTO;
 	for (size_t i = guest; i < length; i++)
@@ -125,6 +132,8 @@ static int end_load(void *opaque, const void *data, size_t length, enum wh_devic
 	for (unsigned i = 0; i < plan->blocks; i++)
 		memcpy(&end->guest[i].state, state + i * sizeof(struct drill_guest_state),
 		       sizeof(struct drill_guest_state));
+	for (unsigned i = 0; i < plan->blocks; i++)
+		end->guest[i].began = end->guest[i].state;
 	return 0;
 }
 
@@ -207,15 +216,15 @@ static int end_guest(struct end *end, unsigned i, const struct wh_block *block)
 
 static int end_new(struct end *end, struct wh_err *err)
 {
-	static const struct wh_callbacks callbacks = {
+	const struct drill_plan *plan = end->plan;
+	const struct wh_callbacks callbacks = {
 		.event = end_event,
 		.pause = end_pause,
 		.resume = end_run,
-		.device_save = end_save,
+		.device_save = plan->qemu == DRILL_DEST ? NULL : end_save,
 		.device_load = end_load,
 		.start = end_run,
 	};
-	const struct drill_plan *plan = end->plan;
 	bool source = end->side == DRILL_SOURCE;
 	struct wh_config config;
 	int ret;
@@ -223,6 +232,7 @@ static int end_new(struct end *end, struct wh_err *err)
 	wh_config_init(&config);
 	config.callbacks = &callbacks;
 	config.opaque = end;
+	config.machine = plan->qemu == DRILL_DEST ? "none" : config.machine;
 	config.postcopy = plan->postcopy;
 	config.return_path = true;
 	config.urgent = plan->urgent;
@@ -239,7 +249,11 @@ static int end_new(struct end *end, struct wh_err *err)
 		char name[16];
 		struct wh_block block = { .name = name };
 
-		snprintf(name, sizeof(name), "ram%u", i);
+		/* a QEMU has one of that name */
+		if (plan->qemu == DRILL_SIDES)
+			snprintf(name, sizeof(name), "ram%u", i);
+		else
+			snprintf(name, sizeof(name), "ram");
 		ret = end_memory(end, i, &block);
 		if (ret == 0)
 			ret = end_guest(end, i, &block);
@@ -268,11 +282,11 @@ static int64_t end_verify(struct end *end, char *text, size_t room)
 	for (unsigned i = 0; i < end->plan->blocks; i++) {
 		uint64_t first, bad = drill_guest_verify(&end->guest[i], &first);
 
-		if (bad && !wrong)
-			snprintf(text, room, "block %u, first at 0x%llx, which is 0x%02x%s", i,
-				 (unsigned long long)first, end->guest[i].memory[first],
-				 drill_guest_removed(&end->guest[i], first) ? " and was dropped" :
-									      "");
+		if (bad && !wrong) {
+			int n = snprintf(text, room, "block %u, ", i);
+
+			drill_guest_explain(&end->guest[i], first, text + n, room - (size_t)n);
+		}
 		wrong += (int64_t)bad;
 	}
 	return wrong;
@@ -319,6 +333,7 @@ static void end_do(struct end *end, const struct drill_order *order)
 		wh_free(m);
 		/* its guest may wait for pages for ever, and is not waited for */
 		_exit(0);
+	case DRILL_GONE:
 	case DRILL_NOTHING:
 		break;
 	}

@@ -19,6 +19,7 @@ enum drill_what {
 	DRILL_RESUME,  /* uri */
 	DRILL_VERIFY,  /* -> wrong pages */
 	DRILL_QUIT,
+	DRILL_GONE, /* no order: the QEMU has ended by itself, how is in the text */
 	DRILL_NOTHING
 };
 

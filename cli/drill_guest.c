@@ -119,6 +119,8 @@ static void drop_some(struct drill_guest *g)
 		return;
 	}
 	memset(g->removed + from * group, 1, many * group);
+	for (uint64_t i = from * group; i < (from + many) * group; i++)
+		g->drops[i] += g->drops[i] < UINT8_MAX;
 	__atomic_fetch_add(g->removed_counts, 1, __ATOMIC_RELAXED);
 }
 
@@ -163,16 +165,22 @@ static uint64_t divisor(uint64_t a, uint64_t b)
 	return a;
 }
 
-int drill_guest_init(struct drill_guest *g)
+void drill_guest_shape(struct drill_guest *g)
 {
 	g->random = (struct drill_random){ .state = g->seed };
 	g->stride = 1 + drill_pick(&g->random, g->pages);
 	while (divisor(g->stride, g->pages) != 1)
 		g->stride++;
+}
+
+int drill_guest_init(struct drill_guest *g)
+{
+	drill_guest_shape(g);
 	g->parking = true;
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_cond_init(&g->changed, NULL);
-	if (g->removes && !(g->removed = calloc(g->pages, 1)))
+	if (g->removes &&
+	    (!(g->removed = calloc(g->pages, 1)) || !(g->drops = calloc(g->pages, 1))))
 		return -ENOMEM;
 	return -pthread_create(&g->thread, NULL, guest_main, g);
 }
@@ -201,6 +209,15 @@ void drill_guest_park(struct drill_guest *g)
 	pthread_mutex_unlock(&g->lock);
 }
 
+/* As it has to be when the thread stands at @position of its order, which is this page's @at */
+static void make_right(const struct drill_guest *g, uint64_t page, uint64_t at, uint8_t *right)
+{
+	if (g->removed && g->removed[page])
+		memset(right, 0, DRILL_PAGE);
+	else
+		make_page(g, page, (uint8_t)(g->state.passes + (at < g->state.position)), right);
+}
+
 uint64_t drill_guest_verify(const struct drill_guest *g, uint64_t *first)
 {
 	uint8_t right[DRILL_PAGE];
@@ -211,11 +228,7 @@ uint64_t drill_guest_verify(const struct drill_guest *g, uint64_t *first)
 		uint64_t page = page_at(g, i);
 		const uint8_t *at = g->memory + page * DRILL_PAGE;
 
-		if (g->removed && g->removed[page])
-			memset(right, 0, DRILL_PAGE);
-		else
-			make_page(g, page, (uint8_t)(g->state.passes + (i < g->state.position)),
-				  right);
+		make_right(g, page, i, right);
 		if (!memcmp(at, right, DRILL_PAGE))
 			continue;
 		bad++;
@@ -226,7 +239,27 @@ uint64_t drill_guest_verify(const struct drill_guest *g, uint64_t *first)
 	return bad;
 }
 
-bool drill_guest_removed(const struct drill_guest *g, uint64_t offset)
+void drill_guest_explain(const struct drill_guest *g, uint64_t offset, char *text, size_t room)
 {
-	return g->removed && g->removed[offset / DRILL_PAGE];
+	uint64_t page = offset / DRILL_PAGE, at = 0;
+	const uint8_t *is = g->memory + page * DRILL_PAGE;
+	unsigned differ = 0, set = 0;
+	uint8_t right[DRILL_PAGE];
+	uint64_t visits;
+
+	while (page_at(g, at) != page)
+		at++;
+	make_right(g, page, at, right);
+	visits = g->state.passes + (at < g->state.position) - g->began.passes -
+		 (at < g->began.position);
+	for (unsigned b = 0; b < DRILL_PAGE; b++) {
+		differ += is[b] != right[b];
+		set += is[b] != 0;
+	}
+	snprintf(text, room,
+		 "0x%02x at 0x%llx, not 0x%02x; %u bytes of the page differ, %u are not zero; "
+		 "visited %llu times there, dropped %u times%s",
+		 g->memory[offset], (unsigned long long)offset, right[offset % DRILL_PAGE], differ,
+		 set, (unsigned long long)visits, g->drops ? g->drops[page] : 0,
+		 g->removed && g->removed[page] ? ", and is so now" : "");
 }

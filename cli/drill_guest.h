@@ -5,6 +5,7 @@
 #include "cli/drill.h"
 
 #include <pthread.h>
+#include <sys/types.h>
 
 /*
  * A block of guest memory and the thread that runs in it. Bytes are made from the page's
@@ -21,6 +22,8 @@ struct drill_guest_state {
 
 /* What both processes and the operator see; atomic, each */
 struct drill_shared {
+	struct drill_guest_state state[DRILL_BLOCKS]; /* when the source has stopped it */
+	pid_t qemu_pid;
 	uint32_t runs[DRILL_SIDES]; /* the guest does, there */
 	uint32_t ran_twice;
 	uint32_t wrong[DRILL_SIDES]; /* pages that the guest found wrong */
@@ -35,7 +38,9 @@ struct drill_guest {
 	uint64_t seed;
 	uint64_t stride; /* prime to @pages */
 	struct drill_guest_state state;
+	struct drill_guest_state began; /* where it goes on from, here */
 	uint8_t *removed; /* a page each: it was dropped, and is zero; NULL: none is */
+	uint8_t *drops;	  /* with @removed: how often */
 	bool removes;	  /* and it goes on to drop some */
 	bool shared_memory;
 	unsigned pace_us;
@@ -50,6 +55,8 @@ struct drill_guest {
 	bool parked;
 };
 
+/* Without a thread: for drill_guest_fill() and drill_guest_verify() */
+void drill_guest_shape(struct drill_guest *guest);
 /* @guest: memory, pages and so on filled in by the caller. It is parked at first */
 int drill_guest_init(struct drill_guest *guest);
 void drill_guest_fill(struct drill_guest *guest);
@@ -65,7 +72,7 @@ void drill_guest_park(struct drill_guest *guest);
  */
 uint64_t drill_guest_verify(const struct drill_guest *guest, uint64_t *first);
 
-/* The guest has dropped it, and wants zeros there */
-bool drill_guest_removed(const struct drill_guest *guest, uint64_t offset);
+/* What is wrong with the page at @offset, in words */
+void drill_guest_explain(const struct drill_guest *guest, uint64_t offset, char *text, size_t room);
 
 #endif /* CLI_DRILL_GUEST_H */

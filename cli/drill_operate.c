@@ -41,13 +41,19 @@ static void stranger(struct drill_run *run, unsigned number)
 		run->stranger[number] = fd; /* until the end */
 }
 
+/* The process that may be stopped: of a QEMU it is not the one that speaks with us */
+static pid_t stands_for(const struct drill_run *run, enum drill_side side)
+{
+	return side == run->plan->qemu ? run->shared->qemu_pid : run->end[side].pid;
+}
+
 static void stop(struct drill_run *run, enum drill_side side, unsigned ms)
 {
 	struct drill_process *end = &run->end[side];
 
 	if (end->killed || end->gone)
 		return;
-	kill(end->pid, SIGSTOP);
+	kill(stands_for(run, side), SIGSTOP);
 	end->cont_ns = run->now_ns + ms * DRILL_NS_PER_MS;
 }
 
@@ -114,7 +120,7 @@ void drill_hit_early(struct drill_run *run, unsigned connection)
 	}
 }
 
-static bool can_tell(const struct drill_run *run, enum drill_side side)
+bool drill_can_tell(const struct drill_run *run, enum drill_side side)
 {
 	const struct drill_process *end = &run->end[side];
 
@@ -127,16 +133,16 @@ static void operate_wishes(struct drill_run *run)
 	struct drill_process *source = &run->end[DRILL_SOURCE];
 
 	for (unsigned side = 0; side < DRILL_SIDES; side++)
-		if (run->end[side].want_pause && can_tell(run, (enum drill_side)side)) {
+		if (run->end[side].want_pause && drill_can_tell(run, (enum drill_side)side)) {
 			run->end[side].want_pause = false;
 			drill_tell(run, (enum drill_side)side, DRILL_DO_PAUSE, NULL);
 		}
-	if (source->want_cancel && can_tell(run, DRILL_SOURCE)) {
+	if (source->want_cancel && drill_can_tell(run, DRILL_SOURCE)) {
 		source->want_cancel = false;
 		drill_tell(run, DRILL_SOURCE, DRILL_DO_CANCEL, NULL);
 	}
 	if (run->switch_ns && run->now_ns >= run->switch_ns && source->phase == WH_PHASE_PRECOPY &&
-	    can_tell(run, DRILL_SOURCE)) {
+	    drill_can_tell(run, DRILL_SOURCE)) {
 		run->switch_ns = 0;
 		drill_tell(run, DRILL_SOURCE, DRILL_SWITCH, NULL);
 	}
@@ -153,7 +159,7 @@ static void operate_recovery(struct drill_run *run)
 	const struct drill_again *again = again_now(run);
 	char uri[DRILL_URI];
 
-	if (dest->phase == WH_PHASE_PAUSED && !dest->waits && can_tell(run, DRILL_DEST)) {
+	if (dest->phase == WH_PHASE_PAUSED && !dest->waits && drill_can_tell(run, DRILL_DEST)) {
 		if (again->same)
 			snprintf(uri, sizeof(uri), "%s", run->proxy.to);
 		else
@@ -161,7 +167,7 @@ static void operate_recovery(struct drill_run *run)
 		dest->waits = true;
 		drill_tell(run, DRILL_DEST, DRILL_RECOVER, uri);
 	}
-	if (source->phase != WH_PHASE_PAUSED || source->waits || !can_tell(run, DRILL_SOURCE))
+	if (source->phase != WH_PHASE_PAUSED || source->waits || !drill_can_tell(run, DRILL_SOURCE))
 		return;
 	if (dest->waits ? dest->order == DRILL_RECOVER : !again->source_first || run->tried)
 		return;
@@ -185,10 +191,12 @@ void drill_operate(struct drill_run *run)
 			continue;
 		end->cont_ns = 0;
 		drill_say(run, "%s goes on", drill_side_name((enum drill_side)side));
-		kill(end->pid, SIGCONT);
+		kill(stands_for(run, (enum drill_side)side), SIGCONT);
 	}
 	operate_wishes(run);
 	operate_recovery(run);
+	if (run->plan->qemu != DRILL_SIDES)
+		drill_judge(run);
 }
 
 static int sooner(const struct drill_run *run, uint64_t at_ns, int ms)
@@ -215,6 +223,8 @@ static void heard_phase(struct drill_run *run, enum drill_side side, const struc
 	drill_say(run, "%s: %s%s%s", drill_side_name(side), wh_phase_name(note->phase),
 		  *note->text ? ": " : "", note->text);
 	end->phase = note->phase;
+	if (note->phase == WH_PHASE_RECOVER || note->phase == WH_PHASE_POSTCOPY)
+		run->in_handshake = note->phase == WH_PHASE_RECOVER;
 	if (side == DRILL_DEST && note->phase == WH_PHASE_POSTCOPY)
 		drill_proxy_switched(&run->proxy);
 	if (note->phase != WH_PHASE_PAUSED)
@@ -241,6 +251,8 @@ static void heard_answer(struct drill_run *run, enum drill_side side, const stru
 		}
 		if (note->result != -EBUSY)
 			drill_say(run, "%s: %s", drill_side_name(side), note->text);
+		if (side == run->plan->qemu)
+			drill_judge_refused(run, note->text);
 		end->waits = false;
 		end->again_ns = run->now_ns + RETRY_NS;
 	} else if (note->result < 0) {
@@ -252,6 +264,8 @@ void drill_heard(struct drill_run *run, enum drill_side side, const struct drill
 {
 	if (note->what == DRILL_NOTHING)
 		heard_phase(run, side, note);
+	else if (note->what == DRILL_GONE)
+		drill_judge_gone(run, note->text);
 	else
 		heard_answer(run, side, note);
 }
@@ -297,7 +311,15 @@ bool drill_over(struct drill_run *run)
 	enum wh_phase from = source->phase, to = dest->phase;
 	bool over = false;
 
-	if (source->killed || gave_back(from)) {
+	if (run->plan->qemu == DRILL_SOURCE)
+		from = drill_judge_phase(run);
+	if (run->qemu_ended) {
+		run->result->outcome = DRILL_QEMU;
+		over = drill_judge_lost(run);
+	} else if (run->plan->qemu == DRILL_SOURCE && to == WH_PHASE_DONE) {
+		run->result->outcome = DRILL_COMPLETED;
+		over = from == WH_PHASE_DONE || drill_judge_over(run);
+	} else if (source->killed || gave_back(from)) {
 		run->result->outcome = DRILL_AT_SOURCE; /* killed, it went with it */
 		over = dest_over(run);
 	} else if (to == WH_PHASE_DONE) {

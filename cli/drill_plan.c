@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define MS 1000u /* a second has so many */
+#define MIB (1u << 20)
 
 static const struct {
 	const char *name;
@@ -111,6 +112,44 @@ static uint64_t plan_bytes(const struct drill_plan *plan)
 	for (unsigned i = 0; i < plan->blocks; i++)
 		pages += plan->pages[i];
 	return pages * DRILL_PAGE;
+}
+
+unsigned drill_kinds_with(unsigned from, enum drill_side qemu)
+{
+	/* its guest is nobody's who could be killed, and nobody who drops memory */
+	from &= ~(1u << DRILL_KILL);
+	return qemu == DRILL_DEST ? from & ~(1u << DRILL_REMOVES) : from;
+}
+
+/*
+ * What the QEMU has of all this: one block of whole MiB, private pages, no device state but
+ * its own. And who tells a 7.2 to resume before somebody listens has lost it.
+ */
+static void plan_peer(struct drill_plan *plan, struct drill_random *random,
+		      const struct drill_peer *peer)
+{
+	plan->qemu = peer->side;
+	if (peer->side == DRILL_SIDES)
+		plan->qemu = drill_one_in(random, 2) ? DRILL_SOURCE : DRILL_DEST;
+	plan->blocks = 1;
+	plan->pages[0] += -plan->pages[0] % (MIB / DRILL_PAGE);
+	plan->memory[plan->qemu] = DRILL_PRIVATE;
+	if (plan->memory[!plan->qemu] == DRILL_HUGETLB)
+		plan->memory[!plan->qemu] = DRILL_MEMFD;
+	plan->own_loop[plan->qemu] = false;
+	plan->urgent = plan->urgent == WH_URGENT_OFF ? WH_URGENT_OFF : peer->urgent;
+	plan->device_bytes = 0;
+	for (unsigned i = 0; i < DRILL_AGAIN; i++)
+		plan->again[i].source_first = false;
+	if (plan->qemu == DRILL_DEST)
+		return;
+	/*
+	 * Nobody writes its memory, and after one pass it would be over. It counts in slices of
+	 * 100 ms, so the pass takes some.
+	 */
+	plan->bandwidth = plan->pages[0] * DRILL_PAGE * MS / (300 + drill_pick(random, 400));
+	plan->switch_ms %= 150;
+	plan->by_command = true;
 }
 
 static void plan_memory(struct drill_plan *plan, struct drill_random *random, uint64_t bytes)
@@ -228,6 +267,9 @@ static void fault_how(const struct drill_plan *plan, struct drill_random *random
 	fault->all = drill_one_in(random, 2);
 	fault->both = drill_one_in(random, 3);
 	fault->side = drill_one_in(random, 2) ? DRILL_SOURCE : DRILL_DEST;
+	/* a QEMU that is the destination cannot, before 8.1 */
+	if (fault->kind == DRILL_PAUSE && plan->qemu == DRILL_DEST)
+		fault->side = DRILL_SOURCE;
 	if (fault->kind == DRILL_DELAY)
 		fault->ms = 1 + (unsigned)drill_pick(random, 15);
 	if (fault->kind == DRILL_STALL || fault->kind == DRILL_STOP)
@@ -251,6 +293,7 @@ static struct drill_fault *plan_add(struct drill_plan *plan, struct drill_random
 	return fault;
 }
 
+/* @from: there may be none left, of a destination that only QEMU is */
 static enum drill_kind pick_kind(struct drill_random *random, unsigned from)
 {
 	unsigned which = (unsigned)drill_pick(random, (uint64_t)__builtin_popcount(from));
@@ -281,6 +324,13 @@ static void plan_faults(struct drill_plan *plan, struct drill_random *random, un
 
 		if (connection && (kind == DRILL_CANCEL || kind == DRILL_KILL))
 			continue;
+		/* a QEMU cancels in postcopy too, and loses its guest by that */
+		if (kind == DRILL_CANCEL && plan->qemu == DRILL_SOURCE && plan->faults)
+			continue;
+		if (kind == DRILL_CANCEL && plan->qemu == DRILL_SOURCE) {
+			plan->postcopy = false;
+			plan->urgent = WH_URGENT_OFF;
+		}
 		/* what is about recoveries, and what is only there in postcopy, has it */
 		if (!plan->faults &&
 		    (kind_recovers(kind) || kind == DRILL_PAUSE || kind == DRILL_REMOVES))
@@ -305,13 +355,18 @@ static void plan_faults(struct drill_plan *plan, struct drill_random *random, un
 	}
 }
 
-void drill_plan_make(struct drill_plan *plan, uint64_t seed, uint64_t memory_bytes, unsigned from)
+void drill_plan_make(struct drill_plan *plan, uint64_t seed, uint64_t memory_bytes, unsigned from,
+		     const struct drill_peer *peer)
 {
 	struct drill_random random = { .state = seed };
 
-	*plan = (struct drill_plan){ .seed = seed };
+	*plan = (struct drill_plan){ .seed = seed, .qemu = DRILL_SIDES };
 	plan_memory(plan, &random, memory_bytes);
 	plan_link(plan, &random);
+	if (peer) {
+		plan_peer(plan, &random, peer);
+		from = drill_kinds_with(from, plan->qemu);
+	}
 	plan_faults(plan, &random, from);
 	plan->by_command &= plan->postcopy;
 }

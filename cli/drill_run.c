@@ -2,6 +2,7 @@
 /*
  * wherry drill: one run, from two processes that are made to a sentence about them.
  */
+#include "cli/drill_qemu.h"
 #include "cli/drill_run.h"
 
 #include <dirent.h>
@@ -128,6 +129,8 @@ static int process_start(struct drill_run *run, enum drill_side side, const stru
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(1);
+		if (side == run->plan->qemu)
+			drill_qemu_main(run->plan, run->binary, run->folder, run->shared, fds[1]);
 		drill_end_main(run->plan, side, huge, run->shared, fds[1]);
 	}
 	close(fds[1]);
@@ -258,7 +261,7 @@ static void verify(struct drill_run *run, enum drill_side side)
 	if (run->end[side].gone)
 		return;
 	drill_tell(run, side, DRILL_VERIFY, NULL);
-	if (!run_until_answer(run, side))
+	if (!run_until_answer(run, side) || (run->qemu_ended && side == run->plan->qemu))
 		return;
 	if (answer->result)
 		drill_wrong(run, "%lld pages at the %s are wrong: %s", (long long)answer->result,
@@ -280,6 +283,11 @@ static void check_runners(struct drill_run *run)
 		drill_wrong(run, "the guest ran at both ends");
 	if (outcome == DRILL_WRONG)
 		return;
+	if (outcome == DRILL_QEMU) {
+		if (source && dest)
+			drill_wrong(run, "the guest runs at both ends");
+		return;
+	}
 	if (source != source_wanted)
 		drill_wrong(run, "%s, and the guest %s at the source", drill_outcome_name(outcome),
 			    source ? "runs" : "does not run");
@@ -297,13 +305,18 @@ static void check_memory(struct drill_run *run)
 		return;
 	if (outcome == DRILL_COMPLETED)
 		verify(run, DRILL_DEST);
-	verify(run, DRILL_SOURCE);
+	/* also if that was wrong: is it wrong there too? A QEMU that is lost is not asked */
+	if (outcome != DRILL_QEMU || run->plan->qemu != DRILL_SOURCE)
+		verify(run, DRILL_SOURCE);
 	for (unsigned side = 0; side < DRILL_SIDES; side++) {
 		uint32_t wrong = __atomic_load_n(&run->shared->wrong[side], __ATOMIC_RELAXED);
 
-		if (wrong)
+		if (wrong) {
+			drill_say(run, "the guest at the %s found wrong bytes %u times",
+				  drill_side_name((enum drill_side)side), wrong);
 			drill_wrong(run, "the guest at the %s found wrong bytes %u times",
 				    drill_side_name((enum drill_side)side), wrong);
+		}
 	}
 }
 
@@ -316,6 +329,8 @@ static void process_end(struct drill_run *run, enum drill_side side)
 	if (end->pid <= 0 || end->killed)
 		return;
 	kill(end->pid, SIGCONT);
+	if (side == run->plan->qemu && run->shared->qemu_pid > 0)
+		kill(run->shared->qemu_pid, SIGCONT);
 	/* whoever does not answer would not hear this either */
 	if (!end->gone && end->order == DRILL_NOTHING && !drill_signal) {
 		drill_tell(run, side, DRILL_QUIT, NULL);
@@ -339,6 +354,7 @@ static void run_report(struct drill_run *run)
 {
 	struct drill_result *result = run->result;
 	const struct drill_plan *plan = run->plan;
+	enum drill_side counts;
 
 	memcpy(result->happened, run->proxy.happened, sizeof(result->happened));
 	for (unsigned i = 0; i < plan->faults; i++)
@@ -349,7 +365,8 @@ static void run_report(struct drill_run *run)
 		result->phase[side] = run->end[side].phase;
 		result->killed[side] = run->end[side].killed;
 	}
-	result->recoveries = run->end[DRILL_SOURCE].answer.stats.recoveries;
+	counts = plan->qemu == DRILL_SOURCE ? DRILL_DEST : DRILL_SOURCE;
+	result->recoveries = run->end[counts].answer.stats.recoveries;
 	result->faults = run->end[DRILL_DEST].answer.stats.faults;
 	result->ns = drill_now_ns() - run->begin_ns;
 }
@@ -379,7 +396,7 @@ static void run_migration(struct drill_run *run)
 	check_runners(run);
 }
 
-void drill_run(const struct drill_plan *plan, const char *folder, FILE *live,
+void drill_run(const struct drill_plan *plan, const char *folder, const char *binary, FILE *live,
 	       struct drill_result *result)
 {
 	static struct drill_run run;
@@ -394,6 +411,7 @@ void drill_run(const struct drill_plan *plan, const char *folder, FILE *live,
 		.plan = plan,
 		.result = result,
 		.folder = folder,
+		.binary = binary,
 		.live = live,
 		.log = open_memstream(&result->log, &length),
 		.begin_ns = drill_now_ns(),

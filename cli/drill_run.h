@@ -38,6 +38,7 @@ struct drill_run {
 	const struct drill_plan *plan;
 	struct drill_result *result;
 	const char *folder;
+	const char *binary;
 	FILE *log;
 	FILE *live;
 	uint64_t begin_ns;
@@ -46,7 +47,11 @@ struct drill_run {
 	uint64_t apart_ns;  /* one end is over, since then; 0 */
 	bool tried;	    /* the source was told first already, this time */
 	bool dropped;
-	unsigned round; /* of recoveries */
+	unsigned round;	   /* of recoveries */
+	uint64_t deaf_ns;  /* the QEMU has not heard that the link is gone, since then; 0 */
+	bool asked;	   /* it was told to recover though it does not say that it is paused */
+	bool in_handshake; /* of a recovery, or it broke there and nothing went on since */
+	bool qemu_ended;   /* by a fault of its own */
 	unsigned sockets;
 	struct drill_shared *shared;
 	struct drill_process end[DRILL_SIDES];
@@ -65,7 +70,20 @@ void drill_tell(struct drill_run *run, enum drill_side side, enum drill_what wha
 /* Where the destination is to listen next */
 void drill_new_uri(struct drill_run *run, bool tcp, char *uri);
 
+/* drill_judge.c: what is there to be done about a QEMU, and what it has ended with */
+void drill_judge(struct drill_run *run);
+/* It has ended by itself, or does not take an order that would bring it back */
+void drill_judge_gone(struct drill_run *run, const char *how);
+void drill_judge_refused(struct drill_run *run, const char *how);
+/* Its phase; paused if it was told that the link is gone and does not say what it is */
+enum wh_phase drill_judge_phase(struct drill_run *run);
+/* May it be left where it is, since ours has what is to be had? */
+bool drill_judge_over(struct drill_run *run);
+/* All of ours is where it belongs, though the QEMU is lost */
+bool drill_judge_lost(struct drill_run *run);
+
 /* drill_operate.c */
+bool drill_can_tell(const struct drill_run *run, enum drill_side side);
 /* A fault that is not of bytes. */
 void drill_hit(void *opaque, unsigned number);
 /* Those that come before the source does */

@@ -20,6 +20,8 @@ const char *drill_outcome_name(enum drill_outcome outcome)
 		return "at source";
 	case DRILL_STOPPED:
 		return "stopped";
+	case DRILL_QEMU:
+		return "QEMU ended";
 	case DRILL_WRONG:
 		return "WRONG";
 	case DRILL_OUTCOMES:
@@ -124,7 +126,10 @@ void drill_show_plan(const struct drill_plan *plan, FILE *to)
 {
 	char text[160];
 
-	fprintf(to, "seed 0x%016" PRIx64 "\n  ", plan->seed);
+	fprintf(to, "seed 0x%016" PRIx64 "%s\n  ", plan->seed,
+		plan->qemu == DRILL_SIDES  ? "" :
+		plan->qemu == DRILL_SOURCE ? ", a QEMU is the source" :
+					     ", a QEMU is the destination");
 	for (unsigned i = 0; i < plan->blocks; i++)
 		fprintf(to, "%s%" PRIu64, i ? " + " : "", plan->pages[i]);
 	fprintf(to, " pages, %s to %s; %s to the proxy, %s from there; %s\n",
@@ -191,6 +196,8 @@ static void run_object(unsigned number, const struct drill_plan *plan,
 		json_object_array_add(faults, fault);
 	}
 	json_object_object_add(object, "faults", faults);
+	if (plan->qemu != DRILL_SIDES)
+		add_string(object, "qemu", plan->qemu == DRILL_SOURCE ? "source" : "dest");
 	add_string(object, "source",
 		   result->killed[DRILL_SOURCE] ? "killed" :
 						  wh_phase_name(result->phase[DRILL_SOURCE]));
@@ -210,7 +217,7 @@ static void run_object(unsigned number, const struct drill_plan *plan,
 void drill_show_run(unsigned number, const struct drill_plan *plan,
 		    const struct drill_result *result, bool json)
 {
-	const char *phase[DRILL_SIDES];
+	const char *phase[DRILL_SIDES], *name[DRILL_SIDES] = { "", "" };
 	char text[160];
 
 	if (json) {
@@ -219,10 +226,13 @@ void drill_show_run(unsigned number, const struct drill_plan *plan,
 	}
 	for (unsigned side = 0; side < DRILL_SIDES; side++)
 		phase[side] = result->killed[side] ? "killed" : wh_phase_name(result->phase[side]);
-	printf("%5u  0x%016" PRIx64 "  %s (%s, %s), %" PRIu64 " recoveries of %u, %.2f s%s", number,
-	       plan->seed, drill_outcome_name(result->outcome), phase[DRILL_SOURCE],
-	       phase[DRILL_DEST], result->recoveries, result->attempts,
-	       (double)result->ns / NS_PER_S, result->small_pages ? ", no huge pages" : "");
+	if (plan->qemu != DRILL_SIDES) /* which of the two it is */
+		name[plan->qemu] = "QEMU ";
+	printf("%5u  0x%016" PRIx64 "  %s (%s%s, %s%s), %" PRIu64 " recoveries of %u, %.2f s%s",
+	       number, plan->seed, drill_outcome_name(result->outcome), name[DRILL_SOURCE],
+	       phase[DRILL_SOURCE], name[DRILL_DEST], phase[DRILL_DEST], result->recoveries,
+	       result->attempts, (double)result->ns / NS_PER_S,
+	       result->small_pages ? ", no huge pages" : "");
 	for (unsigned i = 0; i < plan->faults; i++) {
 		drill_show_fault(&plan->fault[i], text, sizeof(text));
 		printf("%s%s%s", i ? "; " : ": ", text,
@@ -231,6 +241,8 @@ void drill_show_run(unsigned number, const struct drill_plan *plan,
 	printf("\n");
 	if (result->outcome == DRILL_WRONG)
 		printf("       WRONG: %s\n", result->why);
+	else if (*result->why)
+		printf("       %s: %s\n", drill_outcome_name(result->outcome), result->why);
 }
 
 static void row_add(struct drill_row *row, const struct drill_result *result, bool happened)
@@ -272,30 +284,36 @@ static void row_object(const char *name, const struct drill_row *row)
 	add_number(object, "completed", row->ended[DRILL_COMPLETED]);
 	add_number(object, "at_source", row->ended[DRILL_AT_SOURCE]);
 	add_number(object, "stopped", row->ended[DRILL_STOPPED]);
+	add_number(object, "qemu_ended", row->ended[DRILL_QEMU]);
 	add_number(object, "wrong", row->ended[DRILL_WRONG]);
 	print_object(object);
 }
 
-static void show_row(const char *name, const struct drill_row *row, bool json)
+static void show_row(const char *name, const struct drill_row *row, bool qemu, bool json)
 {
 	if (json) {
 		row_object(name, row);
 		return;
 	}
-	printf("%-10s %6u %9u %11" PRIu64 " %10u %10u %8u %6u\n", name, row->runs, row->happened,
+	printf("%-10s %6u %9u %11" PRIu64 " %10u %10u %8u", name, row->runs, row->happened,
 	       row->recoveries, row->ended[DRILL_COMPLETED], row->ended[DRILL_AT_SOURCE],
-	       row->ended[DRILL_STOPPED], row->ended[DRILL_WRONG]);
+	       row->ended[DRILL_STOPPED]);
+	if (qemu)
+		printf(" %11u", row->ended[DRILL_QEMU]);
+	printf(" %6u\n", row->ended[DRILL_WRONG]);
 }
 
-void drill_show_table(const struct drill_table *table, const uint64_t *wrong, bool json)
+void drill_show_table(const struct drill_table *table, const uint64_t *wrong, bool qemu, bool json)
 {
 	if (!json)
-		printf("\n%-10s %6s %9s %11s %10s %10s %8s %6s\n", "fault", "runs", "happened",
-		       "recoveries", "completed", "at source", "stopped", "WRONG");
+		printf("\n%-10s %6s %9s %11s %10s %10s %8s%s %6s\n", "fault", "runs", "happened",
+		       "recoveries", "completed", "at source", "stopped",
+		       qemu ? "  QEMU ended" : "", "WRONG");
 	for (unsigned kind = 0; kind < DRILL_KINDS; kind++)
 		if (table->row[kind].runs)
-			show_row(drill_kind_name((enum drill_kind)kind), &table->row[kind], json);
-	show_row("all", &table->all, json);
+			show_row(drill_kind_name((enum drill_kind)kind), &table->row[kind], qemu,
+				 json);
+	show_row("all", &table->all, qemu, json);
 	for (unsigned i = 0; i < table->all.ended[DRILL_WRONG] && !json; i++)
 		printf("%s 0x%016" PRIx64, i ? "" : "\nwrong:", wrong[i]);
 	if (table->all.ended[DRILL_WRONG] && !json)

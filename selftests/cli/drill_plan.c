@@ -14,9 +14,9 @@ TEST(same_seed_same_plan)
 	static struct drill_plan a, b;
 
 	for (unsigned i = 0; i < 200; i++) {
-		drill_plan_make(&a, drill_seed(7, i), MEMORY, DRILL_ALL_KINDS);
+		drill_plan_make(&a, drill_seed(7, i), MEMORY, DRILL_ALL_KINDS, NULL);
 		memset(&b, 0xee, sizeof(b));
-		drill_plan_make(&b, drill_seed(7, i), MEMORY, DRILL_ALL_KINDS);
+		drill_plan_make(&b, drill_seed(7, i), MEMORY, DRILL_ALL_KINDS, NULL);
 		ASSERT_EQ(a.faults, b.faults);
 		ASSERT_EQ(a.bandwidth, b.bandwidth);
 		for (unsigned f = 0; f < a.faults; f++) {
@@ -47,7 +47,7 @@ TEST(plans_are_possible)
 	for (unsigned i = 0; i < SEEDS; i++) {
 		unsigned connection = 0;
 
-		drill_plan_make(&plan, drill_seed(1, i), MEMORY, DRILL_ALL_KINDS);
+		drill_plan_make(&plan, drill_seed(1, i), MEMORY, DRILL_ALL_KINDS, NULL);
 		ASSERT_TRUE(plan.blocks >= 1 && plan.blocks <= DRILL_BLOCKS);
 		ASSERT_TRUE(plan.faults >= 1 && plan.faults <= DRILL_FAULTS);
 		for (unsigned b = 0; b < plan.blocks; b++) {
@@ -95,7 +95,7 @@ TEST(kinds)
 	EXPECT_STREQ("cuts", unknown);
 	for (unsigned kind = 0; kind < DRILL_KINDS; kind++)
 		for (unsigned i = 0; i < 200; i++) {
-			drill_plan_make(&plan, drill_seed(kind, i), MEMORY, 1u << kind);
+			drill_plan_make(&plan, drill_seed(kind, i), MEMORY, 1u << kind, NULL);
 			for (unsigned f = 0; f < plan.faults; f++) {
 				bool is = plan.fault[f].kind == kind;
 
@@ -104,6 +104,45 @@ TEST(kinds)
 			}
 		}
 	EXPECT_EQ(DRILL_ALL_KINDS, seen);
+}
+
+/* With a QEMU nothing is planned that it has not got, or that would only end it */
+TEST(with_a_qemu)
+{
+	static struct drill_plan plan;
+	unsigned at[DRILL_SIDES] = { 0 };
+
+	for (unsigned i = 0; i < SEEDS; i++) {
+		const struct drill_peer peer = {
+			.side = (enum drill_side)(i % (DRILL_SIDES + 1)),
+			.urgent = WH_URGENT_AT_START,
+		};
+
+		drill_plan_make(&plan, drill_seed(2, i), MEMORY, DRILL_ALL_KINDS, &peer);
+		ASSERT_TRUE(plan.qemu < DRILL_SIDES);
+		ASSERT_TRUE(peer.side == DRILL_SIDES || plan.qemu == peer.side);
+		at[plan.qemu] += peer.side == DRILL_SIDES;
+		ASSERT_EQ(1, plan.blocks);
+		ASSERT_EQ(0, plan.pages[0] * DRILL_PAGE % (1u << 20));
+		ASSERT_EQ(DRILL_PRIVATE, plan.memory[plan.qemu]);
+		ASSERT_NE(DRILL_HUGETLB, plan.memory[!plan.qemu]);
+		ASSERT_NE(WH_URGENT_AT_SWITCH, plan.urgent);
+		for (unsigned n = 0; n < DRILL_AGAIN; n++)
+			ASSERT_FALSE(plan.again[n].source_first);
+		for (unsigned f = 0; f < plan.faults; f++) {
+			const struct drill_fault *fault = &plan.fault[f];
+
+			ASSERT_NE(DRILL_KILL, fault->kind);
+			if (plan.qemu == DRILL_DEST)
+				ASSERT_NE(DRILL_REMOVES, fault->kind);
+			if (plan.qemu == DRILL_SOURCE && fault->kind == DRILL_CANCEL)
+				ASSERT_FALSE(plan.postcopy);
+			if (plan.qemu == DRILL_DEST && fault->kind == DRILL_PAUSE)
+				ASSERT_EQ(DRILL_SOURCE, fault->side);
+		}
+	}
+	EXPECT_LT(SEEDS / 10, at[DRILL_SOURCE]);
+	EXPECT_LT(SEEDS / 10, at[DRILL_DEST]);
 }
 
 TEST_HARNESS_MAIN
