@@ -47,6 +47,10 @@ const struct bench_traits bench_traits[] = {
 	[BENCH_PLACING_P50] = { "placing-p50", "fault answered in the same process, p50", "us" },
 	[BENCH_PLACING_P99] = { "placing-p99", "fault answered in the same process, p99", "us" },
 	[BENCH_HOP] = { "hop", "a hop of the way of a page", "us" },
+	[BENCH_BREAK] = { "break", "from a cut until both ends are paused", "ms" },
+	[BENCH_RECOVERY] = { "recovery", "from recover and resume until a page that is waited for",
+			     "ms" },
+	[BENCH_BITMAP_RATE] = { "bitmap-rate", "received bitmap, to the wire and from it", "GB/s" },
 };
 
 static_assert(sizeof(bench_traits) / sizeof(bench_traits[0]) == BENCH_MEASURE_COUNT,
@@ -85,6 +89,11 @@ const struct bench_aim bench_aims[] = {
 	{ BENCH_READ_RATE, "xbzrle_get()", "floor", "XBZRLE", true, 0.9 },
 	{ BENCH_READ_RATE, "XXH3", "floor", "digest", true, 0.9 },
 	{ BENCH_DIGEST_COST, "XXH3", "wherry, precopy", NULL, false, 0.1 },
+
+	/* A link that broke */
+	{ BENCH_RECOVERY, "wherry", "5 ms + 3 round trips", NULL, false, 1 },
+	{ BENCH_BITMAP_RATE, "bitmap_put()", "floor", NULL, true, 0.5 },
+	{ BENCH_BITMAP_RATE, "inversion", "floor", NULL, true, 0.5 },
 
 	{ 0 },
 };
