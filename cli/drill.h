@@ -47,6 +47,7 @@ enum drill_kind {
 	DRILL_STOP,
 	DRILL_KILL,
 	DRILL_REMOVES,
+	DRILL_NO_MEMORY,
 	DRILL_KINDS
 };
 
@@ -94,7 +95,7 @@ enum drill_lie {
  * @at:		After so many bytes of @channel in direction @way
  * @ms:		How long: of each piece, of silence, of standing still
  * @side:	Whom it is done to, or who does it
- * @variant:	enum drill_lie, DRILL_STRANGER_*
+ * @variant:	enum drill_lie, DRILL_STRANGER_*; of DRILL_NO_MEMORY: it is EAGAIN
  */
 struct drill_fault {
 	enum drill_kind kind;

@@ -4,6 +4,7 @@
  * migration where the plan wants an event loop of the VMM's own.
  */
 #include "cli/drill_end.h"
+#include "cli/drill_memory.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -352,6 +353,12 @@ void drill_end_main(const struct drill_plan *plan, enum drill_side side,
 	struct drill_order order;
 	struct wh_err err = { 0 };
 
+	for (unsigned i = 0; i < plan->faults && side == DRILL_DEST; i++)
+		if (plan->fault[i].kind == DRILL_NO_MEMORY) {
+			/* without it nothing fails, and the fault has not happened */
+			(void)drill_memory_guard(&shared->place_error, &shared->place_refused);
+			break;
+		}
 	end = (struct end){ .plan = plan, .side = side, .huge = huge, .fd = fd, .shared = shared };
 	ready.result = end_new(&end, &err);
 	if (ready.result < 0 || (plan->own_loop[side] && wh_fd(end.migration) < 0)) {

@@ -24,6 +24,8 @@ struct drill_guest_state {
 struct drill_shared {
 	struct drill_guest_state state[DRILL_BLOCKS]; /* when the source has stopped it */
 	pid_t qemu_pid;
+	uint32_t place_error;	    /* what placing fails with at the destination; 0 */
+	uint32_t place_refused;	    /* how often it did */
 	uint32_t runs[DRILL_SIDES]; /* the guest does, there */
 	uint32_t ran_twice;
 	uint32_t wrong[DRILL_SIDES]; /* pages that the guest found wrong */

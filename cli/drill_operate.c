@@ -100,6 +100,11 @@ void drill_hit(void *opaque, unsigned number)
 		run->end[fault->side].want_pause = true;
 	if (fault->kind == DRILL_CANCEL)
 		run->end[DRILL_SOURCE].want_cancel = true;
+	if (fault->kind == DRILL_NO_MEMORY) {
+		run->room_ns = run->now_ns + fault->ms * DRILL_NS_PER_MS;
+		__atomic_store_n(&run->shared->place_error, fault->variant ? EAGAIN : ENOMEM,
+				 __ATOMIC_SEQ_CST);
+	}
 	if (fault->kind == DRILL_STOP)
 		stop(run, fault->side, fault->ms);
 	if (fault->kind == DRILL_KILL && !kill_early(run, fault->side)) {
@@ -193,6 +198,11 @@ void drill_operate(struct drill_run *run)
 		drill_say(run, "%s goes on", drill_side_name((enum drill_side)side));
 		kill(stands_for(run, (enum drill_side)side), SIGCONT);
 	}
+	if (run->room_ns && run->now_ns >= run->room_ns) {
+		run->room_ns = 0;
+		drill_say(run, "there is memory again");
+		__atomic_store_n(&run->shared->place_error, 0, __ATOMIC_SEQ_CST);
+	}
 	operate_wishes(run);
 	operate_recovery(run);
 	if (run->plan->qemu != DRILL_SIDES)
@@ -209,6 +219,7 @@ static int sooner(const struct drill_run *run, uint64_t at_ns, int ms)
 int drill_operate_in(const struct drill_run *run, int ms)
 {
 	ms = sooner(run, run->switch_ns, ms);
+	ms = sooner(run, run->room_ns, ms);
 	for (unsigned side = 0; side < DRILL_SIDES; side++) {
 		ms = sooner(run, run->end[side].again_ns, ms);
 		ms = sooner(run, run->end[side].cont_ns, ms);

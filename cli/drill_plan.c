@@ -32,6 +32,8 @@ static const struct {
 	[DRILL_STOP] = { "stop", "SIGSTOP of one end, and SIGCONT" },
 	[DRILL_KILL] = { "kill", "SIGKILL of one end before the switch" },
 	[DRILL_REMOVES] = { "removes", "the guest drops memory all the time, and wants zeros" },
+	[DRILL_NO_MEMORY] = { "no-memory",
+			      "a page cannot be placed for some time: ENOMEM or EAGAIN" },
 };
 _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == DRILL_KINDS, "a line for each kind");
 
@@ -118,7 +120,7 @@ unsigned drill_kinds_with(unsigned from, enum drill_side qemu)
 {
 	/* its guest is nobody's who could be killed, and nobody who drops memory */
 	from &= ~(1u << DRILL_KILL);
-	return qemu == DRILL_DEST ? from & ~(1u << DRILL_REMOVES) : from;
+	return qemu == DRILL_DEST ? from & ~(1u << DRILL_REMOVES | 1u << DRILL_NO_MEMORY) : from;
 }
 
 /*
@@ -219,6 +221,7 @@ static bool fault_breaks(const struct drill_plan *plan, const struct drill_fault
 		return true;
 	case DRILL_STALL:
 	case DRILL_STOP:
+	case DRILL_NO_MEMORY:
 		return fault->ms > plan->dead_peer_ms;
 	case DRILL_DELAY:
 	case DRILL_STRANGER:
@@ -234,7 +237,8 @@ static void fault_when(const struct drill_plan *plan, struct drill_random *rando
 {
 	uint64_t bytes = plan_bytes(plan);
 	bool only_precopy = fault->kind == DRILL_CANCEL || fault->kind == DRILL_KILL;
-	bool only_postcopy = fault->kind == DRILL_PAUSE || fault->kind == DRILL_REMOVES;
+	bool only_postcopy = fault->kind == DRILL_PAUSE || fault->kind == DRILL_REMOVES ||
+			     fault->kind == DRILL_NO_MEMORY;
 
 	if (!fault->connection)
 		fault->postcopy = plan->postcopy && !only_precopy &&
@@ -272,7 +276,10 @@ static void fault_how(const struct drill_plan *plan, struct drill_random *random
 		fault->side = DRILL_SOURCE;
 	if (fault->kind == DRILL_DELAY)
 		fault->ms = 1 + (unsigned)drill_pick(random, 15);
-	if (fault->kind == DRILL_STALL || fault->kind == DRILL_STOP)
+	if (fault->kind == DRILL_NO_MEMORY)
+		fault->variant = (unsigned)drill_pick(random, 2);
+	if (fault->kind == DRILL_STALL || fault->kind == DRILL_STOP ||
+	    fault->kind == DRILL_NO_MEMORY)
 		fault->ms = 1 + (unsigned)drill_pick(random, 3 * (uint64_t)plan->dead_peer_ms);
 	if (fault->kind == DRILL_BITMAP)
 		fault->variant = (unsigned)drill_pick(random, DRILL_LIES);
@@ -310,6 +317,12 @@ static bool kind_recovers(enum drill_kind kind)
 	return kind == DRILL_BITMAP || kind == DRILL_HANDSHAKE;
 }
 
+static bool only_postcopy(enum drill_kind kind)
+{
+	return kind_recovers(kind) || kind == DRILL_PAUSE || kind == DRILL_REMOVES ||
+	       kind == DRILL_NO_MEMORY;
+}
+
 /*
  * One after the other: what breaks the link in postcopy makes place for faults of the next
  * connection, what breaks it before the switch is the last.
@@ -332,11 +345,9 @@ static void plan_faults(struct drill_plan *plan, struct drill_random *random, un
 			plan->urgent = WH_URGENT_OFF;
 		}
 		/* what is about recoveries, and what is only there in postcopy, has it */
-		if (!plan->faults &&
-		    (kind_recovers(kind) || kind == DRILL_PAUSE || kind == DRILL_REMOVES))
+		if (!plan->faults && only_postcopy(kind))
 			plan->postcopy = true;
-		if (!plan->postcopy &&
-		    (kind_recovers(kind) || kind == DRILL_PAUSE || kind == DRILL_REMOVES))
+		if (!plan->postcopy && only_postcopy(kind))
 			continue;
 		if (kind == DRILL_REMOVES)
 			plan->removes = true;

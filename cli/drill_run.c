@@ -358,7 +358,10 @@ static void run_report(struct drill_run *run)
 
 	memcpy(result->happened, run->proxy.happened, sizeof(result->happened));
 	for (unsigned i = 0; i < plan->faults; i++)
-		if (plan->fault[i].kind == DRILL_REMOVES)
+		if (plan->fault[i].kind == DRILL_NO_MEMORY)
+			result->happened[i] &=
+				__atomic_load_n(&run->shared->place_refused, __ATOMIC_RELAXED) > 0;
+		else if (plan->fault[i].kind == DRILL_REMOVES)
 			result->happened[i] =
 				__atomic_load_n(&run->shared->removed, __ATOMIC_RELAXED);
 	for (unsigned side = 0; side < DRILL_SIDES; side++) {
@@ -391,6 +394,8 @@ static void run_migration(struct drill_run *run)
 		drill_operate(run);
 		run_step(run);
 	}
+	/* the guest goes on touching what was never written */
+	__atomic_store_n(&run->shared->place_error, 0, __ATOMIC_SEQ_CST);
 	check_runners(run);
 	check_memory(run);
 	check_runners(run);

@@ -43,6 +43,7 @@ struct drill_run {
 	FILE *live;
 	uint64_t begin_ns;
 	uint64_t now_ns;
+	uint64_t room_ns;   /* there is memory again, then; 0 */
 	uint64_t switch_ns; /* the source has to be told */
 	uint64_t apart_ns;  /* one end is over, since then; 0 */
 	bool tried;	    /* the source was told first already, this time */

@@ -84,6 +84,10 @@ void drill_show_fault(const struct drill_fault *fault, char *text, size_t room)
 	case DRILL_STALL:
 		add_text(text, room, " %u ms", fault->ms);
 		break;
+	case DRILL_NO_MEMORY:
+		add_text(text, room, " (%s) %u ms", fault->variant ? "EAGAIN" : "ENOMEM",
+			 fault->ms);
+		break;
 	case DRILL_STOP:
 		add_text(text, room, " %s %u ms", fault->side == DRILL_DEST ? "dest" : "source",
 			 fault->ms);
@@ -324,10 +328,9 @@ void drill_show_list(bool json)
 {
 	static const char *const absent[][2] = {
 		{ "agent", "SIGKILL of the process that serves faults" },
-		{ "no-memory", "ENOMEM, ENOSPC or EAGAIN where a page is to be placed" },
 	};
 
-	for (unsigned i = 0; i < DRILL_KINDS + 2; i++) {
+	for (unsigned i = 0; i < DRILL_KINDS + 1; i++) {
 		bool there = i < DRILL_KINDS;
 		const char *name =
 			there ? drill_kind_name((enum drill_kind)i) : absent[i - DRILL_KINDS][0];
