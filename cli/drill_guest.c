@@ -260,6 +260,6 @@ void drill_guest_explain(const struct drill_guest *g, uint64_t offset, char *tex
 		 "0x%02x at 0x%llx, not 0x%02x; %u bytes of the page differ, %u are not zero; "
 		 "visited %llu times there, dropped %u times%s",
 		 g->memory[offset], (unsigned long long)offset, right[offset % DRILL_PAGE], differ,
-		 set, (unsigned long long)visits, g->drops ? g->drops[page] : 0,
+		 set, (unsigned long long)visits, g->drops ? (unsigned)g->drops[page] : 0u,
 		 g->removed && g->removed[page] ? ", and is so now" : "");
 }

@@ -47,6 +47,15 @@ static pid_t stands_for(const struct drill_run *run, enum drill_side side)
 	return side == run->plan->qemu ? run->shared->qemu_pid : run->end[side].pid;
 }
 
+void drill_strangers_leave(struct drill_run *run)
+{
+	for (unsigned i = 0; i < DRILL_FAULTS; i++) {
+		if (run->stranger[i] >= 0)
+			close(run->stranger[i]);
+		run->stranger[i] = -1;
+	}
+}
+
 static void stop(struct drill_run *run, enum drill_side side, unsigned ms)
 {
 	struct drill_process *end = &run->end[side];
@@ -238,6 +247,9 @@ static void heard_phase(struct drill_run *run, enum drill_side side, const struc
 		run->in_handshake = note->phase == WH_PHASE_RECOVER;
 	if (side == DRILL_DEST && note->phase == WH_PHASE_POSTCOPY)
 		drill_proxy_switched(&run->proxy);
+	/* nobody listens there any more, and ours would knock for ever */
+	if (note->phase == WH_PHASE_POSTCOPY && side == run->plan->qemu)
+		end->waits = false;
 	if (note->phase != WH_PHASE_PAUSED)
 		return;
 	end->pauses++;
@@ -305,6 +317,9 @@ static bool dest_over(struct drill_run *run)
 	if (!run->dropped)
 		drill_proxy_drop(&run->proxy);
 	run->dropped = true;
+	/* a QEMU waits for whoever came first */
+	if (run->plan->qemu == DRILL_DEST)
+		drill_strangers_leave(run);
 	return dest->phase == WH_PHASE_SETUP;
 }
 

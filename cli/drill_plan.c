@@ -237,12 +237,12 @@ static void fault_when(const struct drill_plan *plan, struct drill_random *rando
 {
 	uint64_t bytes = plan_bytes(plan);
 	bool only_precopy = fault->kind == DRILL_CANCEL || fault->kind == DRILL_KILL;
-	bool only_postcopy = fault->kind == DRILL_PAUSE || fault->kind == DRILL_REMOVES ||
-			     fault->kind == DRILL_NO_MEMORY;
+	bool after_switch = fault->kind == DRILL_PAUSE || fault->kind == DRILL_REMOVES ||
+			    fault->kind == DRILL_NO_MEMORY;
 
 	if (!fault->connection)
 		fault->postcopy = plan->postcopy && !only_precopy &&
-				  (only_postcopy || !drill_one_in(random, 4));
+				  (after_switch || !drill_one_in(random, 4));
 	fault->way = drill_one_in(random, 3) ? DRILL_BACK : DRILL_THERE;
 	if (plan->urgent != WH_URGENT_OFF && (fault->postcopy || fault->connection) &&
 	    drill_one_in(random, 3)) {

@@ -445,9 +445,7 @@ void drill_run(const struct drill_plan *plan, const char *folder, const char *bi
 		result->outcome = DRILL_OUTCOMES;
 	drill_proxy_close(&run.proxy);
 	sockets_remove(&run);
-	for (unsigned i = 0; i < DRILL_FAULTS; i++)
-		if (run.stranger[i] >= 0)
-			close(run.stranger[i]);
+	drill_strangers_leave(&run);
 	for (unsigned side = 0; side < DRILL_SIDES; side++)
 		if (run.end[side].fd >= 0)
 			close(run.end[side].fd);

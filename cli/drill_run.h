@@ -87,6 +87,7 @@ bool drill_judge_lost(struct drill_run *run);
 bool drill_can_tell(const struct drill_run *run, enum drill_side side);
 /* A fault that is not of bytes. */
 void drill_hit(void *opaque, unsigned number);
+void drill_strangers_leave(struct drill_run *run);
 /* Those that come before the source does */
 void drill_hit_early(struct drill_run *run, unsigned connection);
 /* Whatever an operator would do now */
