@@ -30,7 +30,7 @@ static const char *const not_taken[] = {
 /* What it says in 7.2 when its second connection comes up behind the failure of the first */
 static const char *const aborted[] = { "yank_register_function: Assertion `entry' failed" };
 
-/* What it says in 7.2, in front of reading from the connection that it has just closed */
+/* What it says in 7.2, in front of using the connection that it has just closed again */
 static const char *const crashed[] = {
 	"Segmentation fault",
 	"Detected IO failure for postcopy. Migration paused.",
@@ -81,9 +81,10 @@ void drill_judge_gone(struct drill_run *run, const char *how)
 		qemu->phase = WH_PHASE_FAILED;
 		return;
 	}
-	if (run->plan->qemu == DRILL_DEST && run->in_handshake &&
+	if (run->plan->qemu == DRILL_DEST && run->round && ours(run)->phase == WH_PHASE_PAUSED &&
 	    !strncmp(how, crashed[0], strlen(crashed[0])) && says(how, &crashed[1], 1)) {
-		ended(run, "a break in the handshake of a recovery: Segmentation fault");
+		ended(run,
+		      "a break in the handshake of a recovery, or behind it: Segmentation fault");
 		return;
 	}
 	if (run->plan->qemu == DRILL_SOURCE && ours(run)->phase == WH_PHASE_FAILED &&

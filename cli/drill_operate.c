@@ -243,8 +243,6 @@ static void heard_phase(struct drill_run *run, enum drill_side side, const struc
 	drill_say(run, "%s: %s%s%s", drill_side_name(side), wh_phase_name(note->phase),
 		  *note->text ? ": " : "", note->text);
 	end->phase = note->phase;
-	if (note->phase == WH_PHASE_RECOVER || note->phase == WH_PHASE_POSTCOPY)
-		run->in_handshake = note->phase == WH_PHASE_RECOVER;
 	if (side == DRILL_DEST && note->phase == WH_PHASE_POSTCOPY)
 		drill_proxy_switched(&run->proxy);
 	/* nobody listens there any more, and ours would knock for ever */

@@ -261,6 +261,9 @@ static void fault_when(const struct drill_plan *plan, struct drill_random *rando
 		fault->way = fault->kind == DRILL_BITMAP ? DRILL_BACK : fault->way;
 		fault->at = pick_size(random, fault->way == DRILL_BACK ? 600 : 80);
 	}
+	/* a QEMU takes a cancel when all is said, and runs its guest though it runs there */
+	if (fault->kind == DRILL_CANCEL && plan->qemu == DRILL_SOURCE)
+		fault->at %= bytes / 3;
 	if (fault->kind == DRILL_BITMAP)
 		fault->at = drill_pick(random, plan->blocks);
 }

@@ -48,11 +48,10 @@ struct drill_run {
 	uint64_t apart_ns;  /* one end is over, since then; 0 */
 	bool tried;	    /* the source was told first already, this time */
 	bool dropped;
-	unsigned round;	   /* of recoveries */
-	uint64_t deaf_ns;  /* the QEMU has not heard that the link is gone, since then; 0 */
-	bool asked;	   /* it was told to recover though it does not say that it is paused */
-	bool in_handshake; /* of a recovery, or it broke there and nothing went on since */
-	bool qemu_ended;   /* by a fault of its own */
+	unsigned round;	  /* of recoveries */
+	uint64_t deaf_ns; /* the QEMU has not heard that the link is gone, since then; 0 */
+	bool asked;	  /* it was told to recover though it does not say that it is paused */
+	bool qemu_ended;  /* by a fault of its own */
 	unsigned sockets;
 	struct drill_shared *shared;
 	struct drill_process end[DRILL_SIDES];
