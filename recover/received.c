@@ -6,7 +6,7 @@
 #define STRIDE 8u /* words at a time */
 
 /* Two of them; the compiler takes what the processor has for it */
-typedef uint64_t pair __attribute__((vector_size(16), aligned(8)));
+typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
 
 void received_invert(uint64_t *missing, const uint64_t *received, uint64_t pages, uint64_t group)
 {
