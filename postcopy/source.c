@@ -323,6 +323,8 @@ static int step(struct source *source, uint64_t now_ns, struct batch *batch, str
 		return source_package(source, batch, now_ns, err);
 	case STEP_BACKGROUND:
 		return source_background(source, now_ns, batch);
+	case STEP_ARRIVED:
+		return source_arrived(source, now_ns, err);
 	case STEP_END:
 		return source_end(source, batch);
 	case STEP_ANSWER:
@@ -369,7 +371,8 @@ void source_sent(struct source *source, size_t bytes, uint64_t now_ns)
 		source->meter.bytes += bytes;
 		meter_mark(&source->meter, now_ns, false);
 	}
-	if (source->step == STEP_ANSWER || source->phase == SOURCE_RECOVER)
+	if (source->step == STEP_ANSWER || source->step == STEP_ARRIVED ||
+	    source->phase == SOURCE_RECOVER)
 		source->answer_ns = now_ns;
 	if (source->phase >= SOURCE_HANDOVER && source->phase != SOURCE_RECOVER &&
 	    !source->counters.downtime_ns)

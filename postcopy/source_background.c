@@ -32,6 +32,16 @@ static bool serve_here(struct source *source, struct batch *batch)
 	return true;
 }
 
+/*
+ * QEMU 7.2 reads its urgent channel until an end mark and then never again, after a recovery
+ * neither: what is asked for in one would be sent in vain, and it would not notice. So there is none
+ * before all that is on the main channel is known to have arrived.
+ */
+static bool ends_urgent(const struct source *source)
+{
+	return source->urgent_open && source->config.urgent == WH_URGENT_AT_START;
+}
+
 int source_background(struct source *source, uint64_t now_ns, struct batch *batch)
 {
 	const struct source_span *span = &source->channel[CHANNEL_MAIN].span;
@@ -59,12 +69,24 @@ int source_background(struct source *source, uint64_t now_ns, struct batch *batc
 	if (source_pages_left(source))
 		return source_wait(source, UINT64_MAX);
 	source->step = STEP_END;
+	if (!ends_urgent(source))
+		return SOURCE_AGAIN;
+	batch_ping(batch, PING_ARRIVED);
+	source->step = STEP_ARRIVED;
+	return source_send(source, batch, false);
+}
+
+int source_arrived(struct source *source, uint64_t now_ns, struct wh_err *err)
+{
+	if (!__atomic_load_n(&source->arrived, __ATOMIC_ACQUIRE))
+		return source_owed(source, now_ns, err);
+	source->step = STEP_END;
 	return SOURCE_AGAIN;
 }
 
 int source_end(struct source *source, struct batch *batch)
 {
-	bool mark = source->urgent_open && source->config.urgent == WH_URGENT_AT_START;
+	bool mark = ends_urgent(source);
 
 	batch_part(batch, SECTION_END);
 	batch_part_end(batch);

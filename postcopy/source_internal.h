@@ -51,6 +51,7 @@ enum source_step {
 	STEP_DISCARD, /* postcopy, guest paused */
 	STEP_PACKAGE,
 	STEP_BACKGROUND,
+	STEP_ARRIVED, /* in front of an end mark on the urgent channel */
 	STEP_END,
 	STEP_ANSWER, /* all is written: SHUT is owed */
 	STEP_HELLO,  /* recovery: is it the destination of this migration? */
@@ -149,6 +150,7 @@ struct source {
 	bool urgent_end;       /* bulk thread sets: send the end mark; request thread clears */
 	bool held_back;	       /* request thread sets: the queue was full; taker clears */
 	bool pong;	       /* request thread sets */
+	bool arrived;	       /* request thread sets: the PONG to PING_ARRIVED */
 	enum source_peer peer; /* request thread writes */
 	uint64_t shut;	       /* request thread writes: SHUT_SAID and the value */
 	uint64_t heard_ns;     /* request thread writes: last message */
@@ -296,6 +298,7 @@ int source_package(struct source *source, struct batch *batch, uint64_t now_ns, 
 
 /* source_background.c */
 int source_background(struct source *source, uint64_t now_ns, struct batch *batch);
+int source_arrived(struct source *source, uint64_t now_ns, struct wh_err *err);
 int source_end(struct source *source, struct batch *batch);
 int source_answer(struct source *source, uint64_t now_ns, struct wh_err *err);
 /* Something is owed by the destination. Return: as source_next(): wait, or it is gone */

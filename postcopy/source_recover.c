@@ -36,6 +36,7 @@ void source_reconnected(struct source *source, bool urgent, uint64_t now_ns)
 	source->urgent_pages = 0;
 	source->urgent_over = false;
 	source->urgent_end = false;
+	source->arrived = false;
 	source->held_back = false;
 	source->shut = 0;
 	source->queue.head = source->queue.tail = 0;

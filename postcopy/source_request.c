@@ -164,6 +164,8 @@ static int take_message(struct source *source, const struct rp_msg *msg, uint64_
 	case RP_PONG:
 		take_who(source, msg->pong.value);
 		__atomic_store_n(&source->pong, true, __ATOMIC_RELEASE);
+		if (msg->pong.value == PING_ARRIVED)
+			__atomic_store_n(&source->arrived, true, __ATOMIC_RELEASE);
 		return 1;
 	case RP_REQ_PAGES_ID:
 		block = find_block(source, &msg->req_pages_id.block);

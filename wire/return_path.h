@@ -49,6 +49,9 @@ struct rp_msg {
 #define PING_WHO UINT32_C(0x57485259)
 #define PONG_OURS UINT32_C(0x57485201)
 
+/* Its PONG says that all in front of it has arrived; 1 to 4 are as of a QEMU */
+#define PING_ARRIVED UINT32_C(5)
+
 /* Writes the message; buf has room for RP_MSG_MAX. Return: bytes written */
 size_t rp_put(uint8_t *buf, const struct rp_msg *msg);
 

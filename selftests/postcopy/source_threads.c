@@ -14,10 +14,13 @@ static const struct world_block blocks[] = {
 };
 
 /* The bulk thread's half: batches onto a tape, until there is nothing more to send. */
+static bool asks_arrived; /* of one source at a time; the request thread is to answer */
+
 static void *bulk(void *arg)
 {
 	struct world *w = arg;
 	struct wh_err err;
+	bool asked;
 
 	for (;;) {
 		int todo = source_next(w->source, w->now_ns, w->batch, &err);
@@ -26,7 +29,9 @@ static void *bulk(void *arg)
 			for (unsigned i = 0; i < w->batch->count; i++)
 				tape_add(&w->tape[CHANNEL_MAIN], w->batch->iov[i].iov_base,
 					 w->batch->iov[i].iov_len);
+			asked = world_asks_arrived(w->batch);
 			source_sent(w->source, w->batch->bytes, w->now_ns);
+			__atomic_store_n(&asks_arrived, asked, __ATOMIC_RELEASE);
 		} else if (todo == SOURCE_WAIT) {
 			sched_yield();
 		} else {
@@ -59,6 +64,8 @@ static bool ask_for_pages(struct world *w, uint32_t seed)
 		struct rp_msg msg = { .kind = RP_REQ_PAGES_ID };
 		size_t used = 0, length;
 
+		if (__atomic_exchange_n(&asks_arrived, false, __ATOMIC_ACQUIRE))
+			world_pong(w, PING_ARRIVED);
 		seed = seed * 1103515245 + 12345;
 		wire_name_set(&msg.req_pages_id.block, blocks[seed >> 30 & 1].name);
 		msg.req_pages_id.start = (seed >> 8) % 31 * 32768;

@@ -34,6 +34,7 @@ struct world {
 	enum wh_device_format device_format;
 	int pause_ret, resume_ret, device_ret, sync_ret, open_ret;
 	bool open_answers; /* open_urgent() calls source_urgent_opened() itself */
+	bool mute;	   /* PING_ARRIVED is not answered by itself */
 
 	bool paused;
 	unsigned pauses, resumes, opens, syncs, rounds, asks, serves, moves;
@@ -266,10 +267,27 @@ static inline int world_ask(struct world *w)
 	return source_next(w->source, w->now_ns, w->batch, &w->err);
 }
 
+static inline int world_pong(struct world *w, uint32_t value);
+
+/* Is it asked behind this whether all has arrived? */
+static inline bool world_asks_arrived(const struct batch *batch)
+{
+	static const uint8_t ping[] = { 8, 0, CMD_PING, 0, 4, 0, 0, 0, PING_ARRIVED };
+	const struct iovec *last = &batch->iov[batch->count - 1];
+
+	return last->iov_len >= sizeof(ping) &&
+	       !memcmp((const uint8_t *)last->iov_base + last->iov_len - sizeof(ping), ping,
+		       sizeof(ping));
+}
+
 static inline void world_deliver(struct world *w)
 {
+	bool asked = world_asks_arrived(w->batch);
+
 	world_carry(w, CHANNEL_MAIN, w->batch);
 	source_sent(w->source, w->batch->bytes, w->now_ns);
+	if (asked && !w->mute && world_pong(w, PING_ARRIVED) < 0)
+		abort();
 }
 
 /* One batch, or waiting for what the engine waits for. */
