@@ -69,7 +69,8 @@ struct dest_block {
  * @room:	Where contents of this page go before place(); on the page's thread
  * @place:	As placer_place(); @done as there
  * @zero:	As placer_zero(). Changes neither a page that is there already (the guest
- *		may have written it) nor what lies in room(): PLACED_BEFORE
+ *		may have written it) nor what lies in room(): PLACED_BEFORE. Behind disarm()
+ *		nothing at all: PLACED_GONE. A fault is looked at while the other thread ends it
  * @hold:	NULL if guest memory is never removed; else takes (true) and gives back the
  *		lock that whoever calls dest_removed() holds from before it reads the event.
  *		Taken while contents are put into room(), which may be memory the guest has

@@ -398,14 +398,6 @@ enum placed placer_place(struct placer *placer, struct stage *stage, uint64_t of
 	return fill_end(&fill, placed, length, done);
 }
 
-/* Before it is armed. A page that is zero is only read, so that it is not allocated */
-static void clear_pages(struct fill *fill)
-{
-	for (; fill->length; fill_advance(fill, TARGET_PAGE))
-		if (!zero_page(fill_at(fill), TARGET_PAGE))
-			memset(fill_at(fill), 0, TARGET_PAGE);
-}
-
 static enum placed zero_absent(struct fill *fill, uint64_t length)
 {
 	return fill_by(fill, fill->placer->zeros ? by_copy_of_zeros : by_zeropage, length);
@@ -488,8 +480,9 @@ enum placed placer_zero(struct placer *placer, struct stage *stage, uint64_t off
 
 	if (placed != PLACED_OK)
 		return fill_end(&fill, placed, length, done);
+	/* Too late: whoever waited has a page by now, and may have written to it */
 	if (!is_armed(placer))
-		clear_pages(&fill);
+		placed = PLACED_GONE;
 	else if (placer->alias)
 		placed = zero_file(&fill);
 	else

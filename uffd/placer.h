@@ -241,9 +241,12 @@ enum placed placer_place(struct placer *placer, struct stage *stage, uint64_t of
 			 uint64_t length, bool wake, uint64_t *done, struct wh_err *err);
 /**
  * placer_zero() - Zero pages
- * @length:	Multiple of the block's page size once armed, before that of TARGET_PAGE
+ * @length:	Multiple of the block's page size
  *
  * ZEROPAGE where the memory has it, else zeros are placed. What lies in @stage stays.
+ *
+ * Not armed, or no longer: PLACED_GONE, and nothing is done. A fault may be looked at when all
+ * is in and the guest has long gone on, and what is there then is the guest's.
  *
  * A page that is in the file and merely not mapped, without placer_hide(), has been
  * there all the time (memory was short, or the guest used MADV_DONTNEED): it is mapped

@@ -74,13 +74,9 @@ TEST_F(placer, before_it_is_armed_room_is_the_guests_own)
 	ASSERT_EQ(PLACED_OK, block_place(b, 0, 1, 1, 1, true, &done));
 	ASSERT_EQ(b->page, done);
 	ASSERT_EQ(2, block_wrong(b, 1, 2, 1));
-	ASSERT_EQ(PLACED_OK, placer_zero(&b->placer, &b->stage[0], b->page, TARGET_PAGE, true,
-					 &done, &b->err));
-	ASSERT_EQ(TARGET_PAGE, done);
-	ASSERT_EQ(0, b->at[b->page]);
-	ASSERT_EQ(0, b->at[b->page + TARGET_PAGE - 1]);
-	if (b->page > TARGET_PAGE)
-		ASSERT_NE(0, b->at[b->page + TARGET_PAGE] | b->at[b->page + TARGET_PAGE + 1]);
+	ASSERT_EQ(PLACED_GONE, block_zero(b, 1, 1, &done));
+	ASSERT_EQ(0, done);
+	ASSERT_EQ(2, block_wrong(b, 1, 2, 1));
 	ASSERT_EQ(0, placer_wake(&b->placer, 0, b->page, &b->err));
 }
 
@@ -120,6 +116,20 @@ TEST_F(placer, a_disarmed_one_can_be_armed_again)
 	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
 	ASSERT_EQ(PLACED_BEFORE, block_place(b, 0, 0, 1, 1, true, NULL));
 	ASSERT_EQ(PLACED_OK, block_place(b, 0, 1, 1, 1, true, NULL));
+}
+
+/* It is the guest's own again, and what it has written stays. */
+TEST_F(placer, no_zeros_once_it_is_disarmed)
+{
+	struct block *b = &self->block;
+	uint64_t done = 77;
+
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	ASSERT_EQ(0, placer_disarm(&b->placer, &b->err));
+	block_fill(b, 1);
+	ASSERT_EQ(PLACED_GONE, block_zero(b, 0, b->pages, &done));
+	ASSERT_EQ(0, done);
+	ASSERT_EQ(b->pages, block_wrong(b, 0, b->pages, 1));
 }
 
 /* The kernel wakes those of MISSING only when a range is no longer watched. */
