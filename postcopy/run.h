@@ -201,7 +201,7 @@ struct dest_side {
 	struct retry_fault retry[RETRY_FAULTS];
 	unsigned retries;
 	uint64_t retry_ns;
-	pthread_mutex_t gate; /* with config.removes: events against placing */
+	pthread_mutex_t gate; /* with config.removes: events against placing, zeros against the end */
 
 	uint8_t *device; /* the engine's buffer */
 	size_t device_room;

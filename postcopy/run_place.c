@@ -180,6 +180,18 @@ static uint8_t *op_room(void *ctx, enum channel channel, unsigned block, uint64_
 	return placer_room(&side->placer[block], &side->stage[channel], offset);
 }
 
+static void op_hold(void *ctx, bool hold)
+{
+	struct wh_migration *m = ctx;
+
+	if (!m->config.removes)
+		return;
+	if (hold)
+		pthread_mutex_lock(&m->dest->gate);
+	else
+		pthread_mutex_unlock(&m->dest->gate);
+}
+
 /* Has the guest dropped any of these pages since the engine looked? Gate held. */
 static bool removed_since(struct dest_side *side, unsigned block, uint64_t offset, uint64_t length)
 {
@@ -219,32 +231,18 @@ static enum placed op_zero(void *ctx, enum channel channel, unsigned block, uint
 	struct dest_side *side = m->dest;
 	enum placed placed = PLACED_CHANGING;
 
+	*done = 0;
+	op_hold(ctx, true);
 	/*
 	 * The thread that reads events places zeros where the guest has removed a page and
 	 * then touched it. What the guest has written since must not be cleared by the other.
 	 */
-	if (!m->config.removes || channel == CHANNEL_URGENT)
-		return placer_zero(&side->placer[block], &side->stage[channel], offset, length,
-				   wake, done, err);
-	*done = 0;
-	pthread_mutex_lock(&side->gate);
-	if (!removed_since(side, block, offset, length))
+	if (!m->config.removes || channel == CHANNEL_URGENT ||
+	    !removed_since(side, block, offset, length))
 		placed = placer_zero(&side->placer[block], &side->stage[channel], offset, length,
 				     wake, done, err);
-	pthread_mutex_unlock(&side->gate);
+	op_hold(ctx, false);
 	return placed;
-}
-
-static void op_hold(void *ctx, bool hold)
-{
-	struct wh_migration *m = ctx;
-
-	if (!m->config.removes)
-		return;
-	if (hold)
-		pthread_mutex_lock(&m->dest->gate);
-	else
-		pthread_mutex_unlock(&m->dest->gate);
 }
 
 /* Where only this channel's thread places, or nobody yet: not in a mapping of the file */
@@ -310,14 +308,19 @@ static int op_arm(void *ctx, struct wh_err *err)
 static int op_disarm(void *ctx, struct wh_err *err)
 {
 	struct dest_side *side = side_of(ctx);
+	int ret = 0;
 
 	ahead_stop(ctx);
-	for (unsigned i = 0; i < side->engine.blocks; i++) {
-		int ret = placer_disarm(&side->placer[i], err);
-
-		if (ret < 0)
-			return ret;
-	}
+	/*
+	 * Not while zeros are placed. A page that was removed before it had come may be cleared
+	 * through the second mapping, where it is the guest's as soon as it is disarmed.
+	 */
+	op_hold(ctx, true);
+	for (unsigned i = 0; i < side->engine.blocks && ret == 0; i++)
+		ret = placer_disarm(&side->placer[i], err);
+	op_hold(ctx, false);
+	if (ret < 0)
+		return ret;
 	__atomic_store_n(&side->armed, false, __ATOMIC_RELEASE);
 	return 0;
 }

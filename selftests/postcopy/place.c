@@ -8,12 +8,17 @@
 #include "base/clock.h"
 #include "postcopy/run.h"
 #include "selftests/lib/memory.h"
+#include "selftests/uffd/toucher.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <time.h>
 
 #include "kselftest_harness.h"
 
 #define BYTES (UINT64_C(4) << 20)
+#define LONG_NS (50 * NS_PER_MS)
 
 FIXTURE(place)
 {
@@ -109,6 +114,64 @@ TEST_F(place, a_fault_looked_at_late)
 	ASSERT_EQ(NULL, late_fault(self));
 	EXPECT_EQ(7, self->at[self->page]);
 	EXPECT_EQ(0, memcmp(self->at + self->page, self->at + self->page + 1, self->page - 1));
+}
+
+struct end {
+	FIXTURE_DATA(place) *self;
+	pthread_t thread;
+	int ret;
+	bool over;
+};
+
+static void *end_main(void *arg)
+{
+	struct end *end = arg;
+
+	end->ret = run_dest_ops.disarm(end->self->m, &end->self->err);
+	end->self->at[end->self->page] = 7;
+	__atomic_store_n(&end->over, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/*
+ * The guest dropped a page that was hidden. It is cleared through the second mapping, and there
+ * the thread that serves the fault is held up, by a userfaultfd of our own.
+ */
+TEST_F(place, the_end_comes_while_a_page_is_cleared)
+{
+	const struct timespec step = { .tv_nsec = NS_PER_MS };
+	struct placer *placer = &self->m->dest->placer[0];
+	struct end end = { .self = self };
+	struct uffd_event event;
+	pthread_t thread;
+	struct uffd ours;
+	void *served;
+
+	if (!placer->alias || !variant->removes)
+		SKIP(return, "no page is dropped while it is hidden");
+	self->at[self->page] = 1;
+	ASSERT_EQ(0, placer_hide(placer, self->page, self->page, &self->err));
+	ASSERT_EQ(0, run_dest_ops.arm(self->m, &self->err)) TH_LOG("%s", self->err.text);
+	nothing_there(self);
+	ASSERT_EQ(0, fallocate(self->memory.region.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			       (off_t)self->page, (off_t)self->page));
+	ASSERT_EQ(0, uffd_open(&ours, 0, false, &self->err));
+	ASSERT_EQ(0, uffd_register(&ours, placer->alias + self->page, self->page, UFFD_MISSING,
+				   NULL, &self->err))
+	TH_LOG("%s", self->err.text);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, late_fault, self));
+	ASSERT_EQ(1, read_events(&ours, &event, 1));
+	ASSERT_EQ(0, pthread_create(&end.thread, NULL, end_main, &end));
+	for (unsigned i = 0; i < LONG_NS / NS_PER_MS; i++)
+		if (!__atomic_load_n(&end.over, __ATOMIC_ACQUIRE))
+			nanosleep(&step, NULL);
+	ASSERT_EQ(0, uffd_unregister(&ours, placer->alias + self->page, self->page, &self->err));
+	uffd_close(&ours);
+	pthread_join(thread, &served);
+	pthread_join(end.thread, NULL);
+	EXPECT_EQ(NULL, served);
+	EXPECT_EQ(0, end.ret);
+	EXPECT_EQ(7, self->at[self->page]);
 }
 
 TEST_HARNESS_MAIN
