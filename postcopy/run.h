@@ -189,7 +189,11 @@ struct dest_side {
 
 	struct uffd uffd;
 	bool uffd_open;
-	bool armed;			    /* atomic: set by the bulk loop, read by both */
+	/*
+	 * Atomic: set by the bulk loop, read by both. For good: when all is in nothing is
+	 * received into the guest's memory either
+	 */
+	bool armed;
 	struct early early[RAM_BLOCKS_MAX]; /* index as migration.region */
 	struct placer placer[RAM_BLOCKS_MAX];
 	bool placer_up[RAM_BLOCKS_MAX];

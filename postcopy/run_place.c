@@ -61,19 +61,20 @@ void run_place_end(struct wh_migration *m)
 void run_place_close(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
+	bool watched = side->armed && dest_get_phase(&side->engine) != DEST_DONE;
 
 	ahead_stop(m);
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
 		if (side->stage[i].memory)
 			stage_fini(&side->stage[i]);
 	for (unsigned i = 0; i < RAM_BLOCKS_MAX; i++) {
-		if (side->placer_up[i] && side->armed)
+		if (side->placer_up[i] && watched)
 			placer_abandon(&side->placer[i]);
 		else if (side->placer_up[i])
 			placer_fini(&side->placer[i]);
 		side->placer_up[i] = false;
 	}
-	if (side->uffd_open && !side->armed)
+	if (side->uffd_open && !watched)
 		uffd_close(&side->uffd);
 	side->uffd_open = false;
 }
@@ -319,10 +320,7 @@ static int op_disarm(void *ctx, struct wh_err *err)
 	for (unsigned i = 0; i < side->engine.blocks && ret == 0; i++)
 		ret = placer_disarm(&side->placer[i], err);
 	op_hold(ctx, false);
-	if (ret < 0)
-		return ret;
-	__atomic_store_n(&side->armed, false, __ATOMIC_RELEASE);
-	return 0;
+	return ret;
 }
 
 static uint8_t *op_buffer(void *ctx, size_t size, struct wh_err *err)

@@ -174,4 +174,20 @@ TEST_F(place, the_end_comes_while_a_page_is_cleared)
 	EXPECT_EQ(7, self->at[self->page]);
 }
 
+/* What still comes, of a page that the guest has dropped, is not received into its memory. */
+TEST_F(place, room_for_what_comes_late)
+{
+	uint8_t *room;
+
+	if (!variant->removes)
+		SKIP(return, "nothing comes late");
+	room = run_dest_ops.ahead(self->m, CHANNEL_URGENT, 0, self->page, true);
+	ASSERT_EQ(self->at + self->page, room);
+	ASSERT_EQ(0, run_dest_ops.arm(self->m, &self->err)) TH_LOG("%s", self->err.text);
+	nothing_there(self);
+	ASSERT_EQ(NULL, run_dest_ops.ahead(self->m, CHANNEL_URGENT, 0, self->page, true));
+	ASSERT_EQ(0, run_dest_ops.disarm(self->m, &self->err)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(NULL, run_dest_ops.ahead(self->m, CHANNEL_URGENT, 0, self->page, true));
+}
+
 TEST_HARNESS_MAIN
