@@ -128,7 +128,7 @@ static int start_sender(FIXTURE_DATA(parked) *self, const char *uri, const char 
 static int damage(FIXTURE_DATA(parked) *self, const char *file, off_t at, struct wh_err *err)
 {
 	char path[128];
-	uint8_t byte;
+	uint8_t byte = 0;
 	int fd, ret = 0;
 
 	snprintf(path, sizeof(path), "%s/%s", self->pair.out, file);

@@ -17,7 +17,8 @@ static int numbers(void *ctx, struct identity_number *number, struct wh_err *err
 
 	(void)ctx;
 	(void)err;
-	*number = (struct identity_number){ .high = next++, .low = next++ };
+	*number = (struct identity_number){ .high = next, .low = next + 1 };
+	next += 2;
 	return 0;
 }
 
