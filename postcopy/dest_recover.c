@@ -43,6 +43,20 @@ void dest_parked(struct dest *dest)
 }
 
 /*
+ * The bits of a large host page of ours are not set in one go: who died in the middle has
+ * marked a part of it, which cannot be placed by itself. As if he had died in front of that.
+ */
+static void forget_parts(struct dest_block *block)
+{
+	uint64_t pages = block->used / TARGET_PAGE;
+	uint64_t each = block->region->page_size / TARGET_PAGE;
+
+	for (uint64_t first = 0; each > 1 && first < pages; first += each)
+		if (bits_range_count(block->received, first, each) < each)
+			bits_range_clear(block->received, first, each);
+}
+
+/*
  * A host page that is there in part comes again, all of it; what of it is there stays. Return:
  * how many pages are missing
  */
@@ -50,6 +64,7 @@ static uint64_t find_arrived(struct dest_block *block)
 {
 	uint64_t pages = block->used / TARGET_PAGE, each = block->page_size / TARGET_PAGE;
 
+	forget_parts(block);
 	for (uint64_t first = 0; first < pages; first += each)
 		if (bits_range_count(block->received, first, each) == each)
 			bits_set(block->arrived, first);

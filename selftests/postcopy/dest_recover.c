@@ -334,6 +334,9 @@ TEST_F(again, adopted)
 	idle(w);
 	/* of a host page of four only one, and a page in a run that is not placed */
 	dest_mark(self->d, ROM, PAGES(4), TARGET_PAGE);
+	/* of one of ours, which is in place, no more than a part was marked in time */
+	bits_range_set(w->present[HUGE], 0, HUGE_PAGE / TARGET_PAGE);
+	dest_mark(self->d, HUGE, 0, PAGES(128));
 	self->main.block = -1;
 	bytes_page(&self->main, RAM, PAGES(9));
 	ASSERT_EQ(0, feed(w, CHANNEL_MAIN, &self->main, NULL));
