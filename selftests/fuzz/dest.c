@@ -2,149 +2,11 @@
 /*
  * The destination engine among strangers. An input that begins as a stream does is one,
  * as recorded. Any other is a list of what happens: bytes and well-formed records on
- * either channel, faults, removals, answers of the world, lost links, time. After each
- * of them what must always be true is looked at.
+ * either channel, faults, removals, answers of the world, lost links, time, other
+ * connections, and the death of the engine. After each of them what must always be true
+ * is looked at; and a guest that is paused at last is brought to its end.
  */
-#include "selftests/postcopy/dest_guest.h"
-
-/* The world's functions are called with what was checked; who does otherwise aborts there. */
-#define check(what)                                                                          \
-	do {                                                                                 \
-		if (!(what)) {                                                               \
-			fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #what); \
-			abort();                                                             \
-		}                                                                            \
-	} while (0)
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-/* A channel's bytes that were not taken yet, as the joining keeps them */
-struct line {
-	struct bytes bytes;
-	size_t start;
-	int block; /* of the record before */
-	bool lost;
-};
-
-struct play {
-	struct world *w;
-	struct line line[CHANNEL_COUNT];
-	uint64_t now_ns;
-	/* pages that may be marked and absent: zero since precopy, or removed */
-	uint64_t zero[WORLD_BLOCKS][(UINT64_C(6) << 20) / TARGET_PAGE / 64];
-	bool armed;
-};
-
-static unsigned take(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->at++;
-}
-
-static unsigned take16(struct input *in)
-{
-	unsigned high = take(in);
-
-	return high << 8 | take(in);
-}
-
-/* What was marked before arming need not be there. */
-static void note_armed(struct play *p)
-{
-	struct world *w = p->w;
-
-	if (p->armed || !w->arms)
-		return;
-	p->armed = true;
-	for (unsigned i = 0; i < w->dest.blocks; i++)
-		for (uint64_t word = 0; word < bits_words(w->dest.block[i].used / TARGET_PAGE);
-		     word++)
-			p->zero[i][word] |= w->dest.block[i].received[word];
-}
-
-static void check_block(const struct play *p, unsigned block)
-{
-	const struct dest_block *b = &p->w->dest.block[block];
-	const uint64_t *present = p->w->present[p->w->block_of[block]];
-	uint64_t pages = b->used / TARGET_PAGE;
-	uint64_t room = b->region->length / TARGET_PAGE;
-
-	for (uint64_t word = 0; p->armed && word < bits_words(pages); word++)
-		check(!(b->received[word] & ~(present[word] | p->zero[block][word])));
-	check(bits_next_set(b->received, pages, room) == room);
-	check(bits_next_set(b->arrived, pages, room) == room);
-	check(bits_next_set(b->asked, pages, room) == room);
-}
-
-static void check_all(struct play *p)
-{
-	struct world *w = p->w;
-	enum dest_phase phase = dest_get_phase(&w->dest);
-	uint64_t missing = 0;
-
-	note_armed(p);
-	for (unsigned i = 0; i < w->dest.blocks; i++) {
-		uint64_t pages = w->dest.block[i].used / TARGET_PAGE;
-
-		check_block(p, i);
-		missing += pages - bits_count(w->dest.block[i].received, pages);
-	}
-	if (p->armed)
-		check(w->dest.counters.pages_missing == missing);
-	check(w->dest.waiting <= DEST_WAITERS);
-	check(dest_need(&w->dest, CHANNEL_MAIN) <= STREAM_NEED_MAX);
-	check(dest_need(&w->dest, CHANNEL_URGENT) <= STREAM_NEED_MAX);
-	check(w->starts <= 1 && w->disarms <= w->arms && w->last_pages <= 1);
-	/* once it runs here, it must not be said to the source that it does not */
-	check(!strstr(w->order, "S1") && !(strchr(w->order, 'S') && strchr(w->order, '1')));
-	if (phase == DEST_FAILED || phase == DEST_PAUSED)
-		check(w->reason.code < 0 && w->reason.text[0] && !w->disarms);
-	if (phase == DEST_DONE)
-		check(w->starts == 1 && (!p->armed || (!missing && w->disarms == 1)));
-	if (phase == DEST_FAILED)
-		check(!w->starts);
-}
-
-/* What is not taken stays; after an error nothing more is given. */
-static void play_input(struct play *p, enum channel channel)
-{
-	struct line *line = &p->line[channel];
-	struct wh_err err;
-	size_t used;
-	int ret;
-
-	if (line->lost)
-		return;
-	for (unsigned tries = 0; tries < 3; tries++) {
-		ret = dest_input(&p->w->dest, channel,
-				 bytes_room(&line->bytes, 1) - line->bytes.length + line->start,
-				 line->bytes.length - line->start, &used, p->now_ns, &err);
-		line->start += used;
-		check(line->start <= line->bytes.length);
-		if (ret < 0) {
-			check(err.code == ret && err.text[0]);
-			line->lost = true;
-		}
-		if (ret != DEST_RETRY)
-			break;
-		check(p->w->dest.channel[channel].retry_ns);
-	}
-	if (line->start == line->bytes.length)
-		line->start = line->bytes.length = 0;
-}
-
-static void play_lost(struct play *p, enum channel channel, bool reason)
-{
-	struct wh_err err = { -ECONNRESET, "reset" };
-
-	p->line[channel].lost = true;
-	dest_link_lost(&p->w->dest, channel, reason ? &err : NULL);
-}
+#include "selftests/fuzz/dest_again.h"
 
 /* A well-formed run of pages, contents or zeros, in a section or without */
 static void play_pages(struct play *p, struct input *in)
@@ -256,6 +118,9 @@ static void play_removed(struct play *p, struct input *in)
 	unsigned block = take(in) % WORLD_BLOCKS;
 	uint64_t page = take16(in), count = take(in);
 
+	/* who never removes has no lock for it, and may have an agent */
+	if (!p->w->removes)
+		return;
 	dest_removed(d, block, PAGES(page), PAGES(count));
 	/* marked by that, or not, but never to be there */
 	for (uint64_t i = page; p->armed && block < d->blocks && i < page + count &&
@@ -297,7 +162,7 @@ static void play_one(struct play *p, struct input *in)
 	struct wh_err err;
 	uint64_t wake_ns;
 
-	switch (what % 12) {
+	switch (what % 16) {
 	case 0:
 		play_bytes(p, in);
 		break;
@@ -323,24 +188,38 @@ static void play_one(struct play *p, struct input *in)
 		(void)dest_step(d, p->now_ns, &wake_ns, &err);
 		break;
 	case 9:
-		(void)dest_idle(d, what / 12 % CHANNEL_COUNT, p->now_ns, &err);
+		(void)dest_idle(d, what / 16 % CHANNEL_COUNT, p->now_ns, &err);
 		break;
 	case 10:
 		if (what & 16)
 			(void)dest_device_loaded(d, what & 32 ? -EIO : 0, p->now_ns, &err);
+		else if (dest_get_phase(d) == DEST_PAUSED && !(what & 32))
+			play_again(p);
 		else
-			(void)dest_connected(d, what / 12 % CHANNEL_COUNT, &err);
+			(void)dest_connected(d, what / 32 % CHANNEL_COUNT, &err);
 		break;
 	case 11:
 		if (what & 64)
-			play_lost(p, what / 12 % CHANNEL_COUNT, what & 128);
+			play_lost(p, what / 16 % CHANNEL_COUNT, what & 128);
+		break;
+	case 12:
+	case 13:
+		play_recovery(p, in);
+		break;
+	case 14:
+		if (what & 64)
+			play_lost(p, CHANNEL_MAIN, what & 128);
+		play_park(p);
+		break;
+	case 15:
+		play_death(p, in);
 		break;
 	}
 	check_all(p);
 }
 
 /* Some way into a migration, since there are many ways to get nowhere */
-static void play_begin(struct play *p, unsigned where)
+static void play_begin(struct play *p, unsigned where, bool id)
 {
 	struct bytes *b = &p->line[CHANNEL_MAIN].bytes;
 	struct world *w = p->w;
@@ -355,6 +234,10 @@ static void play_begin(struct play *p, unsigned where)
 	if (where % 8 == 0)
 		return;
 	bytes_begin(b, where & 16, where % 8 > 1 && postcopy, blocks);
+	if (id) {
+		play_input(p, CHANNEL_MAIN);
+		say_id(p);
+	}
 	if (where % 8 == 3) {
 		bytes_part(b, SECTION_PART);
 		bytes_all_zero(b, ROM);
@@ -381,7 +264,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct input in = { data, size };
 	struct play p = { 0 };
 	uint64_t wake_ns;
-	unsigned flags;
+	unsigned flags, more = 0;
 
 	if (!w)
 		w = world_new(true);
@@ -398,7 +281,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		w->alias = flags & 1;
 		w->removes = flags & 2;
 		w->dest.config.postcopy = !(flags & 4);
-		play_begin(&p, flags >> 3);
+		more = take(&in);
+		play_begin(&p, flags >> 3, more & 1);
 		while (in.left)
 			play_one(&p, &in);
 	}
@@ -406,6 +290,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	play_lost(&p, CHANNEL_URGENT, false);
 	play_lost(&p, CHANNEL_MAIN, false);
 	check_all(&p);
+	if (more & 2)
+		play_honest_end(&p);
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
 		bytes_free(&p.line[i].bytes);
 	return 0;
