@@ -2,187 +2,10 @@
 /*
  * The source engine among strangers. An input is a list of what happens: bytes on the
  * return path, as they are or made into messages; batches sent, slowly or not; time,
- * lost links, wishes, a VMM that fails. Whatever it is, what the source sends stays a
- * stream that our own decoders take, and the guest stays in one place.
+ * lost links, other connections, wishes, a VMM that fails. Whatever it is, what the source
+ * sends stays a stream that our own decoders take, and the guest stays in one place.
  */
-#include "selftests/postcopy/source_world.h"
-
-#define check(what)                                                                          \
-	do {                                                                                 \
-		if (!(what)) {                                                               \
-			fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #what); \
-			abort();                                                             \
-		}                                                                            \
-	} while (0)
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-struct play {
-	struct world w;
-	bool sending;
-	bool urgent_sending;
-	bool deaf; /* source_input() has refused something, and why */
-	struct wh_err refusal;
-	uint8_t held[4 * RP_MSG_MAX]; /* bytes of the return path not taken yet */
-	size_t have;
-	bool committed; /* the destination may have started */
-	bool promised;	/* it will be cancelled */
-};
-
-static const struct world_block blocks[] = {
-	{ "pc.ram", 12, 4096 },
-	{ "huge", 8, 16384 },
-};
-
-static unsigned take(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->at++;
-}
-
-static uint64_t take_number(struct input *in, unsigned bytes)
-{
-	uint64_t number = 0;
-
-	while (bytes--)
-		number = number << 8 | take(in);
-	return number;
-}
-
-/* Every piece of a batch lies where it may. */
-static void check_batch(const struct play *p, const struct batch *batch)
-{
-	const struct world *w = &p->w;
-
-	check(batch->count && batch->count <= BATCH_IOV && batch->arena_used <= BATCH_ARENA);
-	for (unsigned i = 0; i < batch->count; i++) {
-		const uint8_t *at = batch->iov[i].iov_base;
-		size_t length = batch->iov[i].iov_len;
-		bool known = at >= batch->arena && at + length <= batch->arena + batch->arena_used;
-
-		known |= at == w->device && length == w->device_bytes;
-		for (unsigned b = 0; b < w->blocks; b++)
-			known |= at >= w->region[b].addr && length == TARGET_PAGE &&
-				 at + length <= w->region[b].addr + w->region[b].length;
-		check(known);
-	}
-}
-
-static void check_all(struct play *p)
-{
-	struct world *w = &p->w;
-	enum source_phase phase = source_get_phase(w->source);
-
-	check(phase == w->phase);
-	check(!w->model.strange && !w->model.interleaved);
-	check(source_pages_left(w->source) <= 20);
-	check(w->resumes <= w->pauses);
-	check(!p->committed || (phase != SOURCE_CANCELLED && phase < SOURCE_PHASE_COUNT));
-	check(!p->promised || phase <= SOURCE_SWITCHOVER || phase == SOURCE_CANCELLED ||
-	      (phase == SOURCE_FAILED && w->resume_ret));
-	switch (phase) {
-	case SOURCE_SETUP:
-	case SOURCE_PRECOPY:
-	case SOURCE_CANCELLED:
-		check(!w->paused);
-		break;
-	case SOURCE_FAILED:
-		check(!w->paused || w->resume_ret);
-		check(w->reason.code < 0 && w->reason.text[0]);
-		break;
-	case SOURCE_HANDOVER:
-	case SOURCE_POSTCOPY:
-	case SOURCE_ENDING:
-	case SOURCE_RECOVER:
-	case SOURCE_DONE:
-		check(w->paused && !w->resumes);
-		break;
-	case SOURCE_PAUSED:
-	case SOURCE_UNKNOWN:
-		check(w->paused && !w->resumes);
-		check(w->reason.code < 0 && w->reason.text[0]);
-		break;
-	case SOURCE_SWITCHOVER:
-	case SOURCE_PHASE_COUNT:
-		break;
-	}
-	if (w->model.package_over)
-		check(world_came(w, true) <= 1);
-}
-
-static void do_next(struct play *p)
-{
-	struct world *w = &p->w;
-	int todo;
-
-	w->err = (struct wh_err){ 0 };
-	todo = world_ask(w);
-	if (todo < 0)
-		check(w->err.code == todo && w->err.text[0]);
-	if (todo != SOURCE_SEND)
-		return;
-	check(!p->sending);
-	p->sending = true;
-	p->committed |= w->phase == SOURCE_HANDOVER || w->phase == SOURCE_POSTCOPY;
-	check_batch(p, w->batch);
-}
-
-static void do_sent(struct play *p)
-{
-	struct world *w = &p->w;
-
-	if (!p->sending || source_over(w->phase))
-		return;
-	p->sending = false;
-	world_deliver(w);
-}
-
-static void do_urgent(struct play *p)
-{
-	struct world *w = &p->w;
-
-	if (p->urgent_sending) {
-		p->urgent_sending = false;
-		world_carry(w, CHANNEL_URGENT, w->urgent);
-		source_urgent_sent(w->source, w->urgent->bytes, w->now_ns);
-		return;
-	}
-	p->urgent_sending = source_urgent(w->source, w->now_ns, w->urgent);
-	if (p->urgent_sending)
-		check_batch(p, w->urgent);
-}
-
-/* More bytes behind those that were not taken */
-static void hear(struct play *p, const uint8_t *bytes, size_t length)
-{
-	struct world *w = &p->w;
-	size_t used;
-
-	if (p->deaf)
-		return;
-	if (length > sizeof(p->held) - p->have)
-		length = sizeof(p->held) - p->have;
-	if (length)
-		memcpy(p->held + p->have, bytes, length);
-	p->have += length;
-	w->err = (struct wh_err){ 0 };
-	if (world_input(w, p->held, p->have, &used) < 0) {
-		check(w->err.code < 0 && w->err.text[0]);
-		p->deaf = true;
-		p->refusal = w->err;
-		return;
-	}
-	check(used <= p->have);
-	p->have -= used;
-	memmove(p->held, p->held + used, p->have);
-	/* what is not taken is less than a message, or the queue is full */
-	check(p->have < RP_MSG_MAX || !source_queue_empty(w->source));
-}
+#include "selftests/fuzz/source_again.h"
 
 static void do_raw(struct play *p, struct input *in)
 {
@@ -197,9 +20,9 @@ static void do_raw(struct play *p, struct input *in)
 
 static void do_message(struct play *p, struct input *in)
 {
-	struct rp_msg msg = { .kind = 1 + take(in) % (RP_SWITCHOVER_ACK + 1) };
+	unsigned kind = 1 + take(in) % (RP_SWITCHOVER_ACK + 1), how = take(in);
+	struct rp_msg msg = { .kind = kind > RP_SWITCHOVER_ACK ? RP_WHERRY_HELLO : kind };
 	uint8_t buf[RP_MSG_MAX];
-	unsigned how = take(in);
 
 	switch (msg.kind) {
 	case RP_SHUT:
@@ -218,10 +41,10 @@ static void do_message(struct play *p, struct input *in)
 	case RP_RECV_BITMAP:
 		wire_name_set(&msg.recv_bitmap.block, "pc.ram");
 		break;
-	case RP_WHERRY_HELLO: /* the number behind the last of QEMU's */
-		msg.kind = RP_WHERRY_HELLO;
-		break;
 	case RP_PONG:
+		msg.pong.value = how & 1 ? PONG_OURS : how & 2 ? PING_WHO : 1;
+		break;
+	case RP_WHERRY_HELLO:
 	case RP_RESUME_ACK:
 	case RP_SWITCHOVER_ACK:
 	case RP_COUNT:
@@ -265,9 +88,11 @@ static void do_one(struct play *p, struct input *in)
 	switch (what % 16) {
 	case 0:
 	case 1:
-	case 2:
 		do_next(p);
 		do_sent(p);
+		break;
+	case 2:
+		do_again(p, in);
 		break;
 	case 3:
 		do_next(p);
@@ -332,6 +157,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	world_init(&p.w, &config, blocks, 2);
 	world_scribble(&p.w);
+	p.ops = world_ops;
+	p.ops.random = play_random;
+	p.w.source->ops = &p.ops;
 	source_connected(p.w.source, p.w.now_ns);
 	for (unsigned n = 0; in.left && n < 400; n++) {
 		do_one(&p, &in);
