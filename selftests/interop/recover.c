@@ -457,8 +457,9 @@ TEST_F_TIMEOUT(recover, wherry_receive_stays, TEST_SECONDS)
 	DO(qemu_migrate(&self->qemu, proxy_uri(self->proxy), &err));
 	DO(qemu_command(&self->qemu, NULL, &err, "migrate-start-postcopy", NULL));
 	for (unsigned i = 1; i <= CUTS; i++) {
-		DO(qemu_wait_status(&self->qemu, "postcopy-paused", WAIT_MS, &err));
+		/* In this order: behind the last resume QEMU may still be what it was */
 		DO(wait_listens_again(self, &err));
+		DO(qemu_wait_status(&self->qemu, "postcopy-paused", WAIT_MS, &err));
 		DO(new_proxy(self, self->receiver.uri, i < CUTS ? cuts[i] : 0, &err));
 		DO(qemu_command(&self->qemu, NULL, &err, "migrate",
 				"{\"uri\":\"%s\",\"resume\":true}", proxy_uri(self->proxy)));
