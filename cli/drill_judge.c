@@ -81,7 +81,9 @@ void drill_judge_gone(struct drill_run *run, const char *how)
 		qemu->phase = WH_PHASE_FAILED;
 		return;
 	}
-	if (run->plan->qemu == DRILL_DEST && run->round && ours(run)->phase == WH_PHASE_PAUSED &&
+	/* ours may not have noticed yet */
+	if (run->plan->qemu == DRILL_DEST && run->round &&
+	    (ours(run)->phase == WH_PHASE_PAUSED || ours(run)->phase == WH_PHASE_RECOVER) &&
 	    !strncmp(how, crashed[0], strlen(crashed[0])) && says(how, &crashed[1], 1)) {
 		ended(run,
 		      "a break in the handshake of a recovery, or behind it: Segmentation fault");

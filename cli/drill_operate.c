@@ -246,7 +246,8 @@ static void heard_phase(struct drill_run *run, enum drill_side side, const struc
 	if (side == DRILL_DEST && note->phase == WH_PHASE_POSTCOPY)
 		drill_proxy_switched(&run->proxy);
 	/* nobody listens there any more, and ours would knock for ever */
-	if (note->phase == WH_PHASE_POSTCOPY && side == run->plan->qemu)
+	if ((note->phase == WH_PHASE_POSTCOPY || note->phase == WH_PHASE_RECOVER) &&
+	    side == run->plan->qemu)
 		end->waits = false;
 	if (note->phase != WH_PHASE_PAUSED)
 		return;
