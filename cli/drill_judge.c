@@ -102,12 +102,27 @@ void drill_judge_refused(struct drill_run *run, const char *how)
 {
 	enum wh_phase is = theirs(run)->phase;
 
+	if (run->plan->qemu == DRILL_SOURCE && is == WH_PHASE_FAILED && ran(run, DRILL_DEST) &&
+	    says(how, &stuck[1], 1)) {
+		ended(run, "it calls a postcopy failed whose guest runs at the destination");
+		return;
+	}
 	if (!run->asked || !says(how, stuck, sizeof(stuck) / sizeof(stuck[0])))
 		return;
 	if (is == WH_PHASE_RECOVER)
 		ended(run, "it stays in postcopy-recover, and takes no other recovery");
 	else if (is == WH_PHASE_POSTCOPY)
 		ended(run, "it stays in postcopy-active without a link, and takes no recovery");
+}
+
+/* The network takes something, and nothing of it comes: a QEMU that sends does not notice */
+static bool swallows(const struct drill_run *run)
+{
+	for (unsigned i = 0; i < DRILL_PAIRS; i++)
+		for (unsigned way = 0; way < DRILL_WAYS; way++)
+			if (run->proxy.pair[i].flow[way].mute)
+				return true;
+	return false;
 }
 
 /* Since ours knows that the link is gone, or does not know anything, it goes on as if it was not */
@@ -124,7 +139,8 @@ static bool is_deaf(struct drill_run *run)
 	case WH_PHASE_PRECOPY:
 	case WH_PHASE_SWITCHOVER:
 	case WH_PHASE_FAILED:
-		return theirs(run)->phase == WH_PHASE_POSTCOPY;
+		return theirs(run)->phase == WH_PHASE_POSTCOPY ||
+		       (theirs(run)->phase == WH_PHASE_PRECOPY && swallows(run));
 	case WH_PHASE_POSTCOPY:
 	case WH_PHASE_RECOVER:
 	case WH_PHASE_CANCELLED:
