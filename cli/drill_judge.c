@@ -115,9 +115,15 @@ void drill_judge_refused(struct drill_run *run, const char *how)
 		ended(run, "it stays in postcopy-active without a link, and takes no recovery");
 }
 
-/* The network takes something, and nothing of it comes: a QEMU that sends does not notice */
+/*
+ * The network takes something, and nothing of it comes: a QEMU that sends does not notice. Or a
+ * stranger holds the connection that a QEMU waits for, and the other one is never read.
+ */
 static bool swallows(const struct drill_run *run)
 {
+	for (unsigned i = 0; i < DRILL_FAULTS; i++)
+		if (run->stranger[i] >= 0 && run->plan->qemu == DRILL_DEST)
+			return true;
 	for (unsigned i = 0; i < DRILL_PAIRS; i++)
 		for (unsigned way = 0; way < DRILL_WAYS; way++)
 			if (run->proxy.pair[i].flow[way].mute)
