@@ -263,7 +263,7 @@ static void fault_when(const struct drill_plan *plan, struct drill_random *rando
 	}
 	/* a QEMU takes a cancel when all is said, and runs its guest though it runs there */
 	if (fault->kind == DRILL_CANCEL && plan->qemu == DRILL_SOURCE)
-		fault->at %= bytes / 3;
+		fault->at %= bytes / 3 + 1;
 	if (fault->kind == DRILL_BITMAP)
 		fault->at = drill_pick(random, plan->blocks);
 }

@@ -258,7 +258,7 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 		config->dead_peer_ns = number * NS_PER_S;
 		break;
 	case OPTION_RECOVER:
-		ret = cli_number("receive", "recover", optarg, 30 * 86400, &number);
+		ret = cli_number("receive", "recover", optarg, UINT64_C(30) * 86400, &number);
 		receive->recover_s = number;
 		config->auto_recover_ns = number * NS_PER_S;
 		break;
