@@ -20,55 +20,41 @@
 
 #define ANSWER_NS (10 * NS_PER_S)
 
-int wh_agent_new(struct wh_agent **agent, const struct wh_config *config, struct wh_err *err)
+int agent_vmm_new(struct wh_migration *m, struct wh_err *err)
 {
-	struct wh_agent *a;
-	int ret;
+	size_t length = strlen(m->config.agent);
+	struct agent_vmm *a;
 
-	*agent = NULL;
-	ret = run_check_config(config, WH_DEST, err);
-	if (ret < 0)
-		return ret;
-	if (!config->postcopy)
-		return err_set(err, -EINVAL, "agent: there is postcopy or nothing");
-	/* A removal that was read and not yet marked would be lost with its reader */
-	if (config->removes)
-		return err_set(err, -EOPNOTSUPP,
-			       "agent: removes cannot be followed across a death");
+	if (length == 0 || length >= sizeof(a->path))
+		return err_set(err, -EINVAL, "config: agent: a path of %zu bytes, not 1 to %zu",
+			       length, sizeof(a->path) - 1);
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return err_set(err, -ENOMEM, "agent: no memory");
-	a->config = *config;
-	a->cb = *config->callbacks;
+	memcpy(a->path, m->config.agent, length);
+	m->config.agent = a->path;
 	a->uffd.fd = a->state.fd = a->socket = -1;
 	pthread_mutex_init(&a->listen_lock, NULL);
-	pthread_mutex_init(&a->lock, NULL);
-	pthread_cond_init(&a->changed, NULL);
-	*agent = a;
+	m->own_bytes += sizeof(*a);
+	m->agent = a;
 	return 0;
 }
 
-int wh_agent_add_block(struct wh_agent *agent, const struct wh_block *block, struct wh_err *err)
+int agent_vmm_check_region(struct wh_migration *m, struct wh_err *err)
 {
-	struct region *region = &agent->region[agent->regions];
+	const struct region *region = &m->region[m->regions];
+	struct mapping *mapping = &m->agent->mapping[m->regions];
 	int ret;
 
-	if (agent->state.words)
+	if (m->agent->state.words)
 		return err_set(err, -EBUSY, "agent: blocks are added before it is handed over");
-	ret = run_take_region(agent->region, agent->regions, block, err);
+	ret = mapping_find(mapping, region, err);
 	if (ret < 0)
 		return ret;
-	ret = mapping_find(&agent->mapping[agent->regions], region, err);
-	if (ret == 0 && (region->fd < 0 || !agent->mapping[agent->regions].shared))
-		ret = err_set(err, -EINVAL,
-			      "block '%s': an agent needs a file that is mapped shared",
-			      region->name);
-	if (ret < 0) {
-		if (region->fd >= 0)
-			close(region->fd);
-		return ret;
-	}
-	agent->regions++;
+	if (region->fd < 0 || !mapping->shared)
+		return err_set(err, -EINVAL,
+			       "block '%s': an agent needs a file that is mapped shared",
+			       region->name);
 	return 0;
 }
 
@@ -76,44 +62,45 @@ int wh_agent_add_block(struct wh_agent *agent, const struct wh_block *block, str
  * What of a handover is the same for every agent. No huge page may fill holes from here on,
  * as placer_advise() has it.
  */
-static int prepare(struct wh_agent *agent, struct wh_err *err)
+static int prepare(struct wh_migration *m, struct wh_err *err)
 {
+	struct agent_vmm *a = m->agent;
 	int ret;
 
-	if (agent->state.words)
+	if (a->state.words)
 		return 0;
-	if (!agent->regions)
+	if (!m->regions)
 		return err_set(err, -EINVAL, "agent: there is no block to be handed over");
-	ret = uffd_open(&agent->uffd, UFFD_FEATURE_THREAD_ID, true, err);
+	ret = uffd_open(&a->uffd, UFFD_FEATURE_THREAD_ID, true, err);
 	if (ret < 0)
 		return ret;
-	for (unsigned i = 0; i < agent->regions; i++)
-		if (!agent->mapping[i].hugetlb)
-			(void)madvise(agent->region[i].addr, agent->region[i].length,
-				      MADV_NOHUGEPAGE);
-	ret = agent_state_new(&agent->state, agent->region, agent->regions, err);
+	for (unsigned i = 0; i < m->regions; i++)
+		if (!a->mapping[i].hugetlb)
+			(void)madvise(m->region[i].addr, m->region[i].length, MADV_NOHUGEPAGE);
+	ret = agent_state_new(&a->state, m->region, m->regions, err);
 	if (ret < 0)
-		uffd_close(&agent->uffd);
+		uffd_close(&a->uffd);
 	return ret;
 }
 
-static int hand_over(struct wh_agent *agent, int socket, struct wh_err *err)
+static int hand_over(struct wh_migration *m, int socket, struct wh_err *err)
 {
-	int fds[AGENT_FDS] = { agent->uffd.fd, agent->state.fd };
+	const struct agent_vmm *a = m->agent;
+	int fds[AGENT_FDS] = { a->uffd.fd, a->state.fd };
 	struct agent_msg msg = {
 		.kind = AGENT_HELLO,
 		.hello.version = AGENT_VERSION,
-		.hello.urgent = agent->config.urgent,
-		.hello.blocks = agent->regions,
-		.hello.uffd_offered = agent->uffd.offered,
-		.hello.connect_timeout_ns = agent->config.connect_timeout_ns,
-		.hello.dead_peer_ns = agent->config.dead_peer_ns,
-		.hello.device_state_max = agent->config.device_state_max,
+		.hello.urgent = m->config.urgent,
+		.hello.blocks = m->regions,
+		.hello.uffd_offered = a->uffd.offered,
+		.hello.connect_timeout_ns = m->config.connect_timeout_ns,
+		.hello.dead_peer_ns = m->config.dead_peer_ns,
+		.hello.device_state_max = m->config.device_state_max,
 	};
 	int ret = agent_send(socket, &msg, fds, err);
 
-	for (unsigned i = 0; i < agent->regions && ret == 0; i++) {
-		const struct region *region = &agent->region[i];
+	for (unsigned i = 0; i < m->regions && ret == 0; i++) {
+		const struct region *region = &m->region[i];
 
 		msg = (struct agent_msg){
 			.kind = AGENT_BLOCK,
@@ -129,35 +116,36 @@ static int hand_over(struct wh_agent *agent, int socket, struct wh_err *err)
 }
 
 /* Return: 0, it is there and has everything */
-static int find_agent(struct wh_agent *agent, const char *path, struct wh_err *err)
+static int find_agent(struct wh_migration *m, struct wh_err *err)
 {
+	struct agent_vmm *a = m->agent;
 	sigset_t all, old;
 	int socket, ret;
 
 	/* The one before has died: its thread has nothing more to say */
-	if (agent->running)
-		pthread_join(agent->thread, NULL);
-	agent->running = false;
-	socket = agent_connect(path, err);
+	if (a->running)
+		pthread_join(a->thread, NULL);
+	a->running = false;
+	socket = agent_connect(a->path, err);
 	if (socket < 0)
 		return socket;
-	ret = hand_over(agent, socket, err);
+	ret = hand_over(m, socket, err);
 	if (ret < 0) {
 		close(socket);
 		return ret;
 	}
-	agent->socket = socket;
+	a->socket = socket;
 	/* The VMM's signals are for the VMM's threads. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&agent->thread, NULL, agent_vmm_main, agent);
+	ret = pthread_create(&a->thread, NULL, agent_vmm_main, m);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (ret) {
-		agent->socket = -1;
+		a->socket = -1;
 		close(socket);
 		return err_sys(err, ret, "agent: thread");
 	}
-	agent->running = true;
+	a->running = true;
 	return 0;
 }
 
@@ -169,161 +157,134 @@ static void deadline(struct timespec *until, uint64_t ns)
 	until->tv_nsec = (long)(ns % NS_PER_S);
 }
 
-static int have_listen(struct wh_agent *agent, const char *uri, struct wh_err *err)
+static int have_listen(struct wh_migration *m, const char *uri, struct wh_err *err)
 {
-	bool first = wh_agent_get_phase(agent) == WH_PHASE_SETUP;
+	struct agent_vmm *a = m->agent;
+	bool first = wh_get_phase(m) == WH_PHASE_SETUP;
 	struct agent_msg msg = { .kind = first ? AGENT_LISTEN : AGENT_RECOVER };
 	struct timespec until;
 	int ret = 0;
 
 	wire_name_set(first ? &msg.listen.uri : &msg.recover.uri, uri);
 	deadline(&until, ANSWER_NS);
-	pthread_mutex_lock(&agent->lock);
-	agent->answered = false;
-	if (agent->socket >= 0)
-		ret = agent_send(agent->socket, &msg, NULL, err);
-	while (ret == 0 && !agent->answered && agent->socket >= 0)
-		ret = -pthread_cond_timedwait(&agent->changed, &agent->lock, &until);
-	if (agent->answered && agent->answer.code) {
-		ret = err_set(err, agent->answer.code, "%s", agent->answer.text);
-	} else if (agent->answered) {
-		snprintf(agent->uri, sizeof(agent->uri), "%s", agent->answer.text);
+	pthread_mutex_lock(&m->wait_lock);
+	a->answered = false;
+	if (a->socket >= 0)
+		ret = agent_send(a->socket, &msg, NULL, err);
+	while (ret == 0 && !a->answered && a->socket >= 0)
+		ret = -pthread_cond_timedwait(&m->wait_cond, &m->wait_lock, &until);
+	if (a->answered && a->answer.code) {
+		ret = err_set(err, a->answer.code, "%s", a->answer.text);
+	} else if (a->answered) {
+		snprintf(m->uri, sizeof(m->uri), "%s", a->answer.text);
 		ret = 0;
-	} else if (agent->socket < 0) {
+	} else if (a->socket < 0) {
 		ret = err_set(err, -ECONNRESET, "agent: it has died");
 	} else if (ret == -ETIMEDOUT) {
 		err_set(err, ret, "agent: no answer for %u s", (unsigned)(ANSWER_NS / NS_PER_S));
 	}
-	pthread_mutex_unlock(&agent->lock);
+	pthread_mutex_unlock(&m->wait_lock);
 	return ret;
 }
 
-static int listen_locked(struct wh_agent *agent, const char *path, const char *uri,
-			 struct wh_err *err)
+static int listen_locked(struct wh_migration *m, bool again, const char *uri, struct wh_err *err)
 {
-	enum wh_phase phase = wh_agent_get_phase(agent);
+	enum wh_phase phase = wh_get_phase(m);
 	bool there;
 	int ret;
 
-	if (phase != WH_PHASE_SETUP && phase != WH_PHASE_PAUSED)
+	if (phase != (again ? WH_PHASE_PAUSED : WH_PHASE_SETUP))
 		return err_set(err, -EBUSY, "agent: it is %s", wh_phase_name(phase));
-	if (!uri || !uri[0] || strlen(uri) > 255)
-		return err_set(err, -EINVAL, "agent: an address of 1 to 255 bytes is expected");
-	ret = prepare(agent, err);
+	ret = prepare(m, err);
 	if (ret < 0)
 		return ret;
-	pthread_mutex_lock(&agent->lock);
-	there = agent->socket >= 0;
-	pthread_mutex_unlock(&agent->lock);
+	pthread_mutex_lock(&m->wait_lock);
+	there = m->agent->socket >= 0;
+	pthread_mutex_unlock(&m->wait_lock);
 	if (there) {
-		ret = have_listen(agent, uri, err);
+		ret = have_listen(m, uri, err);
 		/* Or it was there, and has died: then it is the next one's turn */
 		if (ret != -EPIPE && ret != -ECONNRESET)
 			return ret;
 	}
-	ret = find_agent(agent, path, err);
-	return ret < 0 ? ret : have_listen(agent, uri, err);
+	ret = find_agent(m, err);
+	return ret < 0 ? ret : have_listen(m, uri, err);
 }
 
-int wh_agent_listen(struct wh_agent *agent, const char *path, const char *uri, struct wh_err *err)
+int agent_vmm_listen(struct wh_migration *m, bool again, const struct uri *uri, const char *text,
+		     struct wh_err *err)
 {
+	struct agent_vmm *a = m->agent;
 	int ret;
 
-	pthread_mutex_lock(&agent->listen_lock);
-	ret = listen_locked(agent, path, uri, err);
-	pthread_mutex_unlock(&agent->listen_lock);
+	if (uri->kind == URI_FD)
+		return err_set(err, -EINVAL, "%s: the number is not one of the agent's", text);
+	if (strlen(text) > 255)
+		return err_set(err, -EINVAL, "agent: the address is longer than 255 bytes");
+	/* Who would hear the answer is in the middle of a callback */
+	if (run_is_here(m))
+		return err_set(err, -EDEADLK, "agent: not in a callback");
+	pthread_mutex_lock(&a->listen_lock);
+	ret = listen_locked(m, again, text, err);
+	pthread_mutex_unlock(&a->listen_lock);
 	return ret;
 }
 
-const char *wh_agent_listen_uri(const struct wh_agent *agent)
+int agent_vmm_start(struct wh_migration *m)
 {
-	return agent->uri;
+	pthread_mutex_lock(&m->wait_lock);
+	m->started = m->threaded = true;
+	pthread_cond_broadcast(&m->wait_cond);
+	pthread_mutex_unlock(&m->wait_lock);
+	return 0;
 }
 
-int wh_agent_pause(struct wh_agent *agent, struct wh_err *err)
+int agent_vmm_pause(struct wh_migration *m, struct wh_err *err)
 {
 	struct agent_msg msg = { .kind = AGENT_PAUSE };
-	enum wh_phase phase = wh_agent_get_phase(agent);
+	enum wh_phase phase = wh_get_phase(m);
 	int ret;
 
 	if (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER)
 		return err_set(err, -EBUSY, "pause: it is %s", wh_phase_name(phase));
-	pthread_mutex_lock(&agent->lock);
-	ret = agent->socket >= 0 ? agent_send(agent->socket, &msg, NULL, err) : 0;
-	pthread_mutex_unlock(&agent->lock);
-	return ret;
+	pthread_mutex_lock(&m->wait_lock);
+	ret = m->agent->socket >= 0 ? agent_send(m->agent->socket, &msg, NULL, err) : 0;
+	pthread_mutex_unlock(&m->wait_lock);
+	/* it has died, which is a pause too */
+	return ret == -EPIPE || ret == -ECONNRESET ? 0 : ret;
 }
 
-int wh_agent_device_loaded(struct wh_agent *agent, int result)
+void agent_vmm_stats(const struct wh_migration *m, struct wh_stats *stats)
 {
-	agent_vmm_loaded(agent, result, NULL);
-	return 0;
+	const struct agent_vmm *a = m->agent;
+
+	/* Until the list of blocks is complete it is not known which of them will come */
+	if (a->state.words && agent_state_get(&a->state) == AGENT_STAGE_ARMED)
+		stats->pages_left = agent_state_missing(&a->state, m->region);
+	else if (!wh_phase_ended(stats->phase))
+		stats->pages_left = stats->pages_total;
 }
 
-enum wh_phase wh_agent_get_phase(const struct wh_agent *agent)
+void agent_vmm_free(struct wh_migration *m)
 {
-	return __atomic_load_n(&agent->phase, __ATOMIC_ACQUIRE);
-}
-
-uint64_t wh_agent_pages_left(const struct wh_agent *agent)
-{
-	uint64_t pages = 0;
-
-	if (agent->state.words && agent_state_get(&agent->state) == AGENT_STAGE_ARMED)
-		return agent_state_missing(&agent->state, agent->region);
-	if (wh_phase_ended(wh_agent_get_phase(agent)))
-		return 0;
-	for (unsigned i = 0; i < agent->regions; i++)
-		pages += agent->region[i].length / TARGET_PAGE;
-	return pages;
-}
-
-int wh_agent_wait(struct wh_agent *agent, int64_t timeout_ns, struct wh_err *err)
-{
-	struct timespec until;
-	int ret = 0;
-
-	deadline(&until, timeout_ns < 0 ? 0 : (uint64_t)timeout_ns);
-	pthread_mutex_lock(&agent->lock);
-	while (!wh_phase_ended(agent->phase) && !agent->settled && ret == 0)
-		ret = timeout_ns < 0 ?
-			      pthread_cond_wait(&agent->changed, &agent->lock) :
-			      pthread_cond_timedwait(&agent->changed, &agent->lock, &until);
-	if (!wh_phase_ended(agent->phase) && !agent->settled)
-		ret = err_set(err, -EAGAIN, "wait: it goes on");
-	else if (agent->result.code)
-		ret = err_set(err, agent->result.code, "%s", agent->result.text);
-	else
-		ret = 0;
-	pthread_mutex_unlock(&agent->lock);
-	return ret;
-}
-
-void wh_agent_free(struct wh_agent *agent)
-{
+	struct agent_vmm *a = m->agent;
 	bool missing;
 
-	if (!agent)
-		return;
-	pthread_mutex_lock(&agent->lock);
-	agent->freeing = true;
-	if (agent->socket >= 0)
-		shutdown(agent->socket, SHUT_RDWR);
-	pthread_mutex_unlock(&agent->lock);
-	if (agent->running)
-		pthread_join(agent->thread, NULL);
-	missing = agent->started && agent->phase != WH_PHASE_DONE;
-	for (unsigned i = 0; i < agent->regions; i++) {
-		if (agent->state.words && !missing)
-			(void)mapping_restore(&agent->mapping[i], &agent->region[i], NULL);
-		close(agent->region[i].fd);
-	}
-	if (agent->uffd.fd >= 0 && !missing)
-		uffd_close(&agent->uffd);
-	if (agent->state.words)
-		agent_state_close(&agent->state);
-	pthread_cond_destroy(&agent->changed);
-	pthread_mutex_destroy(&agent->lock);
-	pthread_mutex_destroy(&agent->listen_lock);
-	free(agent);
+	pthread_mutex_lock(&m->wait_lock);
+	a->freeing = true;
+	if (a->socket >= 0)
+		shutdown(a->socket, SHUT_RDWR);
+	pthread_cond_broadcast(&m->wait_cond);
+	pthread_mutex_unlock(&m->wait_lock);
+	if (a->running)
+		pthread_join(a->thread, NULL);
+	missing = a->guest_runs && m->phase != WH_PHASE_DONE;
+	for (unsigned i = 0; i < m->regions && a->state.words && !missing; i++)
+		(void)mapping_restore(&a->mapping[i], &m->region[i], NULL);
+	if (a->uffd.fd >= 0 && !missing)
+		uffd_close(&a->uffd);
+	if (a->state.words)
+		agent_state_close(&a->state);
+	pthread_mutex_destroy(&a->listen_lock);
+	free(a);
 }

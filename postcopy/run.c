@@ -43,7 +43,20 @@ void wh_config_init(struct wh_config *config)
 	};
 }
 
-int run_check_config(const struct wh_config *config, enum wh_role role, struct wh_err *err)
+static int check_agent(const struct wh_config *config, enum wh_role role, struct wh_err *err)
+{
+	if (role != WH_DEST)
+		return err_set(err, -EINVAL, "config: agent: only a destination has one");
+	if (!config->postcopy)
+		return err_set(err, -EINVAL, "config: agent: there is postcopy or nothing");
+	/* A removal that was read and not yet marked would be lost with its reader */
+	if (config->removes)
+		return err_set(err, -EOPNOTSUPP,
+			       "config: agent: removes cannot be followed across a death");
+	return 0;
+}
+
+static int check_config(const struct wh_config *config, enum wh_role role, struct wh_err *err)
 {
 	if (config->size != sizeof(*config))
 		return err_set(err, -EINVAL,
@@ -62,7 +75,21 @@ int run_check_config(const struct wh_config *config, enum wh_role role, struct w
 			       (unsigned long long)config->device_state_max);
 	if (config->fault_cpu >= CPU_SETSIZE || config->fault_cpu < WH_FAULT_CPU_ANY)
 		return err_set(err, -EINVAL, "config: fault_cpu %d", config->fault_cpu);
-	return 0;
+	return config->agent ? check_agent(config, role, err) : 0;
+}
+
+/* What the library drives it with */
+static int open_drive(struct wh_migration *m, struct wh_err *err)
+{
+	int ret = loop_open(&m->bulk, RUN_LOOP_ENTRIES, err);
+
+	if (ret < 0)
+		return ret;
+	m->fault = m->bulk;
+	ret = m->role == WH_DEST ? dest_side_new(m, err) : source_side_new(m, err);
+	if (ret < 0)
+		loop_close(m->bulk);
+	return ret;
 }
 
 int wh_new(struct wh_migration **migration, enum wh_role role, const struct wh_config *config,
@@ -72,7 +99,7 @@ int wh_new(struct wh_migration **migration, enum wh_role role, const struct wh_c
 	int ret;
 
 	*migration = NULL;
-	ret = run_check_config(config, role, err);
+	ret = check_config(config, role, err);
 	if (ret < 0)
 		return ret;
 	m = calloc(1, sizeof(*m));
@@ -96,28 +123,17 @@ int wh_new(struct wh_migration **migration, enum wh_role role, const struct wh_c
 	pthread_mutex_init(&m->rate_lock, NULL);
 	pthread_cond_init(&m->wait_cond, NULL);
 
-	ret = loop_open(&m->bulk, RUN_LOOP_ENTRIES, err);
+	ret = config->agent ? agent_vmm_new(m, err) : open_drive(m, err);
 	if (ret < 0)
-		goto out_free;
-	m->fault = m->bulk;
-	ret = role == WH_DEST ? dest_side_new(m, err) : source_side_new(m, err);
-	if (ret < 0)
-		goto out_loop;
-	*migration = m;
-	return 0;
-
-out_loop:
-	loop_close(m->bulk);
-out_free:
-	free(m);
+		free(m);
+	else
+		*migration = m;
 	return ret;
 }
 
 /* Threads first, then loops (which brings every operation back), then memory. */
-void wh_free(struct wh_migration *m)
+static void close_drive(struct wh_migration *m)
 {
-	if (!m)
-		return;
 	__atomic_store_n(&m->stop, true, __ATOMIC_RELEASE);
 	if (m->threaded) {
 		loop_wake(m->bulk);
@@ -139,6 +155,16 @@ void wh_free(struct wh_migration *m)
 		dest_side_free(m);
 	else
 		source_side_free(m);
+}
+
+void wh_free(struct wh_migration *m)
+{
+	if (!m)
+		return;
+	if (m->agent)
+		agent_vmm_free(m);
+	else
+		close_drive(m);
 	for (unsigned i = 0; i < m->regions; i++)
 		if (m->region[i].fd >= 0)
 			close(m->region[i].fd);
@@ -149,8 +175,9 @@ void wh_free(struct wh_migration *m)
 	free(m);
 }
 
-int run_take_region(struct region *regions, unsigned count, const struct wh_block *block,
-		    struct wh_err *err)
+/* regions[@count], if the block is a good one */
+static int take_region(struct region *regions, unsigned count, const struct wh_block *block,
+		       struct wh_err *err)
 {
 	size_t length = block->name ? strlen(block->name) : 0;
 	struct region *region = &regions[count];
@@ -190,10 +217,18 @@ int run_take_region(struct region *regions, unsigned count, const struct wh_bloc
 
 int run_add_region(struct wh_migration *m, const struct wh_block *block, struct wh_err *err)
 {
-	int ret = run_take_region(m->region, m->regions, block, err);
+	struct region *region = &m->region[m->regions];
+	int ret = take_region(m->region, m->regions, block, err);
 
 	if (ret < 0)
 		return ret;
+	if (m->agent)
+		ret = agent_vmm_check_region(m, err);
+	if (ret < 0) {
+		if (region->fd >= 0)
+			close(region->fd);
+		return ret;
+	}
 	m->regions++;
 	__atomic_fetch_add(&m->pages_total, block->length / TARGET_PAGE, __ATOMIC_RELAXED);
 	return 0;
@@ -241,7 +276,10 @@ int wh_listen(struct wh_migration *m, const char *uri, struct wh_err *err)
 	ret = set_up(m, WH_DEST, uri, &to, err);
 	if (ret < 0)
 		return ret;
-	ret = dest_side_listen(m, &to, err);
+	if (m->agent)
+		ret = agent_vmm_listen(m, false, &to, uri, err);
+	else
+		ret = dest_side_listen(m, &to, err);
 	m->set_up = ret >= 0;
 	return ret;
 }
@@ -277,6 +315,10 @@ int wh_device_loaded(struct wh_migration *m, int result)
 {
 	if (m->role != WH_DEST)
 		return -EINVAL;
+	if (m->agent) {
+		agent_vmm_loaded(m, result, NULL);
+		return 0;
+	}
 	pthread_mutex_lock(&m->post_lock);
 	m->post.device_loaded = true;
 	m->post.device_result = result;
@@ -288,6 +330,8 @@ int wh_device_loaded(struct wh_migration *m, int result)
 
 const char *wh_get_machine(const struct wh_migration *m)
 {
+	if (m->agent)
+		return "";
 	return m->role == WH_DEST ? m->dest->engine.machine.text : m->machine;
 }
 

@@ -293,6 +293,7 @@ struct wh_migration {
 	uint64_t rate;
 
 	struct handover *handover; /* of another process's guest; NULL: our own */
+	struct agent_vmm *agent;   /* another process drives it, and all below is NULL */
 	struct dest_side *dest;
 	struct source_side *source;
 };
@@ -302,15 +303,13 @@ void msg_advance(struct msghdr *msg, size_t sent);
 
 /* run.c */
 int run_add_region(struct wh_migration *m, const struct wh_block *block, struct wh_err *err);
-/* What of that is the same for an agent's VMM: region[@count], if the block is a good one */
-int run_take_region(struct region *region, unsigned count, const struct wh_block *block,
-		    struct wh_err *err);
-int run_check_config(const struct wh_config *config, enum wh_role role, struct wh_err *err);
 void run_log(struct wh_migration *m, enum wh_log_level level, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /* run_drive.c */
 void run_moved(struct wh_migration *m, enum wh_phase phase, const struct wh_err *err);
+/* How often it was paused, and for how long altogether */
+void run_paused(struct wh_migration *m, enum wh_phase to);
 /* The engine wants to be called at this time; bulk loop */
 void run_tick(struct wh_migration *m, uint64_t at_ns);
 /* The fault loop has closed its channels and is in none of the engine's functions */
@@ -330,6 +329,7 @@ void run_calls(struct wh_migration *m);
 int run_random(void *ctx, struct identity_number *number, struct wh_err *err);
 /* This thread turns the bulk loop of @m from here on, NULL: none. Return: whose it was */
 const struct wh_migration *run_here(const struct wh_migration *m);
+bool run_is_here(const struct wh_migration *m);
 
 /* run_dest.c, run_source.c: one turn of each loop after its completions */
 int dest_side_new(struct wh_migration *m, struct wh_err *err);
@@ -437,6 +437,20 @@ void ahead_stop(struct wh_migration *m);
 void ahead_follow(struct wh_migration *m, unsigned block, uint64_t offset);
 /* All is over: huge pages of small ones, until wh_free() */
 void ahead_collapse(struct wh_migration *m);
+
+/* agent_vmm.c, where an agent drives it; the functions of the API that differ */
+int agent_vmm_new(struct wh_migration *m, struct wh_err *err);
+/* But for what wh_free() does anyway */
+void agent_vmm_free(struct wh_migration *m);
+/* May it be handed over? It is to be region[m->regions] */
+int agent_vmm_check_region(struct wh_migration *m, struct wh_err *err);
+int agent_vmm_listen(struct wh_migration *m, bool again, const struct uri *uri, const char *text,
+		     struct wh_err *err);
+int agent_vmm_start(struct wh_migration *m);
+int agent_vmm_pause(struct wh_migration *m, struct wh_err *err);
+/* Any thread; @why may be NULL */
+void agent_vmm_loaded(struct wh_migration *m, int result, const struct wh_err *why);
+void agent_vmm_stats(const struct wh_migration *m, struct wh_stats *stats);
 
 /* run_source_ops.c */
 extern const struct source_ops run_source_ops;

@@ -356,7 +356,7 @@ unsigned wh_get_thread_waits(const struct wh_migration *m, struct wh_thread_wait
 {
 	unsigned count = 0;
 
-	if (m->role != WH_DEST)
+	if (!m->dest)
 		return 0;
 	for (unsigned i = 0; i < DEST_THREADS; i++) {
 		const struct dest_thread *thread = &m->dest->engine.thread[i];

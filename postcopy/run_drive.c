@@ -16,8 +16,7 @@
 #define HOLD_NS NS_PER_MS		 /* neighbours of a run come sooner, or not soon */
 #define FAULT_SLICE_NS (100 * NS_PER_US) /* the least there is */
 
-/* How often, and for how long altogether */
-static void run_paused(struct wh_migration *m, enum wh_phase to)
+void run_paused(struct wh_migration *m, enum wh_phase to)
 {
 	uint64_t since_ns = __atomic_load_n(&m->paused_since_ns, __ATOMIC_RELAXED);
 	uint64_t now_ns = clock_now_ns();
@@ -352,6 +351,8 @@ int wh_start(struct wh_migration *m, struct wh_err *err)
 	if (!m->set_up || m->started)
 		return err_set(err, -EINVAL, "start: %s",
 			       m->started ? "it is started already" : "no address was given");
+	if (m->agent)
+		return agent_vmm_start(m);
 	ret = loop_open(&m->fault, RUN_LOOP_ENTRIES, err);
 	if (ret < 0) {
 		m->fault = m->bulk;
@@ -386,7 +387,7 @@ out:
 
 int wh_fd(struct wh_migration *m)
 {
-	return loop_fd(m->bulk);
+	return m->agent ? -EOPNOTSUPP : loop_fd(m->bulk);
 }
 
 int wh_process(struct wh_migration *m, struct wh_err *err)
@@ -395,6 +396,8 @@ int wh_process(struct wh_migration *m, struct wh_err *err)
 	struct wh_err failure = { 0 };
 	int done;
 
+	if (m->agent)
+		return err_set(err, -EOPNOTSUPP, "process: an agent drives it, from wh_start() on");
 	if (m->threaded || !m->set_up)
 		return err_set(err, -EINVAL, "process: %s",
 			       m->threaded ? "it has threads" : "no address was given");

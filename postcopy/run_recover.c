@@ -21,6 +21,11 @@ const struct wh_migration *run_here(const struct wh_migration *m)
 	return before;
 }
 
+bool run_is_here(const struct wh_migration *m)
+{
+	return here == m;
+}
+
 static int side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 {
 	return m->role == WH_DEST ? dest_side_pause(m, uri, err) : source_side_pause(m, uri, err);
@@ -101,6 +106,8 @@ int wh_pause(struct wh_migration *m, struct wh_err *err)
 	struct call call = { .run = side_pause };
 	enum wh_phase phase = wh_get_phase(m);
 
+	if (m->agent)
+		return agent_vmm_pause(m, err);
 	if (here != m)
 		return run_call(m, &call, err);
 	if (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER && !m->again.on)
@@ -123,6 +130,8 @@ static int again(struct wh_migration *m, enum wh_role role, const char *text, st
 		return err_set(err, -EINVAL, "%s: this end is the %s", text,
 			       m->role == WH_DEST ? "destination" : "source");
 	ret = uri_parse(&uri, text, err);
+	if (ret == 0 && m->agent)
+		return agent_vmm_listen(m, true, &uri, text, err);
 	return ret < 0 ? ret : run_call(m, &call, err);
 }
 

@@ -91,7 +91,9 @@ void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats)
 	stats->own_bytes = __atomic_load_n(&m->own_bytes, __ATOMIC_RELAXED);
 	stats->recoveries = __atomic_load_n(&m->recoveries, __ATOMIC_RELAXED);
 	stats->paused_ns = paused_ns(m);
-	if (m->role == WH_DEST)
+	if (m->agent)
+		agent_vmm_stats(m, stats);
+	else if (m->role == WH_DEST)
 		dest_side_stats(m, stats);
 	else
 		source_side_stats(m, stats);

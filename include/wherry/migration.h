@@ -228,6 +228,14 @@ enum wh_urgent {
  * @fault_priority:	Its SCHED_FIFO priority, 0: none
  * @fault_spin_ns:	It polls so long before it sleeps (adaptive: less while that does
  *			not pay), 0: never. For wh_start() only
+ *
+ * @agent:		Destination: another process drives it, and may die: the agent that waits
+ *			at this path of a unix socket (wherry agent, agent.h). NULL: none. Copied.
+ *			wh_listen() hands everything over to it, and wh_recover() to the next one
+ *			if it has died, which is a pause (-ECONNRESET) if the guest is here and a
+ *			failure before that. Blocks are of a memfd or hugetlb file that is mapped
+ *			shared; for wh_start() only; postcopy has to be on, removes off;
+ *			auto_recover_ns and the fault thread's settings do not count
  */
 struct wh_config {
 	size_t size;
@@ -254,6 +262,8 @@ struct wh_config {
 	int fault_cpu;
 	int fault_priority;
 	uint64_t fault_spin_ns;
+
+	const char *agent;
 };
 
 /* Defaults: postcopy with an urgent channel, 300 ms of downtime, no limits, no spinning. */
@@ -346,7 +356,7 @@ int wh_cancel(struct wh_migration *migration, struct wh_err *err);
  * for that.
  *
  * wh_pause(), wh_recover() and wh_resume() are for any thread, also in a callback; with
- * wh_process() for the thread that calls it.
+ * wh_process() for the thread that calls it. With an agent wh_recover() is not for callbacks.
  *
  * Return: 0, or -EBUSY in another phase than WH_PHASE_POSTCOPY or WH_PHASE_RECOVER, and
  * WH_PHASE_PAUSED while it is brought back by itself, which ends then

@@ -10,21 +10,21 @@
 #include "selftests/lib/receiver.h"
 
 #include <signal.h>
-#include <wherry/agent.h>
 
 #define PAGES_ALL ((uint64_t)BLOCKS * BLOCK_PAGES)
 #define KILLS 8u
+#define HUGE_KILLS 2u /* of four pages */
 
 FIXTURE(agent)
 {
-	struct pair pair; /* dest.migration is NULL: it is the agent's */
-	struct wh_agent *agent;
+	struct pair pair;
 	struct child child;
 	struct wh_config config;
 	struct wh_callbacks callbacks;
 	char folder[32];
 	char path[64];
 	char qmp[64];
+	unsigned kills;
 	unsigned loads;	 /* atomic */
 	unsigned starts; /* atomic */
 	bool slow;	 /* atomic: device state is loaded when the test says so */
@@ -34,11 +34,13 @@ FIXTURE(agent)
 FIXTURE_VARIANT(agent)
 {
 	enum wh_urgent urgent;
+	bool huge;
 };
 
 /* clang-format off */
 FIXTURE_VARIANT_ADD(agent, off) { .urgent = WH_URGENT_OFF };
 FIXTURE_VARIANT_ADD(agent, at_switch) { .urgent = WH_URGENT_AT_SWITCH };
+FIXTURE_VARIANT_ADD(agent, huge) { .urgent = WH_URGENT_AT_SWITCH, .huge = true };
 /* clang-format on */
 
 static void dest_event(void *opaque, const struct wh_event *event)
@@ -91,24 +93,25 @@ static int new_dest(FIXTURE_DATA(agent) *self)
 	int ret;
 
 	dest->role = WH_DEST;
-	ret = wh_agent_new(&self->agent, &self->config, &self->err);
+	ret = wh_new(&dest->migration, WH_DEST, &self->config, &self->err);
 	for (unsigned i = 0; i < BLOCKS && !ret; i++) {
-		int fd = memfd_create("agent", MFD_CLOEXEC);
-
-		if (fd < 0 || ftruncate(fd, BLOCK_BYTES) < 0)
-			return -errno;
-		dest->block[i] = (struct wh_block){
-			.name = i ? "second" : "first",
-			.addr = mmap(NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
-			.length = BLOCK_BYTES,
-			.page_size = PAGE_BYTES,
-			.fd = fd,
-		};
-		workload_init(&dest->workload[i], dest->block[i].addr, BLOCK_PAGES, 5 + i);
-		dest->workload[i].pace_us = 100;
-		ret = wh_agent_add_block(self->agent, &dest->block[i], &self->err);
+		ret = end_block(dest, i, true);
+		if (!ret)
+			ret = wh_add_block(dest->migration, &dest->block[i], &self->err);
 	}
 	return ret;
+}
+
+/* For both ends */
+static bool huge_pages(void)
+{
+	char *at = mmap(NULL, 2 * BLOCKS * BLOCK_BYTES, PROT_READ,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT, -1, 0);
+
+	if (at == MAP_FAILED)
+		return false;
+	munmap(at, 2 * BLOCKS * BLOCK_BYTES);
+	return true;
 }
 
 /* In precopy, which goes on until somebody ends it */
@@ -118,7 +121,12 @@ FIXTURE_SETUP(agent)
 	struct wh_err *err = &self->err;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (variant->huge && !huge_pages())
+		SKIP(return, "no huge pages (see sysctl vm.nr_hugepages)");
 	memset(self, 0, sizeof(*self));
+	source->huge = self->pair.dest.huge = variant->huge;
+	source->bandwidth = 4u << 20;
+	self->kills = variant->huge ? HUGE_KILLS : KILLS;
 	strcpy(self->folder, "/tmp/wherry-agent.XXXXXX");
 	ASSERT_NE(NULL, mkdtemp(self->folder));
 	snprintf(self->path, sizeof(self->path), "%s/socket", self->folder);
@@ -132,13 +140,15 @@ FIXTURE_SETUP(agent)
 	self->config.callbacks = &self->callbacks;
 	self->config.opaque = self;
 	self->config.urgent = variant->urgent;
+	self->config.agent = self->path;
 	ASSERT_EQ(0, end_new(source, WH_SOURCE, variant->urgent, false, err))
 	TH_LOG("%s", err->text);
 	ASSERT_EQ(0, new_dest(self)) TH_LOG("%s", err->text);
 	ASSERT_EQ(0, start_agent(self)) TH_LOG("%s", err->text);
-	ASSERT_EQ(0, wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", err))
+	ASSERT_EQ(0, wh_listen(self->pair.dest.migration, "tcp:127.0.0.1:0", err))
 	TH_LOG("%s", err->text);
-	ASSERT_EQ(0, wh_connect(source->migration, wh_agent_listen_uri(self->agent), err))
+	ASSERT_EQ(0, end_start(&self->pair.dest, false, err)) TH_LOG("%s", err->text);
+	ASSERT_EQ(0, wh_connect(source->migration, wh_listen_uri(self->pair.dest.migration), err))
 	TH_LOG("%s", err->text);
 	end_run(source, NULL);
 	ASSERT_EQ(0, end_start(source, false, err)) TH_LOG("%s", err->text);
@@ -154,18 +164,21 @@ FIXTURE_TEARDOWN(agent)
 
 static bool until(FIXTURE_DATA(agent) *self, enum wh_phase phase)
 {
-	for (unsigned i = 0; i < SECONDS * 2000; i++) {
-		if (wh_agent_get_phase(self->agent) == phase)
-			return true;
-		usleep(500);
-	}
-	return false;
+	return end_phase(&self->pair.dest, phase);
+}
+
+static uint64_t pages_left(FIXTURE_DATA(agent) *self)
+{
+	struct wh_stats stats;
+
+	wh_get_stats(self->pair.dest.migration, &stats);
+	return stats.pages_left;
 }
 
 static bool left_at_most(FIXTURE_DATA(agent) *self, uint64_t pages)
 {
 	for (unsigned i = 0; i < SECONDS * 10000; i++) {
-		if (wh_agent_pages_left(self->agent) <= pages)
+		if (pages_left(self) <= pages)
 			return true;
 		usleep(100);
 	}
@@ -178,19 +191,19 @@ static int take_up(FIXTURE_DATA(agent) *self)
 	int ret = start_agent(self);
 
 	if (ret == 0)
-		ret = wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &self->err);
+		ret = wh_recover(self->pair.dest.migration, "tcp:127.0.0.1:0", &self->err);
 	if (ret)
 		return ret;
 	if (!end_phase(&self->pair.source, WH_PHASE_PAUSED))
 		return -ETIMEDOUT;
-	return end_again(&self->pair.source, wh_agent_listen_uri(self->agent), &self->err);
+	return end_again(&self->pair.source, wh_listen_uri(self->pair.dest.migration), &self->err);
 }
 
 static void free_both(FIXTURE_DATA(agent) *self)
 {
 	struct end *dest = &self->pair.dest;
 
-	wh_agent_free(self->agent);
+	wh_free(self->pair.dest.migration);
 	end_free(&self->pair.source);
 	for (unsigned i = 0; i < BLOCKS; i++) {
 		workload_fini(&dest->workload[i]);
@@ -202,9 +215,10 @@ static void free_both(FIXTURE_DATA(agent) *self)
 static void ends_well(FIXTURE_DATA(agent) *self, struct __test_metadata *_metadata)
 {
 	ASSERT_TRUE(until(self, WH_PHASE_DONE)) TH_LOG("%s", self->err.text);
-	EXPECT_EQ(0, wh_agent_wait(self->agent, WAIT_NS, &self->err)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(0, wh_wait(self->pair.dest.migration, WAIT_NS, &self->err))
+	TH_LOG("%s", self->err.text);
 	EXPECT_TRUE(end_phase(&self->pair.source, WH_PHASE_DONE));
-	EXPECT_EQ(0, wh_agent_pages_left(self->agent));
+	EXPECT_EQ(0, pages_left(self));
 	EXPECT_EQ(1, self->loads);
 	EXPECT_EQ(1, self->starts);
 	EXPECT_EQ(0, wrong_byte(&self->pair));
@@ -224,14 +238,14 @@ TEST_F(agent, killed_in_postcopy)
 {
 	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
 	ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY));
-	for (unsigned i = 0; i < KILLS; i++) {
+	for (unsigned i = 0; i < self->kills; i++) {
 		ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY)) TH_LOG("%u", i);
-		ASSERT_TRUE(left_at_most(self, PAGES_ALL * (KILLS - i) / (KILLS + 1)));
+		ASSERT_TRUE(left_at_most(self, PAGES_ALL * (self->kills - i) / (self->kills + 1)));
 		kill_agent(self);
-		ASSERT_EQ(-ECONNRESET, wh_agent_wait(self->agent, WAIT_NS, &self->err))
+		ASSERT_EQ(-ECONNRESET, wh_wait(self->pair.dest.migration, WAIT_NS, &self->err))
 		TH_LOG("%u: %s", i, self->err.text);
-		ASSERT_EQ(WH_PHASE_PAUSED, wh_agent_get_phase(self->agent)) TH_LOG("%u", i);
-		ASSERT_LT(0, wh_agent_pages_left(self->agent));
+		ASSERT_EQ(WH_PHASE_PAUSED, wh_get_phase(self->pair.dest.migration)) TH_LOG("%u", i);
+		ASSERT_LT(0, pages_left(self));
 		ASSERT_EQ(0, take_up(self)) TH_LOG("%u: %s", i, self->err.text);
 	}
 	ends_well(self, _metadata);
@@ -242,23 +256,23 @@ TEST_F(agent, killed_while_it_waits)
 {
 	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
 	ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY));
-	ASSERT_EQ(0, wh_agent_pause(self->agent, &self->err)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(0, wh_pause(self->pair.dest.migration, &self->err)) TH_LOG("%s", self->err.text);
 	ASSERT_TRUE(until(self, WH_PHASE_PAUSED));
 	kill_agent(self);
 	for (unsigned i = 0; i < KILLS; i++) {
 		ASSERT_EQ(0, start_agent(self)) TH_LOG("%s", self->err.text);
 		/* that the one before has died may not be known yet */
-		ASSERT_EQ(0,
-			  wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &self->err))
+		ASSERT_EQ(0, wh_recover(self->pair.dest.migration, "tcp:127.0.0.1:0", &self->err))
 		TH_LOG("%s", self->err.text);
 		if (i % 2) {
 			ASSERT_TRUE(end_phase(&self->pair.source, WH_PHASE_PAUSED));
-			ASSERT_EQ(0, end_again(&self->pair.source, wh_agent_listen_uri(self->agent),
-					       &self->err));
+			ASSERT_EQ(0,
+				  end_again(&self->pair.source,
+					    wh_listen_uri(self->pair.dest.migration), &self->err));
 			usleep(i * 100);
 		}
 		kill_agent(self);
-		ASSERT_GT(0, wh_agent_wait(self->agent, WAIT_NS, &self->err));
+		ASSERT_GT(0, wh_wait(self->pair.dest.migration, WAIT_NS, &self->err));
 		ASSERT_TRUE(until(self, WH_PHASE_PAUSED));
 	}
 	ASSERT_EQ(0, take_up(self)) TH_LOG("%s", self->err.text);
@@ -273,17 +287,18 @@ TEST_F(agent, paused)
 
 	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
 	ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY));
-	EXPECT_EQ(-EBUSY, wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &err));
-	ASSERT_EQ(0, wh_agent_pause(self->agent, &self->err)) TH_LOG("%s", self->err.text);
-	ASSERT_EQ(-ECANCELED, wh_agent_wait(self->agent, WAIT_NS, &self->err))
+	EXPECT_EQ(-EBUSY, wh_recover(self->pair.dest.migration, "tcp:127.0.0.1:0", &err));
+	ASSERT_EQ(0, wh_pause(self->pair.dest.migration, &self->err)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(-ECANCELED, wh_wait(self->pair.dest.migration, WAIT_NS, &self->err))
 	TH_LOG("%s", self->err.text);
 	for (unsigned i = 0; ret == -EBUSY && i < SECONDS * 1000; i++) {
-		ret = wh_agent_listen(self->agent, NULL, "tcp:127.0.0.1:0", &self->err);
+		ret = wh_recover(self->pair.dest.migration, "tcp:127.0.0.1:0", &self->err);
 		usleep(1000);
 	}
 	ASSERT_EQ(0, ret) TH_LOG("%s", self->err.text);
 	ASSERT_TRUE(end_phase(&self->pair.source, WH_PHASE_PAUSED));
-	ASSERT_EQ(0, end_again(&self->pair.source, wh_agent_listen_uri(self->agent), &self->err));
+	ASSERT_EQ(0, end_again(&self->pair.source, wh_listen_uri(self->pair.dest.migration),
+			       &self->err));
 	ends_well(self, _metadata);
 }
 
@@ -318,7 +333,7 @@ TEST_F(agent, operated)
 	for (unsigned i = 0; ret && i < 100; i++)
 		ret = tell(self, "migrate-pause", NULL);
 	ASSERT_EQ(0, ret) TH_LOG("%s", self->err.text);
-	ASSERT_EQ(-ECANCELED, wh_agent_wait(self->agent, WAIT_NS, &self->err));
+	ASSERT_EQ(-ECANCELED, wh_wait(self->pair.dest.migration, WAIT_NS, &self->err));
 	snprintf(uri, sizeof(uri), "unix:%s/again", self->folder);
 	snprintf(arguments, sizeof(arguments), "uri=%s", uri);
 	/* too early it is refused for a moment */
@@ -341,10 +356,10 @@ TEST_F(agent, killed_while_device_state_is_loaded)
 	     i++)
 		usleep(500);
 	kill_agent(self);
-	ASSERT_EQ(-ECONNRESET, wh_agent_wait(self->agent, WAIT_NS, &self->err));
-	ASSERT_EQ(WH_PHASE_PAUSED, wh_agent_get_phase(self->agent));
+	ASSERT_EQ(-ECONNRESET, wh_wait(self->pair.dest.migration, WAIT_NS, &self->err));
+	ASSERT_EQ(WH_PHASE_PAUSED, wh_get_phase(self->pair.dest.migration));
 	EXPECT_EQ(0, self->starts);
-	ASSERT_EQ(0, wh_agent_device_loaded(self->agent, 0));
+	ASSERT_EQ(0, wh_device_loaded(self->pair.dest.migration, 0));
 	EXPECT_EQ(1, self->starts);
 	ASSERT_EQ(0, take_up(self)) TH_LOG("%s", self->err.text);
 	ends_well(self, _metadata);
@@ -358,9 +373,9 @@ TEST_F(agent, killed_before_the_switch)
 
 	ASSERT_TRUE(until(self, WH_PHASE_PRECOPY));
 	kill_agent(self);
-	ASSERT_EQ(-ECONNRESET, wh_agent_wait(self->agent, WAIT_NS, &self->err));
-	EXPECT_EQ(WH_PHASE_FAILED, wh_agent_get_phase(self->agent));
-	EXPECT_EQ(-EBUSY, wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &self->err));
+	ASSERT_EQ(-ECONNRESET, wh_wait(self->pair.dest.migration, WAIT_NS, &self->err));
+	EXPECT_EQ(WH_PHASE_FAILED, wh_get_phase(self->pair.dest.migration));
+	EXPECT_EQ(-EBUSY, wh_recover(self->pair.dest.migration, "tcp:127.0.0.1:0", &self->err));
 	EXPECT_TRUE(end_phase(source, WH_PHASE_FAILED));
 	/* parked, its figures can be looked at */
 	end_pause(source, NULL);

@@ -12,6 +12,7 @@
 #include "selftests/lib/proxy.h"
 #include "selftests/lib/workload.h"
 
+#include <linux/memfd.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -44,9 +45,11 @@ struct end {
 	struct workload workload[BLOCKS];
 	struct wh_block block[BLOCKS];
 	uint64_t auto_recover_ns;
-	void *large;	  /* NULL: no */
-	unsigned pauses;  /* atomic: events of it */
-	bool pause_again; /* atomic: as soon as it goes on, in the event itself */
+	uint64_t bandwidth; /* in precopy; 0: all there is */
+	bool huge;	    /* pages of 2 MiB, both blocks */
+	void *large;	    /* NULL: no */
+	unsigned pauses;    /* atomic: events of it */
+	bool pause_again;   /* atomic: as soon as it goes on, in the event itself */
 	bool own_loop;
 	pthread_t thread;
 	enum wish wish; /* atomic, and what follows is of whoever it lets */
@@ -155,6 +158,28 @@ static inline int end_add_large(struct end *end, struct wh_err *err)
 	return wh_add_block(end->migration, &block, err);
 }
 
+static inline int end_block(struct end *end, unsigned i, bool file)
+{
+	unsigned more = end->huge ? MFD_HUGETLB | 21u << MFD_HUGE_SHIFT : 0;
+	int fd = file || end->huge ? memfd_create("recover", MFD_CLOEXEC | more) : -1;
+	int flags = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+
+	if (fd >= 0 && ftruncate(fd, BLOCK_BYTES) < 0)
+		return -errno;
+	end->block[i] = (struct wh_block){
+		.name = i ? "second" : "first",
+		.addr = mmap(NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, flags, fd, 0),
+		.length = BLOCK_BYTES,
+		.page_size = end->huge ? 2u << 20 : PAGE_BYTES,
+		.fd = fd,
+	};
+	if (end->block[i].addr == MAP_FAILED)
+		return -errno;
+	workload_init(&end->workload[i], end->block[i].addr, BLOCK_PAGES, 5 + i);
+	end->workload[i].pace_us = 100;
+	return 0;
+}
+
 static inline int end_new(struct end *end, enum wh_role role, enum wh_urgent urgent, bool large,
 			  struct wh_err *err)
 {
@@ -171,22 +196,9 @@ static inline int end_new(struct end *end, enum wh_role role, enum wh_urgent urg
 
 	end->role = role;
 	for (unsigned i = 0; i < BLOCKS; i++) {
-		int fd = i ? memfd_create("recover", MFD_CLOEXEC) : -1;
-		int flags = i ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-
-		if (i && ftruncate(fd, BLOCK_BYTES) < 0)
-			return -errno;
-		end->block[i] = (struct wh_block){
-			.name = i ? "second" : "first",
-			.addr = mmap(NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, flags, fd, 0),
-			.length = BLOCK_BYTES,
-			.page_size = PAGE_BYTES,
-			.fd = fd,
-		};
-		if (end->block[i].addr == MAP_FAILED)
-			return -errno;
-		workload_init(&end->workload[i], end->block[i].addr, BLOCK_PAGES, 5 + i);
-		end->workload[i].pace_us = 100;
+		ret = end_block(end, i, i > 0);
+		if (ret)
+			return ret;
 		if (role == WH_SOURCE)
 			workload_fill(&end->workload[i]);
 	}
@@ -195,6 +207,7 @@ static inline int end_new(struct end *end, enum wh_role role, enum wh_urgent urg
 	config.opaque = end;
 	config.urgent = urgent;
 	config.downtime_ns = 0;
+	config.bandwidth = end->bandwidth;
 	config.postcopy_bandwidth = 10u << 20;
 	config.connect_timeout_ns = 5000 * NS_PER_MS;
 	config.auto_recover_ns = end->auto_recover_ns;

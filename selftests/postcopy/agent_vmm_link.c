@@ -25,7 +25,7 @@
 
 FIXTURE(agent)
 {
-	struct wh_agent *agent;
+	struct wh_migration *m;
 	struct wh_callbacks callbacks;
 	struct wh_config config;
 	struct wh_block block;
@@ -35,7 +35,8 @@ FIXTURE(agent)
 	struct agent_state state;
 	int uffd;
 	char path[64];
-	int load; /* what device_load() says */
+	bool cannot; /* listen */
+	int load;    /* what device_load() says */
 	unsigned loads;
 	unsigned starts;
 	struct wh_err err;
@@ -81,14 +82,15 @@ FIXTURE_SETUP(agent)
 	self->block.fd = memfd_create("ram", MFD_CLOEXEC);
 	ASSERT_EQ(0, ftruncate(self->block.fd, BYTES));
 	self->block.addr = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, self->block.fd, 0);
-	ASSERT_EQ(0, wh_agent_new(&self->agent, &self->config, &self->err));
-	ASSERT_EQ(0, wh_agent_add_block(self->agent, &self->block, &self->err))
+	self->config.agent = self->path;
+	ASSERT_EQ(0, wh_new(&self->m, WH_DEST, &self->config, &self->err));
+	ASSERT_EQ(0, wh_add_block(self->m, &self->block, &self->err))
 	TH_LOG("%s", self->err.text);
 }
 
 FIXTURE_TEARDOWN(agent)
 {
-	wh_agent_free(self->agent);
+	wh_free(self->m);
 	agent_state_close(&self->state);
 	close(self->listener);
 	unlink(self->path);
@@ -119,10 +121,19 @@ static void *play(void *arg)
 		}
 		agent_packet_close(&packet);
 	} while (packet.msg.kind != AGENT_LISTEN && packet.msg.kind != AGENT_RECOVER);
-	agent_text(&listens.listens.text, "tcp:nowhere:1");
+	agent_text(&listens.listens.text, self->cannot ? "no room" : "tcp:nowhere:1");
+	listens.listens.result = self->cannot ? (uint32_t)-EADDRINUSE : 0;
 	if (say(self, &listens, -1))
 		abort();
 	return NULL;
+}
+
+static uint64_t pages_left(FIXTURE_DATA(agent) *self)
+{
+	struct wh_stats stats;
+
+	wh_get_stats(self->m, &stats);
+	return stats.pages_left;
 }
 
 static int hand_over(FIXTURE_DATA(agent) *self)
@@ -130,7 +141,13 @@ static int hand_over(FIXTURE_DATA(agent) *self)
 	int ret;
 
 	pthread_create(&self->thread, NULL, play, self);
-	ret = wh_agent_listen(self->agent, self->path, "tcp:127.0.0.1:0", &self->err);
+	if (wh_get_phase(self->m) == WH_PHASE_PAUSED) {
+		ret = wh_recover(self->m, "tcp:127.0.0.1:0", &self->err);
+	} else {
+		ret = wh_listen(self->m, "tcp:127.0.0.1:0", &self->err);
+		if (ret == 0)
+			ret = wh_start(self->m, &self->err);
+	}
 	pthread_join(self->thread, NULL);
 	return ret;
 }
@@ -175,26 +192,26 @@ static void die(FIXTURE_DATA(agent) *self)
 
 static enum wh_phase phase(FIXTURE_DATA(agent) *self, int expected)
 {
-	if (wh_agent_wait(self->agent, WAIT_NS, &self->err) != expected)
+	if (wh_wait(self->m, WAIT_NS, &self->err) != expected)
 		return WH_PHASE_COUNT;
-	return wh_agent_get_phase(self->agent);
+	return wh_get_phase(self->m);
 }
 
 TEST_F(agent, listens)
 {
-	EXPECT_EQ(64, wh_agent_pages_left(self->agent));
+	EXPECT_EQ(64, pages_left(self));
 	ASSERT_EQ(0, hand_over(self)) TH_LOG("%s", self->err.text);
-	EXPECT_STREQ("tcp:nowhere:1", wh_agent_listen_uri(self->agent));
-	EXPECT_EQ(-EAGAIN, wh_agent_wait(self->agent, 1000000, &self->err));
-	EXPECT_EQ(-EBUSY, wh_agent_add_block(self->agent, &self->block, &self->err));
-	EXPECT_EQ(-EBUSY, wh_agent_pause(self->agent, &self->err));
+	EXPECT_STREQ("tcp:nowhere:1", wh_listen_uri(self->m));
+	EXPECT_EQ(-EAGAIN, wh_wait(self->m, 1000000, &self->err));
+	EXPECT_EQ(-EBUSY, wh_add_block(self->m, &self->block, &self->err));
+	EXPECT_EQ(-EBUSY, wh_pause(self->m, &self->err));
 }
 
 TEST_F(agent, dies_before_the_device_state)
 {
 	ASSERT_EQ(0, hand_over(self));
 	arm(self, 5);
-	EXPECT_EQ(59, wh_agent_pages_left(self->agent));
+	EXPECT_EQ(59, pages_left(self));
 	die(self);
 	EXPECT_EQ(WH_PHASE_FAILED, phase(self, -ECONNRESET));
 	EXPECT_EQ(0, self->starts);
@@ -211,7 +228,7 @@ TEST_F(agent, dies_behind_the_device_state)
 	EXPECT_EQ(1, self->loads);
 	EXPECT_EQ(1, self->starts);
 	ASSERT_EQ(0, hand_over(self)) TH_LOG("%s", self->err.text);
-	EXPECT_EQ(-EAGAIN, wh_agent_wait(self->agent, 1000000, &self->err));
+	EXPECT_EQ(-EAGAIN, wh_wait(self->m, 1000000, &self->err));
 	EXPECT_TRUE(bits_test(agent_state_received(&self->state, 0), 4));
 	/* and the last page, of which nobody tells */
 	bits_range_set(agent_state_received(&self->state, 0), 0, 64);
@@ -230,7 +247,7 @@ TEST_F(agent, gives_up)
 	agent_state_set(&self->state, AGENT_STAGE_GIVEN_UP);
 	die(self);
 	EXPECT_EQ(WH_PHASE_FAILED, phase(self, -ECONNRESET));
-	wh_agent_device_loaded(self->agent, 0);
+	wh_device_loaded(self->m, 0);
 	EXPECT_EQ(0, self->starts);
 }
 
@@ -243,9 +260,9 @@ TEST_F(agent, dies_while_it_is_loaded)
 	die(self);
 	EXPECT_EQ(WH_PHASE_PAUSED, phase(self, -ECONNRESET));
 	EXPECT_EQ(0, self->starts);
-	wh_agent_device_loaded(self->agent, 0);
+	wh_device_loaded(self->m, 0);
 	EXPECT_EQ(1, self->starts);
-	EXPECT_EQ(WH_PHASE_PAUSED, wh_agent_get_phase(self->agent));
+	EXPECT_EQ(WH_PHASE_PAUSED, wh_get_phase(self->m));
 }
 
 TEST_F(agent, device_state_is_no_good)
@@ -301,38 +318,80 @@ TEST_F(agent, talks_nonsense)
 			agent_text(&msg.phase.text, "");
 		ASSERT_EQ(0, say(self, &msg, fd));
 		close(fd);
-		ASSERT_GT(0, wh_agent_wait(self->agent, WAIT_NS, &self->err));
+		ASSERT_GT(0, wh_wait(self->m, WAIT_NS, &self->err));
 		EXPECT_NE(NULL, strstr(self->err.text, nonsense[i].says))
 		TH_LOG("%u: %s", i, self->err.text);
-		EXPECT_EQ(WH_PHASE_FAILED, wh_agent_get_phase(self->agent));
+		EXPECT_EQ(WH_PHASE_FAILED, wh_get_phase(self->m));
 		die(self);
-		wh_agent_free(self->agent);
-		ASSERT_EQ(0, wh_agent_new(&self->agent, &self->config, &self->err));
-		ASSERT_EQ(0, wh_agent_add_block(self->agent, &self->block, &self->err));
+		wh_free(self->m);
+		ASSERT_EQ(0, wh_new(&self->m, WH_DEST, &self->config, &self->err));
+		ASSERT_EQ(0, wh_add_block(self->m, &self->block, &self->err));
 	}
 	EXPECT_EQ(0, self->starts + self->loads);
+}
+
+/* What it says before wh_start() is heard then; so is its death */
+TEST_F(agent, dies_before_the_start)
+{
+	pthread_create(&self->thread, NULL, play, self);
+	ASSERT_EQ(0, wh_listen(self->m, "tcp:127.0.0.1:0", &self->err));
+	pthread_join(self->thread, NULL);
+	arm(self, 5);
+	say_device(self, 5);
+	die(self);
+	usleep(20000);
+	EXPECT_EQ(0, __atomic_load_n(&self->loads, __ATOMIC_RELAXED));
+	EXPECT_EQ(WH_PHASE_SETUP, wh_get_phase(self->m));
+	ASSERT_EQ(0, wh_start(self->m, &self->err));
+	EXPECT_EQ(WH_PHASE_PAUSED, phase(self, -ECONNRESET));
+	EXPECT_EQ(1, self->loads);
+	EXPECT_EQ(1, self->starts);
 }
 
 TEST_F(agent, refused)
 {
 	struct wh_config config = self->config;
 	struct wh_block block = self->block;
-	struct wh_agent *none;
+	struct wh_migration *none;
 
 	config.removes = true;
-	EXPECT_EQ(-EOPNOTSUPP, wh_agent_new(&none, &config, &self->err));
+	EXPECT_EQ(-EOPNOTSUPP, wh_new(&none, WH_DEST, &config, &self->err));
 	config = self->config;
 	config.postcopy = false;
-	EXPECT_EQ(-EINVAL, wh_agent_new(&none, &config, &self->err));
+	EXPECT_EQ(-EINVAL, wh_new(&none, WH_DEST, &config, &self->err));
+	config = self->config;
+	EXPECT_EQ(-EINVAL, wh_new(&none, WH_SOURCE, &config, &self->err));
+	EXPECT_NE(NULL, strstr(self->err.text, "only a destination"));
+	config.agent = "";
+	EXPECT_EQ(-EINVAL, wh_new(&none, WH_DEST, &config, &self->err));
 	EXPECT_EQ(NULL, none);
 	block.name = "private";
 	block.fd = -1;
-	EXPECT_EQ(-EINVAL, wh_agent_add_block(self->agent, &block, &self->err));
+	EXPECT_EQ(-EINVAL, wh_add_block(self->m, &block, &self->err));
 	EXPECT_NE(NULL, strstr(self->err.text, "mapped shared"));
-	EXPECT_EQ(-ENOENT, wh_agent_listen(self->agent, "/tmp/wherry-no/agent", "tcp:127.0.0.1:0",
-					   &self->err));
-	EXPECT_EQ(-EINVAL, wh_agent_listen(self->agent, self->path, "", &self->err));
-	EXPECT_EQ(WH_PHASE_SETUP, wh_agent_get_phase(self->agent));
+	EXPECT_EQ(-EINVAL, wh_listen(self->m, "fd:3", &self->err));
+	EXPECT_NE(NULL, strstr(self->err.text, "the agent's")) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(-EBUSY, wh_recover(self->m, "tcp:127.0.0.1:0", &self->err));
+	EXPECT_EQ(-EOPNOTSUPP, wh_fd(self->m));
+	EXPECT_EQ(-EOPNOTSUPP, wh_process(self->m, &self->err));
+	/* nobody is there yet, and may be the next time */
+	unlink(self->path);
+	EXPECT_EQ(-ENOENT, wh_listen(self->m, "tcp:127.0.0.1:0", &self->err));
+	EXPECT_EQ(WH_PHASE_SETUP, wh_get_phase(self->m));
+	block = self->block;
+	block.name = "late";
+	EXPECT_EQ(-EBUSY, wh_add_block(self->m, &block, &self->err));
+}
+
+/* It says why it cannot listen, and ends; the next one can */
+TEST_F(agent, cannot_listen)
+{
+	self->cannot = true;
+	EXPECT_EQ(-EADDRINUSE, hand_over(self)) TH_LOG("%s", self->err.text);
+	die(self);
+	self->cannot = false;
+	EXPECT_EQ(WH_PHASE_SETUP, wh_get_phase(self->m));
+	EXPECT_EQ(0, hand_over(self)) TH_LOG("%s", self->err.text);
 }
 
 TEST_HARNESS_MAIN
