@@ -26,6 +26,7 @@ struct option {
 /* clang-format off */
 static const struct option options[] = {
 	{ "--listen URI", AT(listen), 0, "be a destination (else a source); defer: QMP says where" },
+	{ "--agent PATH", AT(config.agent), 0, "a destination is driven by the wherry agent there" },
 	{ "--ram SIZE", AT(guest.ram_bytes), 1, "of the guest, at both ends alike (256M)" },
 	{ "--vcpus N", AT(guest.cpus), 1, "of the guest, at both ends alike (2)" },
 	{ "--memory private|memfd|hugetlb", AT(guest.memory), 0, "(private)" },
@@ -137,6 +138,8 @@ void options_read(struct console *console, int argc, char **argv)
 	if (!wrong &&
 	    (console->guest.ram_bytes % PAGE_BYTES || console->guest.ram_bytes < RAM_BYTES_MIN))
 		wrong = "--ram";
+	if (!wrong && console->config.agent && (console->own_loop || !console->listen))
+		wrong = "--agent";
 	if (!wrong)
 		return;
 	fprintf(stderr, "wherry-vmm: %s: not so; see wherry-vmm --help\n", wrong);
