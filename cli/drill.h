@@ -48,6 +48,7 @@ enum drill_kind {
 	DRILL_KILL,
 	DRILL_REMOVES,
 	DRILL_NO_MEMORY,
+	DRILL_AGENT,
 	DRILL_KINDS
 };
 
@@ -149,6 +150,7 @@ struct drill_peer {
  * @device_bytes: Of device state, beside what the guest needs
  * @again:	Recovery by recovery, then over again
  * @qemu:	Where a QEMU is; DRILL_SIDES: nowhere
+ * @agent:	The destination is driven by another process
  */
 struct drill_plan {
 	uint64_t seed;
@@ -162,6 +164,7 @@ struct drill_plan {
 	bool postcopy;
 	bool by_command;
 	bool removes;
+	bool agent;
 	enum wh_urgent urgent;
 	unsigned switch_ms;
 	unsigned pace_us;

@@ -23,6 +23,7 @@ struct end {
 	const struct drill_plan *plan;
 	enum drill_side side;
 	const struct drill_huge *huge;
+	const char *agent;
 	int fd;
 	struct drill_shared *shared;
 	struct wh_migration *migration;
@@ -244,6 +245,7 @@ static int end_new(struct end *end, struct wh_err *err)
 	config.postcopy_after_ns =
 		plan->postcopy && !plan->by_command ? plan->switch_ms * NS_PER_MS : 0;
 	config.connect_timeout_ns = plan->connect_ms * NS_PER_MS;
+	config.agent = plan->agent && !source ? end->agent : NULL;
 	config.dead_peer_ns = plan->dead_peer_ms * NS_PER_MS;
 	ret = wh_new(&end->migration, source ? WH_SOURCE : WH_DEST, &config, err);
 	for (unsigned i = 0; i < plan->blocks && ret == 0; i++) {
@@ -346,7 +348,8 @@ static void end_do(struct end *end, const struct drill_order *order)
 }
 
 void drill_end_main(const struct drill_plan *plan, enum drill_side side,
-		    const struct drill_huge *huge, struct drill_shared *shared, int fd)
+		    const struct drill_huge *huge, const char *agent, struct drill_shared *shared,
+		    int fd)
 {
 	static struct end end;
 	struct drill_note ready = { .what = DRILL_NOTHING };
@@ -359,7 +362,14 @@ void drill_end_main(const struct drill_plan *plan, enum drill_side side,
 			(void)drill_memory_guard(&shared->place_error, &shared->place_refused);
 			break;
 		}
-	end = (struct end){ .plan = plan, .side = side, .huge = huge, .fd = fd, .shared = shared };
+	end = (struct end){
+		.plan = plan,
+		.side = side,
+		.huge = huge,
+		.agent = agent,
+		.fd = fd,
+		.shared = shared,
+	};
 	ready.result = end_new(&end, &err);
 	if (ready.result < 0 || (plan->own_loop[side] && wh_fd(end.migration) < 0)) {
 		fprintf(stderr, "wherry drill: %s: %s\n", side == DRILL_DEST ? "dest" : "source",

@@ -51,9 +51,9 @@ struct drill_huge {
 void drill_huge_open(struct drill_huge *huge, const struct drill_plan *plan);
 void drill_huge_close(struct drill_huge *huge);
 
-/* In a process of its own; does not return */
+/* In a process of its own; does not return. @agent: where one waits, if one is planned */
 void drill_end_main(const struct drill_plan *plan, enum drill_side side,
-		    const struct drill_huge *huge, struct drill_shared *shared, int fd)
-	__attribute__((noreturn));
+		    const struct drill_huge *huge, const char *agent, struct drill_shared *shared,
+		    int fd) __attribute__((noreturn));
 
 #endif /* CLI_DRILL_END_H */

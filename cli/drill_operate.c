@@ -114,6 +114,8 @@ void drill_hit(void *opaque, unsigned number)
 		__atomic_store_n(&run->shared->place_error, fault->variant ? EAGAIN : ENOMEM,
 				 __ATOMIC_SEQ_CST);
 	}
+	if (fault->kind == DRILL_AGENT && !drill_agent_kill(run))
+		run->proxy.happened[number] = false;
 	if (fault->kind == DRILL_STOP)
 		stop(run, fault->side, fault->ms);
 	if (fault->kind == DRILL_KILL && !kill_early(run, fault->side)) {
@@ -212,6 +214,7 @@ void drill_operate(struct drill_run *run)
 		drill_say(run, "there is memory again");
 		__atomic_store_n(&run->shared->place_error, 0, __ATOMIC_SEQ_CST);
 	}
+	drill_agent_supervise(run);
 	operate_wishes(run);
 	operate_recovery(run);
 	if (run->plan->qemu != DRILL_SIDES)
@@ -271,13 +274,13 @@ static void heard_answer(struct drill_run *run, enum drill_side side, const stru
 			run->result->attempts++;
 			return;
 		}
-		if (note->result != -EBUSY)
+		if (note->result != -EBUSY && !drill_no_agent_yet(run, note->result))
 			drill_say(run, "%s: %s", drill_side_name(side), note->text);
 		if (side == run->plan->qemu)
 			drill_judge_refused(run, note->text);
 		end->waits = false;
 		end->again_ns = run->now_ns + RETRY_NS;
-	} else if (note->result < 0) {
+	} else if (note->result < 0 && !drill_no_agent_yet(run, note->result)) {
 		drill_say(run, "%s: %s", drill_side_name(side), note->text);
 	}
 }

@@ -34,6 +34,7 @@ static const struct {
 	[DRILL_REMOVES] = { "removes", "the guest drops memory all the time, and wants zeros" },
 	[DRILL_NO_MEMORY] = { "no-memory",
 			      "a page cannot be placed for some time: ENOMEM or EAGAIN" },
+	[DRILL_AGENT] = { "agent", "SIGKILL of the process that serves faults, and the next one" },
 };
 _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == DRILL_KINDS, "a line for each kind");
 
@@ -119,7 +120,7 @@ static uint64_t plan_bytes(const struct drill_plan *plan)
 unsigned drill_kinds_with(unsigned from, enum drill_side qemu)
 {
 	/* its guest is nobody's who could be killed, and nobody who drops memory */
-	from &= ~(1u << DRILL_KILL);
+	from &= ~(1u << DRILL_KILL | 1u << DRILL_AGENT);
 	return qemu == DRILL_DEST ? from & ~(1u << DRILL_REMOVES | 1u << DRILL_NO_MEMORY) : from;
 }
 
@@ -218,6 +219,7 @@ static bool fault_breaks(const struct drill_plan *plan, const struct drill_fault
 	case DRILL_PAUSE:
 	case DRILL_CANCEL:
 	case DRILL_KILL:
+	case DRILL_AGENT:
 		return true;
 	case DRILL_STALL:
 	case DRILL_STOP:
@@ -238,7 +240,10 @@ static void fault_when(const struct drill_plan *plan, struct drill_random *rando
 	uint64_t bytes = plan_bytes(plan);
 	bool only_precopy = fault->kind == DRILL_CANCEL || fault->kind == DRILL_KILL;
 	bool after_switch = fault->kind == DRILL_PAUSE || fault->kind == DRILL_REMOVES ||
-			    fault->kind == DRILL_NO_MEMORY;
+			    fault->kind == DRILL_NO_MEMORY || fault->kind == DRILL_AGENT;
+	bool handshake =
+		fault->kind == DRILL_HANDSHAKE || fault->kind == DRILL_BITMAP ||
+		(fault->kind == DRILL_AGENT && fault->connection && drill_one_in(random, 2));
 
 	if (!fault->connection)
 		fault->postcopy = plan->postcopy && !only_precopy &&
@@ -256,7 +261,7 @@ static void fault_when(const struct drill_plan *plan, struct drill_random *rando
 	else
 		fault->at =
 			pick_size(random, fault->postcopy || fault->connection ? bytes / 2 : bytes);
-	if (fault->kind == DRILL_HANDSHAKE || fault->kind == DRILL_BITMAP) {
+	if (handshake) {
 		fault->channel = DRILL_MAIN;
 		fault->way = fault->kind == DRILL_BITMAP ? DRILL_BACK : fault->way;
 		fault->at = pick_size(random, fault->way == DRILL_BACK ? 600 : 80);
@@ -323,7 +328,24 @@ static bool kind_recovers(enum drill_kind kind)
 static bool only_postcopy(enum drill_kind kind)
 {
 	return kind_recovers(kind) || kind == DRILL_PAUSE || kind == DRILL_REMOVES ||
-	       kind == DRILL_NO_MEMORY;
+	       kind == DRILL_NO_MEMORY || kind == DRILL_AGENT;
+}
+
+/* Memory that it can write, which nobody drops; and the drill's own filter is not in it */
+static bool kind_not_with(const struct drill_plan *plan, enum drill_kind kind)
+{
+	for (unsigned i = 0; i < plan->faults && kind == DRILL_AGENT; i++)
+		if (plan->fault[i].kind == DRILL_REMOVES || plan->fault[i].kind == DRILL_NO_MEMORY)
+			return true;
+	return plan->agent && (kind == DRILL_REMOVES || kind == DRILL_NO_MEMORY);
+}
+
+static void plan_agent(struct drill_plan *plan)
+{
+	plan->agent = true;
+	plan->own_loop[DRILL_DEST] = false;
+	if (plan->memory[DRILL_DEST] == DRILL_PRIVATE)
+		plan->memory[DRILL_DEST] = DRILL_MEMFD;
 }
 
 /*
@@ -352,8 +374,12 @@ static void plan_faults(struct drill_plan *plan, struct drill_random *random, un
 			plan->postcopy = true;
 		if (!plan->postcopy && only_postcopy(kind))
 			continue;
+		if (kind_not_with(plan, kind))
+			continue;
 		if (kind == DRILL_REMOVES)
 			plan->removes = true;
+		if (kind == DRILL_AGENT)
+			plan_agent(plan);
 		if (kind_recovers(kind) && !connection) {
 			struct drill_fault *cut = plan_add(plan, random, DRILL_CUT, connection++);
 
@@ -366,6 +392,9 @@ static void plan_faults(struct drill_plan *plan, struct drill_random *random, un
 		if (!fault->connection && !fault->postcopy)
 			break;
 		connection++;
+		/* and its successor */
+		if (kind == DRILL_AGENT && drill_one_in(random, 2))
+			(void)plan_add(plan, random, kind, connection++);
 	}
 }
 

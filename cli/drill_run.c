@@ -131,7 +131,7 @@ static int process_start(struct drill_run *run, enum drill_side side, const stru
 			_exit(1);
 		if (side == run->plan->qemu)
 			drill_qemu_main(run->plan, run->binary, run->folder, run->shared, fds[1]);
-		drill_end_main(run->plan, side, huge, run->shared, fds[1]);
+		drill_end_main(run->plan, side, huge, run->agent_path, run->shared, fds[1]);
 	}
 	close(fds[1]);
 	end->fd = fds[0];
@@ -239,9 +239,13 @@ static bool run_begin(struct drill_run *run)
 	char uri[DRILL_URI];
 
 	drill_new_uri(run, run->plan->tcp, uri);
-	drill_tell(run, DRILL_DEST, DRILL_LISTEN, uri);
-	if (!run_until_answer(run, DRILL_DEST))
-		return false;
+	do {
+		drill_tell(run, DRILL_DEST, DRILL_LISTEN, uri);
+		if (!run_until_answer(run, DRILL_DEST))
+			return false;
+		(void)poll(NULL, 0, run->plan->agent ? 1 : 0);
+	} while (drill_no_agent_yet(run, run->end[DRILL_DEST].answer.result) && !drill_signal &&
+		 run->now_ns < run->begin_ns + ANSWER_NS);
 	if (run->end[DRILL_DEST].answer.result < 0) {
 		drill_wrong(run, "dest: %s", run->end[DRILL_DEST].answer.text);
 		return false;
@@ -426,7 +430,9 @@ void drill_run(const struct drill_plan *plan, const char *folder, const char *bi
 		run.stranger[i] = -1;
 	run.shared = mmap(NULL, sizeof(*run.shared), PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	ret = run.shared == MAP_FAILED ? -errno : process_start(&run, DRILL_DEST, &huge);
+	ret = run.shared == MAP_FAILED ? -errno : drill_agent_start(&run);
+	if (ret == 0)
+		ret = process_start(&run, DRILL_DEST, &huge);
 	if (ret == 0)
 		ret = process_start(&run, DRILL_SOURCE, &huge);
 	if (ret == 0)
@@ -440,6 +446,7 @@ void drill_run(const struct drill_plan *plan, const char *folder, const char *bi
 		run_migration(&run);
 	for (unsigned side = 0; side < DRILL_SIDES; side++)
 		process_end(&run, (enum drill_side)side);
+	drill_agent_end(&run);
 	run_report(&run);
 	if (drill_signal)
 		result->outcome = DRILL_OUTCOMES;

@@ -57,6 +57,8 @@ struct drill_run {
 	struct drill_process end[DRILL_SIDES];
 	struct drill_proxy proxy;
 	int stranger[DRILL_FAULTS];
+	pid_t agent; /* 0: there is none */
+	char agent_path[DRILL_URI];
 };
 
 void drill_say(struct drill_run *run, const char *format, ...)
@@ -81,6 +83,17 @@ enum wh_phase drill_judge_phase(struct drill_run *run);
 bool drill_judge_over(struct drill_run *run);
 /* All of ours is where it belongs, though the QEMU is lost */
 bool drill_judge_lost(struct drill_run *run);
+
+/* drill_agent.c: nothing, without one in the plan. It waits for the destination soon */
+int drill_agent_start(struct drill_run *run);
+/* And have the next one wait. Return: there was one that could be killed */
+bool drill_agent_kill(struct drill_run *run);
+/* One that has ended by itself, since it could not listen where it was to, has a successor */
+void drill_agent_supervise(struct drill_run *run);
+/* What the destination says of a handover is that the next one does not wait yet */
+bool drill_no_agent_yet(const struct drill_run *run, int64_t result);
+/* The destination has ended */
+void drill_agent_end(struct drill_run *run);
 
 /* drill_operate.c */
 bool drill_can_tell(const struct drill_run *run, enum drill_side side);

@@ -105,6 +105,7 @@ void drill_show_fault(const struct drill_fault *fault, char *text, size_t room)
 		break;
 	case DRILL_CORRUPT:
 	case DRILL_CANCEL:
+	case DRILL_AGENT:
 	case DRILL_KINDS:
 		break;
 	}
@@ -148,7 +149,10 @@ void drill_show_plan(const struct drill_plan *plan, FILE *to)
 	else
 		fprintf(to, ", precopy only");
 	fprintf(to, "; driven by %s, %s; a peer is dead after %u ms\n",
-		plan->own_loop[0] ? "a loop" : "threads", plan->own_loop[1] ? "a loop" : "threads",
+		plan->own_loop[0] ? "a loop" : "threads",
+		plan->agent	  ? "an agent" :
+		plan->own_loop[1] ? "a loop" :
+				    "threads",
 		plan->dead_peer_ms);
 	for (unsigned i = 0; i < plan->faults; i++) {
 		drill_show_fault(&plan->fault[i], text, sizeof(text));
@@ -326,27 +330,19 @@ void drill_show_table(const struct drill_table *table, const uint64_t *wrong, bo
 
 void drill_show_list(bool json)
 {
-	static const char *const absent[][2] = {
-		{ "agent", "SIGKILL of the process that serves faults" },
-	};
-
-	for (unsigned i = 0; i < DRILL_KINDS + 1; i++) {
-		bool there = i < DRILL_KINDS;
-		const char *name =
-			there ? drill_kind_name((enum drill_kind)i) : absent[i - DRILL_KINDS][0];
-		const char *what =
-			there ? drill_kind_what((enum drill_kind)i) : absent[i - DRILL_KINDS][1];
+	for (unsigned kind = 0; kind < DRILL_KINDS; kind++) {
+		const char *name = drill_kind_name((enum drill_kind)kind);
+		const char *what = drill_kind_what((enum drill_kind)kind);
 		json_object *object;
 
 		if (!json) {
-			printf("%-10s  %s%s\n", name, what, there ? "" : " (not there yet)");
+			printf("%-10s  %s\n", name, what);
 			continue;
 		}
 		object = json_object_new_object();
 		add_string(object, "kind", "fault");
 		add_string(object, "fault", name);
 		add_string(object, "what", what);
-		json_object_object_add(object, "there", json_object_new_boolean(there));
 		print_object(object);
 	}
 }

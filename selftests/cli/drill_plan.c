@@ -58,9 +58,18 @@ TEST(plans_are_possible)
 		ASSERT_EQ(plan.memory[0] == DRILL_HUGETLB, plan.memory[1] == DRILL_HUGETLB);
 		ASSERT_TRUE(plan.bandwidth && plan.postcopy_bandwidth && plan.dead_peer_ms);
 		ASSERT_TRUE(plan.postcopy || plan.urgent == WH_URGENT_OFF);
+		/* what an agent needs, and what it cannot do */
+		if (plan.agent) {
+			ASSERT_TRUE(plan.postcopy && !plan.removes && !plan.own_loop[DRILL_DEST]);
+			ASSERT_NE(DRILL_PRIVATE, plan.memory[DRILL_DEST]);
+		}
 		for (unsigned f = 0; f < plan.faults; f++) {
 			const struct drill_fault *fault = &plan.fault[f];
 
+			ASSERT_TRUE(fault->kind != DRILL_AGENT || plan.agent);
+			ASSERT_TRUE(fault->kind != DRILL_NO_MEMORY || !plan.agent);
+			if (fault->kind == DRILL_AGENT)
+				ASSERT_TRUE(fault->connection || fault->postcopy);
 			ASSERT_GT(DRILL_KINDS, fault->kind);
 			/* in order, and no connection is left out */
 			ASSERT_TRUE(fault->connection == connection ||
@@ -133,6 +142,7 @@ TEST(with_a_qemu)
 			const struct drill_fault *fault = &plan.fault[f];
 
 			ASSERT_NE(DRILL_KILL, fault->kind);
+			ASSERT_NE(DRILL_AGENT, fault->kind);
 			if (plan.qemu == DRILL_DEST)
 				ASSERT_NE(DRILL_REMOVES, fault->kind);
 			if (plan.qemu == DRILL_SOURCE && fault->kind == DRILL_CANCEL)
