@@ -31,7 +31,7 @@ static inline void break_plan(struct sim *sim, bool handshake)
 	};
 	struct sim_break *b = &sim->breaks;
 
-	if (b->armed || sim->plan.mode != SIM_COME || !sim->plan.breaks_left ||
+	if (b->armed || !sim->plan.recovers || !sim->plan.breaks_left ||
 	    (handshake && sim_one_in(sim, 2)))
 		return;
 	b->armed = true;

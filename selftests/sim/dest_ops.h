@@ -3,6 +3,7 @@
 #define SELFTESTS_SIM_DEST_OPS_H
 
 #include "selftests/sim/break.h"
+#include "selftests/sim/death.h"
 #include "selftests/sim/guest.h"
 
 /*
@@ -23,6 +24,9 @@ static inline int dest_op_block(void *ctx, const struct ram_block *line, struct 
 	if (!b)
 		return err_set(err, -EPROTO, "no block %s", line->name.text);
 	words = bits_words(b->pages);
+	/* what was received outlives an agent, the others do not */
+	memset(b->bitmaps, 0, words * 8);
+	memset(b->bitmaps + 2 * words, 0, words * 8);
 	*block = (struct dest_block){
 		.region = &b->dest,
 		.used = line->used,
@@ -80,6 +84,7 @@ static inline int dest_op_send(void *ctx, const void *message, size_t length, st
 
 	/* what was decided, by the phase or by a bit, was decided before this */
 	sim->others(sim);
+	dest_may_die(sim);
 	if (pipe->reader_gone || !pipe->open)
 		return err_set(err, -EPIPE, "broken pipe");
 	/* the joining has a buffer of its own: a message is taken whole */
@@ -91,6 +96,7 @@ static inline int dest_op_send(void *ctx, const void *message, size_t length, st
 	sim->dest.shut = get_be16(message) == RP_SHUT;
 	dest_said(sim, message, length);
 	pipe_write(sim, pipe, message, length);
+	dest_may_die(sim);
 	return 0;
 }
 
@@ -106,6 +112,7 @@ static inline int dest_op_send_bitmap(void *ctx, const void *message, size_t len
 	memcpy(frame, message, length);
 	length += bitmap_put(frame + length, b->received, b->used / TARGET_PAGE);
 	sim->others(sim);
+	dest_may_die(sim);
 	if (pipe->reader_gone)
 		return err_set(err, -EPIPE, "broken pipe");
 	if (pipe->segments == PIPE_SEGMENTS)
@@ -214,30 +221,43 @@ static inline enum placed dest_op_place(void *ctx, enum channel channel, unsigne
 					struct wh_err *err)
 {
 	struct sim *sim = ctx;
+	enum placed placed;
 
 	(void)err;
 	*done = 0;
+	dest_may_die(sim);
 	if (dest_marked(sim, block, offset, length)) {
 		if (!sim->plan.removes)
 			sim_fail(sim, "marked received before it is placed: 0x%llx of block %u",
 				 (unsigned long long)offset, block);
 		return PLACED_CHANGING;
 	}
-	return dest_put(sim, channel, block, offset, length, wake, false, done);
+	placed = dest_put(sim, channel, block, offset, length, wake, false, done);
+	if (*done)
+		dest_may_die_marking(sim, block, offset, *done);
+	return placed;
 }
 
 static inline enum placed dest_op_zero(void *ctx, enum channel channel, unsigned block,
 				       uint64_t offset, uint64_t length, bool wake, uint64_t *done,
 				       struct wh_err *err)
 {
+	enum placed placed;
+
 	(void)err;
-	return dest_put(ctx, channel, block, offset, length, wake, true, done);
+	dest_may_die(ctx);
+	placed = dest_put(ctx, channel, block, offset, length, wake, true, done);
+	/* filled in for a fault on a page that is marked, or brought */
+	if (*done && !dest_marked(ctx, block, offset, *done))
+		dest_may_die_marking(ctx, block, offset, *done);
+	return placed;
 }
 
 static inline int dest_op_wake(void *ctx, unsigned block, uint64_t offset, uint64_t length,
 			       struct wh_err *err)
 {
 	(void)err;
+	dest_may_die(ctx);
 	kernel_wake(ctx, block, offset, length);
 	return 0;
 }
@@ -249,6 +269,7 @@ static inline int dest_op_discard(void *ctx, unsigned block, uint64_t offset, ui
 	struct sim_block *b = &sim->block[block];
 
 	(void)err;
+	dest_may_die(sim);
 	if (sim->dest.armed || sim->dest_runs)
 		sim_fail(sim, "discard, and it is in use");
 	memset(b->dest.addr + offset, 0, length);
@@ -259,11 +280,8 @@ static inline int dest_op_discard(void *ctx, unsigned block, uint64_t offset, ui
  * What was written is there. What was said to be zero may be there, if something read
  * it, or not. What was not received must not be: nobody would ask for it.
  */
-static inline int dest_op_arm(void *ctx, struct wh_err *err)
+static inline void kernel_watches(struct sim *sim)
 {
-	struct sim *sim = ctx;
-
-	(void)err;
 	for (unsigned i = 0; i < sim->blocks; i++) {
 		struct sim_block *b = &sim->block[i];
 		uint64_t group = b->dest.page_size / TARGET_PAGE;
@@ -282,7 +300,36 @@ static inline int dest_op_arm(void *ctx, struct wh_err *err)
 		}
 	}
 	sim->dest.armed = true;
+}
+
+/* Of an engine that adopts it is armed already. */
+static inline int dest_op_arm(void *ctx, struct wh_err *err)
+{
+	struct sim *sim = ctx;
+	const struct dest *engine = &sim->dest.engine;
+
+	(void)err;
+	dest_may_die(sim);
+	if (!sim->dest.armed)
+		kernel_watches(sim);
+	sim->dest.past = (struct dest_past){ .blocks = engine->stream.blocks,
+					     .ram_id = engine->stream.ram_id,
+					     .id = engine->identity.id,
+					     .has_id = engine->identity.known };
+	sim->dest.agent = SIM_ARMED;
+	kill_plan(sim);
+	dest_may_die(sim);
 	return 0;
+}
+
+static inline void check_all_there(struct sim *sim)
+{
+	for (unsigned i = 0; i < sim->blocks; i++)
+		for (uint64_t page = 0; page < sim->block[i].pages; page++)
+			if (!page_present(sim, i, page) && !page_in_removal(sim, i, page) &&
+			    !page_is_zero(truth_page(sim, i, page)))
+				sim_fail(sim, "disarmed, and page %llu of block %u is missing",
+					 (unsigned long long)page, i);
 }
 
 static inline int dest_op_disarm(void *ctx, struct wh_err *err)
@@ -290,12 +337,8 @@ static inline int dest_op_disarm(void *ctx, struct wh_err *err)
 	struct sim *sim = ctx;
 
 	(void)err;
-	for (unsigned i = 0; i < sim->blocks; i++)
-		for (uint64_t page = 0; page < sim->block[i].pages; page++)
-			if (!page_present(sim, i, page) && !page_in_removal(sim, i, page) &&
-			    !page_is_zero(truth_page(sim, i, page)))
-				sim_fail(sim, "disarmed, and page %llu of block %u is missing",
-					 (unsigned long long)page, i);
+	dest_may_die(sim);
+	check_all_there(sim);
 	/* Unregistering would wake them, and so hide that they were forgotten. */
 	for (unsigned i = 0; i < SIM_VCPUS; i++)
 		if (sim->vcpu[i].state == VCPU_ASKED)
@@ -325,6 +368,7 @@ static inline int dest_op_device(void *ctx, const void *data, size_t length,
 	if (length != sim->source.device_bytes || format != sim->plan.format ||
 	    (length && memcmp(data, sim->source.device, length)))
 		sim_fail(sim, "device state of %zu bytes is not that of the source", length);
+	dest_may_die(sim);
 	if (sim->plan.device_fails)
 		return err_set(err, -EINVAL, "device state is not liked");
 	sim->dest.loaded = true;
@@ -339,6 +383,7 @@ static inline int dest_op_start(void *ctx, struct wh_err *err)
 	struct sim *sim = ctx;
 
 	(void)err;
+	dest_may_die(sim);
 	if (sim->dest.started || !sim->dest.loaded)
 		sim_fail(sim, "started %s", sim->dest.started ? "twice" : "without device state");
 	if (sim->source_runs)
@@ -364,14 +409,22 @@ static inline void dest_op_moved(void *ctx, enum dest_phase from, enum dest_phas
 
 	sim_trace(sim, "dest: %s to %s%s%s", dest_phase_name(from), dest_phase_name(to),
 		  err ? ": " : "", err ? err->text : "");
-	if (to == DEST_RUNNING)
+	if (to == DEST_RUNNING) {
 		break_plan(sim, false);
+		kill_plan(sim);
+	}
+	if (to == DEST_LOADING)
+		kill_plan(sim);
+	if (to == DEST_FAILED)
+		sim->dest.agent = SIM_GIVEN_UP;
 	if (from == DEST_RECOVER && to == DEST_PAUSED)
 		sim->dest.handshakes_broken++;
 	if (to == DEST_FAILED && sim->dest.started)
 		sim_fail(sim, "dest failed after the guest was started");
-	if ((to == DEST_RUNNING || to == DEST_DONE) && !sim->dest.started)
+	if ((to == DEST_RUNNING || to == DEST_DONE) && !sim->dest.started &&
+	    sim->dest.vmm_loaded_ns == SIM_NEVER)
 		sim_fail(sim, "dest %s, and the guest was not started", dest_phase_name(to));
+	dest_may_die(sim);
 }
 
 static inline void dest_op_last_page(void *ctx)

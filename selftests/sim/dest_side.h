@@ -36,11 +36,17 @@ static inline void check_nothing_lost(struct sim *sim)
 
 			if (page_in_removal(sim, i, page))
 				continue;
-			if (!bits_test(received, page)) {
+			/* one died between placing and marking it: it comes again, in vain */
+			if (!bits_test(received, page) && there && sim->dest.deaths) {
+				if (memcmp(dest_page_at(sim, i, page), truth, TARGET_PAGE))
+					sim_fail(sim, "page %llu of block %u is there and wrong",
+						 (unsigned long long)page, i);
+			} else if (!bits_test(received, page)) {
 				if (there)
 					sim_fail(sim, "page %llu of block %u is there, not marked",
 						 (unsigned long long)page, i);
-				if (memcmp(source_page(sim, i, page), truth, TARGET_PAGE))
+				if (!sim->source.dead &&
+				    memcmp(source_page(sim, i, page), truth, TARGET_PAGE))
 					sim_fail(sim, "page %llu of block %u is lost",
 						 (unsigned long long)page, i);
 			} else if (there ? memcmp(dest_page_at(sim, i, page), truth, TARGET_PAGE) :
@@ -184,7 +190,7 @@ static inline bool dest_does_idle(struct sim *sim, enum channel channel)
 /* Is there a userfaultfd to read from? In PAUSED there is, without any channel. */
 static inline bool dest_watches(const struct sim *sim)
 {
-	return sim->dest.armed && !sim->dest.disarmed &&
+	return sim->dest.armed && !sim->dest.disarmed && !sim->dest.orphan &&
 	       dest_get_phase(&sim->dest.engine) != DEST_FAILED;
 }
 
@@ -342,7 +348,7 @@ static inline bool dest_does_close(struct sim *sim)
 /* Fault thread, in none of its other doings: the connection is none of its any more */
 static inline bool dest_does_park(struct sim *sim)
 {
-	if (!sim->dest.closed || sim->dest.parked ||
+	if (!sim->dest.closed || sim->dest.parked || sim->dest.orphan ||
 	    dest_get_phase(&sim->dest.engine) != DEST_PAUSED)
 		return false;
 	dest_parked(&sim->dest.engine);
@@ -356,7 +362,7 @@ static inline bool dest_does_listen(struct sim *sim)
 {
 	struct sim_dest *dest = &sim->dest;
 
-	if (sim->plan.mode != SIM_COME || !dest->parked || dest->waiting ||
+	if (!sim->plan.recovers || !dest->parked || dest->waiting ||
 	    dest_get_phase(&dest->engine) != DEST_PAUSED)
 		return false;
 	dest->closed = dest->parked = false;
@@ -394,7 +400,7 @@ static inline bool dest_does_announce(struct sim *sim)
 	return true;
 }
 
-static inline void dest_side_begin(struct sim *sim)
+static inline void dest_side_init(struct sim *sim)
 {
 	struct dest_config config = {
 		.postcopy = sim->plan.postcopy,
@@ -402,8 +408,13 @@ static inline void dest_side_begin(struct sim *sim)
 		.urgent_wait_ns = sim->plan.urgent_wait_ns,
 	};
 
-	sim->dest.loaded_ns = SIM_NEVER;
 	dest_init(&sim->dest.engine, &sim_dest_ops, sim, &config);
+}
+
+static inline void dest_side_begin(struct sim *sim)
+{
+	sim->dest.loaded_ns = sim->dest.vmm_loaded_ns = SIM_NEVER;
+	dest_side_init(sim);
 	inlets_begin(sim);
 }
 

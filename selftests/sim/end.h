@@ -12,7 +12,8 @@
 static struct tally {
 	uint64_t postcopy, precopy, urgent, again, requests, faults, removals, rounds, huge, steps;
 	uint64_t recovered, recovered_twice, handshakes_broken;
-	uint64_t ends[SOURCE_PHASE_COUNT][DEST_PHASE_COUNT];
+	uint64_t deaths, adopted, adopted_twice;
+	uint64_t ends[SOURCE_PHASE_COUNT + 1][DEST_PHASE_COUNT + 1]; /* the last: dead */
 } tally;
 
 static inline void check_equal(struct sim *sim)
@@ -75,28 +76,67 @@ static inline bool may_end_recovered(const struct sim *sim, enum source_phase so
 	return may_end(sim, source, dest);
 }
 
+/*
+ * Where a process was killed. Who has lost the other keeps what it had; an agent's guest is
+ * recovered, but for one that died in precopy between telling the source and the VMM.
+ */
+static inline bool may_end_killed(const struct sim *sim, enum source_phase source,
+				  enum dest_phase dest)
+{
+	bool started = sim->dest.started;
+
+	if (sim->source.dead)
+		return dest == DEST_FAILED ? !started :
+					     started && (dest == DEST_DONE || dest == DEST_PAUSED);
+	if (sim->dest.dead)
+		return source == SOURCE_PAUSED || source == SOURCE_UNKNOWN ||
+		       source == SOURCE_DONE || (source == SOURCE_FAILED && !started);
+	if (sim->plan.victim != SIM_THE_AGENT)
+		return may_end(sim, source, dest);
+	if (source == SOURCE_DONE && dest == DEST_FAILED)
+		return sim->dest.deaths && !sim->dest.armed && !started;
+	return may_end_recovered(sim, source, dest);
+}
+
+static inline bool may_end_so(const struct sim *sim, enum source_phase source, enum dest_phase dest)
+{
+	switch (sim->plan.mode) {
+	case SIM_LIVE:
+		return source == SOURCE_DONE && dest == DEST_DONE;
+	case SIM_DIE:
+		return may_end(sim, source, dest);
+	case SIM_COME:
+		return may_end_recovered(sim, source, dest);
+	case SIM_KILL:
+		return may_end_killed(sim, source, dest);
+	case SIM_MODES:
+		break;
+	}
+	return false;
+}
+
 static inline void check_end(struct sim *sim, enum sim_mode mode)
 {
 	enum source_phase source = source_get_phase(sim->source.engine);
 	enum dest_phase dest = dest_get_phase(&sim->dest.engine);
 
-	tally.ends[source][dest]++;
+	tally.ends[sim->source.dead ? SOURCE_PHASE_COUNT : source]
+		  [sim->dest.dead ? DEST_PHASE_COUNT : dest]++;
 	/* unregistering lets go of who waits in madvise() */
 	for (unsigned i = 0; i < SIM_VCPUS; i++)
 		if (sim->vcpu[i].state >= VCPU_REMOVES)
 			vcpu_zap(sim, &sim->vcpu[i]);
 	if (sim->source_runs && sim->dest_runs)
 		sim_fail(sim, "two guests at the end");
-	if (sim->source_runs != (source == SOURCE_FAILED || source == SOURCE_CANCELLED))
+	if (!sim->source.dead &&
+	    sim->source_runs != (source == SOURCE_FAILED || source == SOURCE_CANCELLED))
 		sim_fail(sim, "source %s, and the guest %s", source_phase_name(source),
 			 sim->source_runs ? "runs" : "does not run");
-	if (sim->dest_runs != sim->dest.started)
+	if (!sim->dest.dead && sim->dest_runs != sim->dest.started)
 		sim_fail(sim, "the guest at the destination has vanished");
 	if (sim->source.cancel_promised && source != SOURCE_CANCELLED)
 		sim_fail(sim, "cancelled was promised, it is %s", source_phase_name(source));
-	if (mode == SIM_LIVE ? source != SOURCE_DONE || dest != DEST_DONE :
-	    mode == SIM_DIE  ? !may_end(sim, source, dest) :
-			       !may_end_recovered(sim, source, dest))
+	if (!may_end_so(sim, source, dest))
 		sim_fail(sim, "ends: source %s, dest %s", source_phase_name(source),
 			 dest_phase_name(dest));
 	/* a time-out was waited for where somebody should have been woken */
@@ -106,7 +146,7 @@ static inline void check_end(struct sim *sim, enum sim_mode mode)
 		check_equal(sim);
 	if (dest == DEST_PAUSED)
 		check_nothing_lost(sim);
-	if (dest == DEST_FAILED && source != SOURCE_DONE)
+	if (dest == DEST_FAILED && source != SOURCE_DONE && !sim->source.dead && !sim->dest.started)
 		check_source_keeps_all(sim);
 	/* nobody sleeps where everything is there */
 	for (unsigned i = 0; i < SIM_VCPUS; i++)
@@ -134,8 +174,11 @@ static inline void count(struct sim *sim)
 	tally.recovered += sim->dest.recoveries;
 	tally.recovered_twice += sim->dest.recoveries > 1;
 	tally.handshakes_broken += sim->dest.handshakes_broken;
+	tally.deaths += sim->source.dead + sim->dest.dead + sim->dest.deaths;
+	tally.adopted += sim->dest.adopted;
+	tally.adopted_twice += sim->dest.adopted > 1;
 	/* no page goes twice after the switch, but for those that were asked for on their way */
-	if (sim->dest.armed && !sim->plan.removes &&
+	if (sim->dest.armed && !sim->plan.removes && !sim->dest.deaths &&
 	    sim->dest.engine.counters.pages_before > counters->pages_again)
 		sim_fail(sim, "%llu pages came twice",
 			 (unsigned long long)sim->dest.engine.counters.pages_before);

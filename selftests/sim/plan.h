@@ -2,8 +2,7 @@
 #ifndef SELFTESTS_SIM_PLAN_H
 #define SELFTESTS_SIM_PLAN_H
 
-#include "selftests/sim/dest_side.h"
-#include "selftests/sim/source_side.h"
+#include "selftests/sim/burial.h"
 
 /*
  * A seed becomes a plan, and a world to carry it out in.
@@ -68,12 +67,40 @@ static inline void plan_breaks(struct sim *sim)
 {
 	struct sim_plan *plan = &sim->plan;
 
+	plan->recovers = true;
 	plan->breaks_left = 1 + (unsigned)sim_pick(sim, 4);
 	plan->death_silent = sim_one_in(sim, 12);
 	plan->postcopy = plan->return_path = true;
 	plan->urgent = (enum wh_urgent)sim_pick(sim, 3);
 	plan->want_step = sim_pick(sim, 200);
 	plan->downtime_ns = 1;
+}
+
+/*
+ * An agent dies once or more, most often behind the switch, and links break as well; who
+ * has one removes nothing, and has pages copied. Anybody else dies once, at any time.
+ */
+static inline void plan_kills(struct sim *sim)
+{
+	struct sim_plan *plan = &sim->plan;
+
+	plan->kills_left = 1;
+	plan->victim = (enum sim_victim)sim_pick(sim, 4);
+	plan->death_silent = sim_one_in(sim, 4);
+	if (plan->victim >= SIM_THE_AGENT) {
+		plan->victim = SIM_THE_AGENT;
+		plan_breaks(sim);
+		plan->breaks_left = (unsigned)sim_pick(sim, 3);
+		plan->kills_left = 1 + (unsigned)sim_pick(sim, 3);
+		plan->alias = plan->removes = false;
+		if (sim_one_in(sim, 6)) {
+			plan->want_step = SIM_NEVER;
+			plan->postcopy_after_ns = 0;
+		}
+		if (!sim_one_in(sim, 4))
+			return;
+	}
+	kill_plan(sim);
 }
 
 static inline void make_plan(struct sim *sim, enum sim_mode mode)
@@ -117,6 +144,8 @@ static inline void make_plan(struct sim *sim, enum sim_mode mode)
 		plan_failures(sim);
 	if (mode == SIM_COME)
 		plan_breaks(sim);
+	if (mode == SIM_KILL)
+		plan_kills(sim);
 }
 
 /* One world, used again by every seed: buffers stay, everything else is made new. */
@@ -207,7 +236,7 @@ static inline void reset(struct sim *sim, uint64_t seed, enum sim_mode mode)
 	struct sim_dest *dest = &sim->dest;
 
 	sim->seed = seed;
-	sim->random = mode == SIM_COME ? ~seed : seed * 2 + mode;
+	sim->random = mode == SIM_COME ? ~seed : mode == SIM_KILL ? seed << 24 : seed * 2 + mode;
 	sim->failed = false;
 	sim->now_ns = SIM_S;
 	sim->step = 0;
@@ -216,6 +245,7 @@ static inline void reset(struct sim *sim, uint64_t seed, enum sim_mode mode)
 	sim->dest_runs = false;
 	sim->faults = sim->reads = sim->writes = sim->removals = 0;
 	sim->breaks = (struct sim_break){ 0 };
+	sim->kill = (struct sim_kill){ 0 };
 	make_plan(sim, mode);
 	for (unsigned i = 0; i < sim->blocks; i++)
 		reset_block(sim, i);
@@ -234,6 +264,9 @@ static inline void reset(struct sim *sim, uint64_t seed, enum sim_mode mode)
 	dest->last_pages = dest->messages = dest->changing = dest->faults = 0;
 	dest->parked = dest->listening = dest->waiting = dest->announces = dest->shut = false;
 	dest->recoveries = dest->handshakes_broken = 0;
+	dest->dead = dest->orphan = false;
+	dest->deaths = dest->adopted = 0;
+	dest->agent = SIM_BEGUN;
 
 	pipes_open(sim, true);
 	dest_side_begin(sim);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A migration from each seed: seeds [--count N] [--seed N [--broken | --recovered]].
+ * A migration from each seed: seeds [--from N] [--count N] [--seed N]
+ * [--broken | --recovered | --killed], which choose one of the four:
  *
- * Three times as many migrations as seeds: first with links that live, which have to end
+ * Four times as many migrations as seeds: first with links that live, which have to end
  * with all of memory at the destination; then with links that die, VMMs that fail and
  * operators who cancel, which have to end with one guest at most, and nothing lost; then
  * with links that die in postcopy, as often as not while it is being recovered, which
- * have to end as those that live.
+ * have to end as those that live; then with processes that die, after which nobody runs
+ * who may not, and an agent's guest goes on with the next agent.
  */
 #include "selftests/sim/end.h"
 
@@ -46,11 +48,21 @@ static const struct actor {
 	{ dest_idle_urgent, SIM_FAULT },    { dest_does_read, SIM_FAULT },
 	{ dest_does_fault, SIM_FAULT },	    { dest_does_park, SIM_FAULT },
 	{ dest_does_announce, SIM_FAULT },  { dest_does_lose, SIM_BULK },
+	{ dest_does_adopt, SIM_BULK },
 };
 
 #define ACTORS (sizeof(actors) / sizeof(actors[0]))
 #define GUEST (SIM_WEIGHTS - 1)
 _Static_assert(ACTORS <= GUEST, "a weight for each, and one for the guest");
+
+/* Where it dies inside of a step, that is all of the step. */
+static bool source_acts(struct sim *sim, const struct actor *actor)
+{
+	if (!setjmp(sim->at_source))
+		return actor->acts(sim);
+	source_bury(sim);
+	return true;
+}
 
 static bool acts(struct sim *sim, const struct actor *actor)
 {
@@ -59,7 +71,7 @@ static bool acts(struct sim *sim, const struct actor *actor)
 	if (sim->busy[actor->thread])
 		return false;
 	sim->busy[actor->thread] = true;
-	acted = actor->acts(sim);
+	acted = actor->thread == SIM_SOURCE ? source_acts(sim, actor) : actor->acts(sim);
 	sim->busy[actor->thread] = false;
 	return acted;
 }
@@ -79,6 +91,17 @@ static bool anybody_acts(struct sim *sim)
 		if (acts(sim, &actors[(i + n) % ACTORS]))
 			return true;
 	return false;
+}
+
+/* Both threads of the destination die at once, wherever they are. */
+static bool somebody_acts(struct sim *sim)
+{
+	if (!setjmp(sim->at_dest))
+		return anybody_acts(sim);
+	memset(sim->busy, 0, sizeof(sim->busy));
+	sim->within = false;
+	dest_bury(sim);
+	return true;
 }
 
 static void others(struct sim *sim)
@@ -113,6 +136,7 @@ static uint64_t next_ns(struct sim *sim)
 		earliest(&at_ns, now_ns, sim->dest.wake_ns);
 		earliest(&at_ns, now_ns, sim->dest.loaded_ns);
 	}
+	earliest(&at_ns, now_ns, sim->dest.vmm_loaded_ns);
 	for (unsigned i = 0; i < PIPE_COUNT; i++)
 		earliest(&at_ns, now_ns, pipe_next_ns(sim, &sim->pipe[i]));
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
@@ -156,7 +180,7 @@ static bool dead_is_noticed(struct sim *sim)
 
 static void commands(struct sim *sim)
 {
-	if (sim->step == sim->plan.want_step)
+	if (sim->step == sim->plan.want_step && !sim->source.dead)
 		source_want_postcopy(sim->source.engine);
 	if (sim->step == sim->plan.cancel_step) {
 		sim->source.cancel_promised = !source_want_cancel(sim->source.engine);
@@ -166,6 +190,10 @@ static void commands(struct sim *sim)
 	if (sim->step == sim->plan.death_step)
 		kill_links(sim);
 	break_look(sim);
+	kill_look(sim);
+	/* for a guest that is never idle */
+	if (sim->plan.mode == SIM_KILL && sim->step % 20000 == 0)
+		dead_is_noticed(sim);
 }
 
 static bool all_over(const struct sim *sim)
@@ -173,7 +201,9 @@ static bool all_over(const struct sim *sim)
 	if (!sim->source.closed || !sim->dest.closed)
 		return false;
 	/* whoever manages them does not give up */
-	if (sim->plan.mode == SIM_COME && dest_get_phase(&sim->dest.engine) == DEST_PAUSED)
+	if (sim->plan.recovers && dest_get_phase(&sim->dest.engine) == DEST_PAUSED)
+		return false;
+	if (sim->dest.vmm_loaded_ns != SIM_NEVER)
 		return false;
 	for (unsigned i = 0; i < SIM_VCPUS; i++)
 		if (dest_watches(sim) &&
@@ -200,7 +230,7 @@ static void run(struct sim *sim)
 			guest_acts_at_source(sim);
 			guest_acts_at_dest(sim);
 		}
-		acted = anybody_acts(sim);
+		acted = somebody_acts(sim);
 		if (acted) {
 			stuck = 0;
 		} else if (next_ns(sim) != SIM_NEVER) {
@@ -242,11 +272,29 @@ static void tell_tally(void)
 	printf("# %llu recoveries, %llu migrations more than one, %llu handshakes that broke\n",
 	       (unsigned long long)tally.recovered, (unsigned long long)tally.recovered_twice,
 	       (unsigned long long)tally.handshakes_broken);
-	for (unsigned s = 0; s < SOURCE_PHASE_COUNT; s++)
-		for (unsigned d = 0; d < DEST_PHASE_COUNT; d++)
+	printf("# %llu deaths, %llu times adopted, %llu migrations more than one\n",
+	       (unsigned long long)tally.deaths, (unsigned long long)tally.adopted,
+	       (unsigned long long)tally.adopted_twice);
+	for (unsigned s = 0; s <= SOURCE_PHASE_COUNT; s++)
+		for (unsigned d = 0; d <= DEST_PHASE_COUNT; d++)
 			if (tally.ends[s][d])
-				printf("# source %s, dest %s: %llu\n", source_phase_name(s),
-				       dest_phase_name(d), (unsigned long long)tally.ends[s][d]);
+				printf("# source %s, dest %s: %llu\n",
+				       s < SOURCE_PHASE_COUNT ? source_phase_name(s) : "dead",
+				       d < DEST_PHASE_COUNT ? dest_phase_name(d) : "dead",
+				       (unsigned long long)tally.ends[s][d]);
+}
+
+static bool met_deaths(void)
+{
+	const uint64_t *alone = tally.ends[SOURCE_PHASE_COUNT];
+
+	for (enum source_phase s = SOURCE_DONE; s <= SOURCE_UNKNOWN; s++)
+		if (!tally.ends[s][DEST_PHASE_COUNT])
+			return false;
+	return tally.ends[SOURCE_PAUSED][DEST_PHASE_COUNT] && alone[DEST_PAUSED] &&
+	       alone[DEST_DONE] && alone[DEST_FAILED] && tally.adopted && tally.adopted_twice &&
+	       tally.ends[SOURCE_DONE][DEST_DONE] && tally.ends[SOURCE_DONE][DEST_FAILED] &&
+	       tally.ends[SOURCE_PAUSED][DEST_DONE] && tally.ends[SOURCE_PAUSED][DEST_FAILED];
 }
 
 /* Did so many seeds meet everything that they are there for? */
@@ -262,6 +310,8 @@ static bool met_all(enum sim_mode mode)
 		return done && tally.recovered && tally.recovered_twice &&
 		       tally.handshakes_broken && tally.ends[SOURCE_PAUSED][DEST_DONE] &&
 		       tally.ends[SOURCE_PAUSED][DEST_FAILED];
+	if (mode == SIM_KILL)
+		return met_deaths();
 	return tally.ends[SOURCE_PAUSED][DEST_PAUSED] && tally.ends[SOURCE_FAILED][DEST_FAILED] &&
 	       tally.ends[SOURCE_UNKNOWN][DEST_DONE] && tally.ends[SOURCE_UNKNOWN][DEST_FAILED] &&
 	       tally.ends[SOURCE_CANCELLED][DEST_FAILED] &&
@@ -275,14 +325,16 @@ static const struct {
 	[SIM_LIVE] = { "links that live", "" },
 	[SIM_DIE] = { "links that die", " --broken" },
 	[SIM_COME] = { "links that come again", " --recovered" },
+	[SIM_KILL] = { "processes that die", " --killed" },
 };
 
-static bool try_seeds(struct sim *sim, uint64_t seeds, enum sim_mode mode)
+static bool try_seeds(struct sim *sim, uint64_t first, uint64_t seeds, enum sim_mode mode,
+		      unsigned number)
 {
 	unsigned bad = 0;
 
 	memset(&tally, 0, sizeof(tally));
-	for (uint64_t seed = 1; seed <= seeds && bad < 10; seed++) {
+	for (uint64_t seed = first; seed < first + seeds && bad < 10; seed++) {
 		if (try_seed(sim, seed, mode))
 			continue;
 		bad++;
@@ -295,16 +347,16 @@ static bool try_seeds(struct sim *sim, uint64_t seeds, enum sim_mode mode)
 		bad++;
 		printf("# not everything was met\n");
 	}
-	printf("%s %u %llu seeds, %s\n", bad ? "not ok" : "ok", mode + 1u,
-	       (unsigned long long)seeds, modes[mode].what);
+	printf("%s %u %llu seeds, %s\n", bad ? "not ok" : "ok", number, (unsigned long long)seeds,
+	       modes[mode].what);
 	return !bad;
 }
 
 int main(int argc, char **argv)
 {
 	struct sim *sim = sim_new();
-	enum sim_mode mode = SIM_LIVE;
-	uint64_t seeds = 10000, seed = 0;
+	enum sim_mode mode = SIM_LIVE, last = SIM_KILL;
+	uint64_t seeds = 10000, seed = 0, first = 1;
 	bool good = true;
 
 	for (int i = 1; i < argc; i++) {
@@ -312,17 +364,24 @@ int main(int argc, char **argv)
 			mode = SIM_DIE;
 		else if (!strcmp(argv[i], "--recovered"))
 			mode = SIM_COME;
+		else if (!strcmp(argv[i], "--killed"))
+			mode = SIM_KILL;
 		else if (i + 1 < argc && !strcmp(argv[i], "--seed"))
 			seed = strtoull(argv[++i], NULL, 0);
 		else if (i + 1 < argc && !strcmp(argv[i], "--count"))
 			seeds = strtoull(argv[++i], NULL, 0);
+		else if (i + 1 < argc && !strcmp(argv[i], "--from"))
+			first = strtoull(argv[++i], NULL, 0);
 		else
 			return fprintf(stderr,
-				       "%s [--count N] [--seed N [--broken | --recovered]]\n",
+				       "%s [--from N] [--count N] [--seed N] "
+				       "[--broken | --recovered | --killed]\n",
 				       argv[0]),
 			       2;
 	}
-	printf("TAP version 13\n1..%u\n", seed ? 1 : SIM_MODES);
+	if (mode != SIM_LIVE)
+		last = mode;
+	printf("TAP version 13\n1..%u\n", seed ? 1 : last - mode + 1u);
 	if (seed) {
 		sim->trace = true;
 		good = try_seed(sim, seed, mode);
@@ -330,8 +389,8 @@ int main(int argc, char **argv)
 			printf("# %s\n", sim->why);
 		printf("%s 1 seed %llu\n", good ? "ok" : "not ok", (unsigned long long)seed);
 	} else {
-		for (mode = SIM_LIVE; mode < SIM_MODES; mode++)
-			good &= try_seeds(sim, seeds, mode);
+		for (unsigned n = 1; mode <= last; mode++, n++)
+			good &= try_seeds(sim, first, seeds, mode, n);
 	}
 	sim_free(sim);
 	return good ? 0 : 1;

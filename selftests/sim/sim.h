@@ -15,6 +15,8 @@
  *	dest_side.h	and what a joining does for it
  *	plan.h		what a seed decides in advance
  *	break.h		links that die, and come again
+ *	death.h		processes that die
+ *	burial.h	what becomes of the others then
  *	end.h		what has to be true at the end
  *	seeds.c		the loop, and seeds to go through it
  *
@@ -30,6 +32,7 @@
 #include "wire/bitmap.h"
 
 #include <errno.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,6 +126,7 @@ enum sim_mode {
 	SIM_LIVE, /* nothing breaks */
 	SIM_DIE,  /* once, and that is the end of it */
 	SIM_COME, /* in postcopy, again and again, and each time it is recovered */
+	SIM_KILL, /* a process; of an agent, again and again, and each time there is another */
 	SIM_MODES
 };
 
@@ -132,6 +136,19 @@ enum sim_thread {
 	SIM_BULK, /* the destination's two */
 	SIM_FAULT,
 	SIM_THREADS
+};
+
+enum sim_victim {
+	SIM_THE_SOURCE,
+	SIM_THE_DEST,
+	SIM_THE_AGENT
+};
+
+/* What an agent leaves behind: postcopy/agent_state.c */
+enum sim_stage {
+	SIM_BEGUN,
+	SIM_ARMED,
+	SIM_GIVEN_UP
 };
 
 #define SIM_WEIGHTS 24u
@@ -161,7 +178,17 @@ struct sim_plan {
 	uint64_t step_ns;
 	size_t bite; /* most bytes taken from a pipe at once */
 	enum sim_mode mode;
-	unsigned breaks_left; /* SIM_COME */
+	bool recovers;	      /* what is paused, again and again */
+	unsigned breaks_left; /* of links, if it recovers */
+	unsigned kills_left;
+	enum sim_victim victim;
+};
+
+/* The next death of a process, not before that step */
+struct sim_kill {
+	bool armed;
+	bool inside; /* of a step */
+	uint64_t step;
 };
 
 /* The next one of them: when so many bytes were written to a pipe, or at a step */
@@ -192,6 +219,7 @@ struct sim_source {
 	bool broken_input;
 	bool closed;
 	bool cancel_promised;
+	bool dead;
 	unsigned recoveries;
 	uint8_t device[SIM_DEVICE_MAX];
 	size_t device_bytes;
@@ -226,6 +254,12 @@ struct sim_dest {
 	unsigned last_pages;
 	unsigned asked_block; /* of the last REQ_PAGES_ID */
 	bool closed;
+	bool dead;   /* and its guest with it */
+	bool orphan; /* its engine has died, and there is no other yet */
+	unsigned deaths, adopted;
+	enum sim_stage agent;
+	struct dest_past past;
+	uint64_t vmm_loaded_ns; /* as loaded_ns, and its agent has died */
 	/* the kernel's queue of messages, oldest first */
 	struct vcpu *message[SIM_EVENTS];
 	unsigned messages;
@@ -251,6 +285,8 @@ struct sim {
 	bool dest_runs;
 	bool dead; /* links are */
 	struct sim_break breaks;
+	struct sim_kill kill;
+	jmp_buf at_source, at_dest; /* where a death inside of a step leads to */
 	bool busy[SIM_THREADS];
 	bool within; /* others() */
 	/* in the middle of one thread's doings: let the others go on */

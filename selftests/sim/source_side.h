@@ -3,6 +3,7 @@
 #define SELFTESTS_SIM_SOURCE_SIDE_H
 
 #include "selftests/sim/break.h"
+#include "selftests/sim/death.h"
 #include "selftests/sim/guest.h"
 
 /*
@@ -17,6 +18,7 @@ static inline int source_op_sync(void *ctx, unsigned block, struct wh_err *err)
 	struct sim_block *b = &sim->block[block];
 
 	(void)err;
+	source_may_die(sim);
 	if (source_get_phase(sim->source.engine) >= SOURCE_HANDOVER)
 		sim_fail(sim, "dirty_sync() in phase %s",
 			 source_phase_name(source_get_phase(sim->source.engine)));
@@ -31,6 +33,7 @@ static inline int source_op_pause(void *ctx, struct wh_err *err)
 {
 	struct sim *sim = ctx;
 
+	source_may_die(sim);
 	if (!sim->source_runs)
 		sim_fail(sim, "paused twice");
 	if (sim->plan.pause_fails)
@@ -46,7 +49,8 @@ static inline int source_op_resume(void *ctx, struct wh_err *err)
 	(void)err;
 	if (sim->source_runs)
 		sim_fail(sim, "resumed, and it ran");
-	if (sim->dest_runs)
+	source_may_die(sim);
+	if (sim->dest_runs || sim->dest.started)
 		sim_fail(sim, "two guests: resumed at the source, running at the destination");
 	sim->source_runs = true;
 	return 0;
@@ -59,6 +63,7 @@ static inline int source_op_device(void *ctx, const void **data, size_t *length,
 	struct sim *sim = ctx;
 
 	(void)err;
+	source_may_die(sim);
 	if (sim->source_runs)
 		sim_fail(sim, "device state of a running guest");
 	for (uint64_t i = sim_pick(sim, 4); i; i--)
@@ -99,6 +104,7 @@ static inline void source_op_moved(void *ctx, enum source_phase from, enum sourc
 		sim->source.recoveries++;
 	if (to >= SOURCE_HANDOVER && to <= SOURCE_DONE && sim->source_runs)
 		sim_fail(sim, "source %s, and the guest runs", source_phase_name(to));
+	source_may_die(sim);
 }
 
 static inline void source_op_asked(void *ctx)
@@ -129,7 +135,7 @@ static const struct source_ops sim_source_ops = {
 
 static inline bool source_is_over(const struct sim *sim)
 {
-	return source_over(source_get_phase(sim->source.engine));
+	return sim->source.dead || source_over(source_get_phase(sim->source.engine));
 }
 
 static inline void source_tell_lost(struct sim *sim, enum channel channel, const char *how)
@@ -297,8 +303,8 @@ static inline bool source_does_dial(struct sim *sim)
 		return false;
 	source->dial_ns = SIM_NEVER;
 	source->called = true;
-	if (sim->plan.urgent_fails || sim->dead || (sim->source.recoveries && sim_one_in(sim, 8)) ||
-	    source_is_over(sim)) {
+	if (sim->plan.urgent_fails || sim->dead || sim->dest.dead || sim->dest.orphan ||
+	    (sim->source.recoveries && sim_one_in(sim, 8)) || source_is_over(sim)) {
 		source_urgent_opened(source->engine, -ECONNREFUSED);
 		return true;
 	}
@@ -329,7 +335,7 @@ static inline bool source_does_redial(struct sim *sim)
 	struct sim_source *source = &sim->source;
 	bool urgent = !sim_one_in(sim, 8);
 
-	if (!sim->dest.listening || !source->closed ||
+	if (!sim->dest.listening || !source->closed || source->dead ||
 	    source_get_phase(source->engine) != SOURCE_PAUSED)
 		return false;
 	sim->dest.listening = false;
