@@ -180,10 +180,11 @@ static int run_before(struct dest *dest, struct dest_run *run, uint64_t now_ns, 
 	int ret;
 
 	count_add(&dest->counters.pages_before, bytes / TARGET_PAGE);
-	dest_mark(dest, run->block, offset, bytes);
+	/* If that fails the page is not marked: it comes again, and so does the wake. */
 	ret = dest->ops->wake(dest->ctx, run->block, offset, bytes, err);
 	if (ret < 0)
 		return dest_because(err, ret, "waking");
+	dest_mark(dest, run->block, offset, bytes);
 	run_advance(dest, run, bytes, now_ns);
 	return 0;
 }

@@ -191,6 +191,9 @@ TEST_F(place, waking_fails)
 	ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &self->main, &self->err));
 	EXPECT_EQ(-ENXIO, idle(self->w));
 	EXPECT_EQ(DEST_PAUSED, dest_get_phase(self->d));
+	/* whoever was not woken has it come again */
+	EXPECT_FALSE(received(self->w, RAM, 0));
+	EXPECT_FALSE(arrived(self->w, RAM, 0));
 }
 
 /* Of memory there may be more in a while; after ten seconds without it nobody believes it. */
