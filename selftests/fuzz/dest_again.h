@@ -39,6 +39,7 @@ static void play_park(struct play *p)
 	p->line[CHANNEL_MAIN].lost = p->line[CHANNEL_URGENT].lost = true;
 	dest_parked(&p->w->dest);
 	p->parked = true;
+	p->urgent_before = p->w->dest.counters.pages_urgent;
 	check_parked(p);
 }
 
@@ -55,7 +56,6 @@ static void play_again(struct play *p)
 	line_begin(&p->line[CHANNEL_URGENT]);
 	w->shut = false;
 	w->told = 0;
-	p->urgent_before = w->dest.counters.pages_urgent;
 	check(dest_connected(&w->dest, CHANNEL_MAIN, NULL) == 0);
 	check(dest_get_phase(&w->dest) == DEST_RECOVER);
 }
