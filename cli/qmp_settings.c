@@ -162,6 +162,9 @@ struct json_object *qmp_settings_parameters(const struct qmp_settings *settings)
 	for (size_t i = 0; i < COUNT_OF(parameters); i++) {
 		const struct parameter *parameter = &parameters[i];
 
+		/* A QEMU has none of ours: it is told of where it was set */
+		if (!strncmp(parameter->name, "x-wherry-", 9) && !value_of(settings, parameter))
+			continue;
 		if (parameter->text)
 			qmp_add_text(all, parameter->name, parameter->text);
 		else if (parameter->flag)
