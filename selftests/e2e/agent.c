@@ -7,6 +7,7 @@
 
 #include "selftests/e2e/recover.h"
 #include "selftests/lib/child.h"
+#include "selftests/lib/memory.h"
 #include "selftests/lib/receiver.h"
 
 #include <signal.h>
@@ -28,6 +29,7 @@ FIXTURE(agent)
 	unsigned loads;	 /* atomic */
 	unsigned starts; /* atomic */
 	bool slow;	 /* atomic: device state is loaded when the test says so */
+	struct huge_pages huge_pages;
 	struct wh_err err;
 };
 
@@ -102,18 +104,6 @@ static int new_dest(FIXTURE_DATA(agent) *self)
 	return ret;
 }
 
-/* For both ends */
-static bool huge_pages(void)
-{
-	char *at = mmap(NULL, 2 * BLOCKS * BLOCK_BYTES, PROT_READ,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT, -1, 0);
-
-	if (at == MAP_FAILED)
-		return false;
-	munmap(at, 2 * BLOCKS * BLOCK_BYTES);
-	return true;
-}
-
 /* In precopy, which goes on until somebody ends it */
 FIXTURE_SETUP(agent)
 {
@@ -121,9 +111,11 @@ FIXTURE_SETUP(agent)
 	struct wh_err *err = &self->err;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	if (variant->huge && !huge_pages())
-		SKIP(return, "no huge pages (see sysctl vm.nr_hugepages)");
 	memset(self, 0, sizeof(*self));
+	/* For both ends, and a page that is on its way */
+	if (variant->huge &&
+	    huge_pages_take(&self->huge_pages, 2 * BLOCKS * BLOCK_BYTES / (2u << 20) + 2, err))
+		SKIP(return, "%s", err->text);
 	source->huge = self->pair.dest.huge = variant->huge;
 	source->bandwidth = 4u << 20;
 	self->kills = variant->huge ? HUGE_KILLS : KILLS;
