@@ -210,8 +210,11 @@ static void *bulk_main(void *arg)
 			 * A loop_wake() that the step above has seen is not seen again: what it
 			 * was for is looked at before sleeping.
 			 */
-			int64_t rest_ns = bulk_rest(m, waited);
+			int64_t rest_ns;
 
+			if (__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE))
+				break;
+			rest_ns = bulk_rest(m, waited);
 			if (side_turn(m))
 				break;
 			done = loop_step(m->bulk, rest_ns, &err);
