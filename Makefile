@@ -281,6 +281,11 @@ $(KSELFTEST)/kselftest_harness.h:
 
 $(TEST_OBJS): | $(KSELFTEST)/kselftest_harness.h
 
+# The other QEMU, for tests and figures; without it they say why (selftests/lib/qemu.h)
+.PHONY: qemu-10
+qemu-10:
+	$(Q)selftests/lib/get-qemu-10 build/qemu-10 >/dev/null 2>&1
+
 # Linked with the objects, not the library: internal functions are what is tested
 $(TESTS) $(BENCHES): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_LIB_OBJS) $(LIB_OBJS)
 	@mkdir -p $(@D)
@@ -363,9 +368,7 @@ bench:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) all benches
 	@rm -f $(BUILD)/bench.json
-	@export BENCH_QEMU_10="$$(selftests/bench/get-qemu-10 $(BUILD)/qemu-10 2>$(BUILD)/qemu-10.why)"; \
-	export BENCH_QEMU_10_WHY="$$(cat $(BUILD)/qemu-10.why)"; \
-	failed=0; for program in $(filter-out %/plot,$(BENCHES)); do \
+	@failed=0; for program in $(filter-out %/plot,$(BENCHES)); do \
 	  begin=$$(date +%s); \
 	  $$program $(if $(QUICK),--quick) --json $(BUILD)/bench.json || failed=1; \
 	  echo "$${program##*/} took $$(($$(date +%s) - begin)) s"; echo; \

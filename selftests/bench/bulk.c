@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "selftests/lib/bench.h"
 #include "selftests/lib/bench_side.h"
+#include "selftests/lib/qemu.h"
 #include "selftests/lib/memory.h"
 
 #include <poll.h>
@@ -134,7 +135,7 @@ static void attempt(struct results *results, unsigned way, const struct bench_lo
 		return;
 	}
 	if (ways[way].qemu_10) {
-		own.qemu = bench_qemu_10(row->why, sizeof(row->why));
+		own.qemu = qemu_program(QEMU_10_0, row->why, sizeof(row->why));
 		if (!own.qemu)
 			return;
 	}

@@ -11,6 +11,7 @@
  */
 #include "selftests/lib/bench.h"
 #include "selftests/lib/bench_side.h"
+#include "selftests/lib/qemu.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,7 +140,8 @@ static void attempt(const struct bench *bench, struct results *results, unsigned
 		return;
 	}
 	if (ways[way].qemu_10) {
-		own.qemu = bench_qemu_10(results->p50[way].why, sizeof(results->p50[way].why));
+		own.qemu = qemu_program(QEMU_10_0, results->p50[way].why,
+					sizeof(results->p50[way].why));
 		if (!own.qemu)
 			return;
 	}

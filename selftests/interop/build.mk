@@ -16,3 +16,8 @@ $(GUEST).bin: selftests/interop/guest.S
 
 $(GUEST).rom: selftests/interop/rom.S $(GUEST).bin
 	$(call flat_binary,0,-DGUEST='"$(GUEST).bin"')
+
+# Brought for what needs it, not for a single test of something else
+ifneq ($(if $(strip $(T)),$(filter interop/%,$(T)),all of them),)
+TEST_EXTRA += qemu-10
+endif

@@ -27,39 +27,6 @@ struct qemu_pair {
 	char uri[128];
 };
 
-const char *bench_qemu_10(char *why, size_t size)
-{
-	const char *folder = getenv("BENCH_QEMU_10"), *reason = getenv("BENCH_QEMU_10_WHY");
-
-	if (folder && folder[0])
-		return folder;
-	snprintf(why, size, "%s",
-		 reason && reason[0] ? reason : "BENCH_QEMU_10 is not set (make bench does)");
-	return NULL;
-}
-
-/* Of the version that the load asks for: programs are found by way of PATH */
-static int start_of_version(struct qemu *qemu, const struct bench_load *load,
-			    const char *const argv[], struct wh_err *err)
-{
-	const char *path = getenv("PATH");
-	char *before = strdup(path ? path : "/usr/bin:/bin");
-	char *with = NULL;
-	int ret;
-
-	if (!before || (load->qemu && asprintf(&with, "%s:%s", load->qemu, before) < 0)) {
-		free(before);
-		return err_set(err, -ENOMEM, "no memory for PATH");
-	}
-	if (with)
-		setenv("PATH", with, 1);
-	ret = qemu_start(qemu, argv, err);
-	setenv("PATH", before, 1);
-	free(with);
-	free(before);
-	return ret;
-}
-
 static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest,
 		     struct wh_err *err)
 {
@@ -90,7 +57,7 @@ static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest
 		argv[n++] = "defer";
 	}
 	argv[n] = NULL;
-	ret = start_of_version(qemu, load, argv, err);
+	ret = qemu_start_program(qemu, load->qemu ? load->qemu : QEMU_PROGRAM, argv, err);
 	return ret < 0 ? ret : qemu_capabilities(qemu, caps, err);
 }
 

@@ -40,7 +40,7 @@ const char *bench_memory_name(enum bench_memory memory);
  * @touchers:	Threads of the destination that touch all pages from the switch on, at
  *		random; not with QEMU
  * @touches:	Or only so many of them, 0: all
- * @qemu:	Folder of the QEMU to run, NULL: that of PATH
+ * @qemu:	Program of the QEMU to run, NULL: that of PATH
  */
 struct bench_load {
 	bool tcp;
@@ -179,11 +179,6 @@ pid_t bench_fork(void);
 void *bench_map(const struct bench_load *load, bool source, int *fd);
 void bench_fill(void *memory, uint64_t bytes);
 uint64_t bench_page(enum bench_memory memory);
-
-/* ---- bench_qemu.c ----------------------------------------------------------------- */
-
-/* Folder of QEMU 10.0, which make bench looks for; NULL and why not */
-const char *bench_qemu_10(char *why, size_t size);
 
 /* ---- bench_touch.c ---------------------------------------------------------------- */
 

@@ -127,6 +127,7 @@ static int wait_answer(struct qemu *qemu, const char *command, struct json_objec
 {
 	uint64_t end = end_ns(QEMU_ANSWER_MS);
 	struct json_object *message = NULL;
+	char text[160];
 	int ret;
 
 	for (;;) {
@@ -134,8 +135,10 @@ static int wait_answer(struct qemu *qemu, const char *command, struct json_objec
 		if (ret < 0)
 			return ret;
 		if (ret == 0)
-			return err_set(err, -ETIMEDOUT, "QMP %s: no answer within %d ms", command,
-				       QEMU_ANSWER_MS);
+			return err_set(err, -ETIMEDOUT,
+				       "QMP %s: no answer within %d ms; it said: %s", command,
+				       QEMU_ANSWER_MS,
+				       child_said(&qemu->child, text, sizeof(text)));
 		if (!json_object_object_get_ex(message, "event", NULL))
 			return take_answer(message, command, reply, err);
 		ret = keep_event(qemu, message, err);
@@ -226,9 +229,10 @@ static int greet(struct qemu *qemu, struct wh_err *err)
 	return qemu_command(qemu, NULL, err, "qmp_capabilities", NULL);
 }
 
-int qemu_start(struct qemu *qemu, const char *const argv[], struct wh_err *err)
+int qemu_start_program(struct qemu *qemu, const char *program, const char *const argv[],
+		       struct wh_err *err)
 {
-	const char *all[ARGV_MAX] = { QEMU_PROGRAM, "-nodefaults", "-display", "none" };
+	const char *all[ARGV_MAX] = { program, "-nodefaults", "-display", "none" };
 	char chardev[64];
 	unsigned n = 4;
 	int pair[2];
@@ -254,6 +258,11 @@ int qemu_start(struct qemu *qemu, const char *const argv[], struct wh_err *err)
 	if (ret)
 		qemu_end(qemu);
 	return ret;
+}
+
+int qemu_start(struct qemu *qemu, const char *const argv[], struct wh_err *err)
+{
+	return qemu_start_program(qemu, QEMU_PROGRAM, argv, err);
 }
 
 void qemu_end(struct qemu *qemu)

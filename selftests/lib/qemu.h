@@ -40,6 +40,20 @@ struct qemu {
  * Return: 0; or a negative errno, then nothing is left
  */
 int qemu_start(struct qemu *qemu, const char *const argv[], struct wh_err *err);
+/* The same with a program that is not QEMU_PROGRAM */
+int qemu_start_program(struct qemu *qemu, const char *program, const char *const argv[],
+		       struct wh_err *err);
+
+enum qemu_version {
+	QEMU_7_2,  /* QEMU_PROGRAM, of Debian 12 */
+	QEMU_10_0, /* of its backports, brought below build/ by lib/get-qemu-10 */
+	QEMU_VERSION_COUNT
+};
+
+/* "7.2", as in the names of its machine types */
+const char *qemu_version_name(enum qemu_version version);
+/* Its program, or NULL and why it cannot be had */
+const char *qemu_program(enum qemu_version version, char *why, size_t size);
 
 /* Kill it if it is still there, and forget it; also after a qemu_start() that failed */
 void qemu_end(struct qemu *qemu);
