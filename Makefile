@@ -7,6 +7,8 @@
 #	make demo		what a new user runs: packages, build, wherry demo
 #	make check		packages, build, every test; T="wire/ram check-layers" for some
 #	make check-quick	the same without what is slow
+#	make lab CMD="..."	a command in a VM with RDMA; NET=pair, FILES="..."
+#	make check-lab		what needs such a VM; T="lab/rdma" for some
 #	make bench		figures beside their floors and beside QEMU; QUICK=1
 #	make install		DESTDIR, PREFIX, LIBDIR
 #
@@ -78,10 +80,13 @@ QMP_SRCS := $(sort $(wildcard cli/qmp_*.c))
 CLI_SRCS := $(filter-out $(QMP_SRCS),$(sort $(wildcard cli/*.c)))
 VMM_SRCS := $(sort $(wildcard examples/*/*.c examples/*/*.S))
 
-TEST_DIRS := base wire recover ring uffd postcopy sim model e2e interop cli
+TEST_DIRS := base wire recover ring uffd postcopy sim model e2e interop cli lab
 TEST_SRCS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.c)))
 TEST_SCRIPTS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.sh)))
 TEST_LIB_SRCS := $(sort $(wildcard selftests/lib/*.c))
+# Run inside a VM, by selftests/lab/run
+LAB_DIRS := lab/netplug $(if $(filter-out 0,$(RDMA)),lab/rdma)
+LAB_SRCS := $(sort $(wildcard $(LAB_DIRS:%=selftests/%/*.c)))
 BENCH_SRCS := $(sort $(wildcard selftests/bench/*.c))
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/*.c))
 CHECKS := $(sort $(wildcard selftests/check-*))
@@ -94,9 +99,10 @@ QMP_OBJS := $(call obj,$(QMP_SRCS))
 CLI_OBJS := $(call obj,$(CLI_SRCS))
 VMM_OBJS := $(call obj,$(VMM_SRCS))
 TEST_LIB_OBJS := $(call obj,$(TEST_LIB_SRCS))
-TEST_OBJS := $(call obj,$(TEST_SRCS) $(BENCH_SRCS))
+TEST_OBJS := $(call obj,$(TEST_SRCS) $(LAB_SRCS) $(BENCH_SRCS))
 
 TESTS := $(TEST_SRCS:%.c=$(BUILD)/%)
+LAB_TESTS := $(LAB_SRCS:%.c=$(BUILD)/%)
 BENCHES := $(BENCH_SRCS:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRCS:%.c=$(BUILD)/%)
 
@@ -194,7 +200,7 @@ all: lib $(WHERRY) vmm
 	@:
 lib: $(SHARED) $(STATIC) $(BUILD)/libwherry.so $(BUILD)/$(SONAME) \
      $(QMP_SHARED) $(QMP_STATIC) $(BUILD)/libwherry-qmp.so $(BUILD)/$(QMP_SONAME)
-tests: $(TESTS)
+tests: $(TESTS) $(LAB_TESTS)
 	@:
 benches: $(BENCHES)
 	@:
@@ -287,7 +293,7 @@ qemu-10:
 	$(Q)selftests/lib/get-qemu-10 build/qemu-10 >/dev/null 2>&1
 
 # Linked with the objects, not the library: internal functions are what is tested
-$(TESTS) $(BENCHES): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_LIB_OBJS) $(LIB_OBJS)
+$(TESTS) $(LAB_TESTS) $(BENCHES): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_LIB_OBJS) $(LIB_OBJS)
 	@mkdir -p $(@D)
 	$(call say,LD)$(LINK) -pie -o $@ $< $(TEST_LIB_OBJS) $(LIB_OBJS) $(EXTRA_LIBS) \
 	  $(CLI_LIBS) $(LIB_LIBS)
@@ -350,7 +356,7 @@ else
 check check-quick:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) all $(TEST_EXTRA) \
-	  $(filter $(BUILD)/%,$(call paths,$(T))) || $(BROKEN)
+	  $(filter $(BUILD)/%,$(call paths,$(T))) $(if $(filter lab/%,$(T)),$(LAB_TESTS)) || $(BROKEN)
 	@$(RUN_TESTS) $(call paths,$(T))
 endif
 
@@ -363,6 +369,22 @@ asan tsan:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) SAN=$@ all $(if $(strip $(T)),$(call paths_of,$@,$(T)),tests) || $(BROKEN)
 	@$(RUN_TESTS) $(call paths_of,$@,$(or $(strip $(T)),$(TEST_NAMES)))
+
+# Without T all of it; with it a folder or a test, in a VM of its own
+.PHONY: check-lab lab
+check-lab:
+	@$(MAKE) --no-print-directory deps
+	+@$(BUILD_NOW) all $(LAB_TESTS) || $(BROKEN)
+ifeq ($(strip $(T)),)
+	@$(RUN_TESTS) $(call paths,$(filter lab/%,$(TEST_NAMES)))
+else
+	@WH_BUILD=$(BUILD) selftests/lab/run -n $(or $(NET),pair) $(addprefix -f ,$(FILES)) $(T)
+endif
+lab:
+	@$(MAKE) --no-print-directory deps
+	+@$(BUILD_NOW) all
+	@selftests/lab/vm -n $(or $(NET),pair) -f $(BUILD)/wherry:build/wherry \
+	  -f $(BUILD)/wherry-vmm:build/wherry-vmm $(addprefix -f ,$(FILES)) -- sh -c '$(subst ','\'',$(CMD))'
 
 bench:
 	@$(MAKE) --no-print-directory deps
@@ -388,7 +410,7 @@ tidy: check-clang-tidy
 cppcheck: check-cppcheck
 format-check: check-format
 format:
-	clang-format -i $(filter-out build%,$(wildcard */*.[ch] */*/*.[ch]))
+	clang-format -i $(filter-out build%,$(wildcard */*.[ch] */*/*.[ch] */*/*/*.[ch]))
 
 # Fuzz targets: make SAN=fuzz fuzzers
 .PHONY: fuzzers
