@@ -389,7 +389,7 @@ TEST(seeds_are_made_of_the_vectors)
 	static const char *const targets[][2] = {
 		{ "stream", "stream" },	  { "ram", "ram" },	   { "return_path", "return_path" },
 		{ "command", "command" }, { "bitmap", "bitmap" },  { "xbzrle", "xbzrle" },
-		{ "device", "device" },	  { "device", "package" },
+		{ "device", "device" },	  { "device", "package" }, { "control", "control" },
 	};
 	static uint8_t bytes[VECTOR_BYTES];
 	unsigned count, i, k;
