@@ -109,7 +109,7 @@ FUZZERS := $(FUZZ_SRCS:%.c=$(BUILD)/%)
 # Bytes, structs and decisions: no libc but memcpy() and its like (make check-pure)
 PURE_SRCS := $(sort $(wildcard wire/*.c recover/*.c postcopy/phase*.c postcopy/source*.c \
 	       postcopy/dest*.c) $(filter base/bits.c base/region.c base/hist.c \
-	       base/siphash.c base/zero.c, $(LIB_SRCS)))
+	       base/siphash.c base/walk.c base/zero.c, $(LIB_SRCS)))
 CONVERSION_SRCS := $(sort $(wildcard base/*.c) $(PURE_SRCS))
 
 TEST_EXTRA :=

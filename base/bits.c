@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/bits.h"
 
+#include "base/walk.h"
+
 #define ALL_ONES (~UINT64_C(0))
 
 static uint64_t word_at(const uint64_t *map, uint64_t word)
@@ -24,15 +26,22 @@ static uint64_t part_mask(uint64_t first, uint64_t end)
 /* `invert` is all ones to look for a clear bit, 0 for a set one */
 static uint64_t next(const uint64_t *map, uint64_t from, uint64_t bits, uint64_t invert)
 {
-	uint64_t word, found, at;
+	uint64_t word, found, at, words = bits_words(bits);
 
 	if (from >= bits)
 		return bits;
 	word = (word_at(map, from / 64) ^ invert) & (ALL_ONES << (from % 64));
 	at = from / 64;
 	while (!word) {
-		if (++at >= bits_words(bits))
+		at++;
+#ifndef __SANITIZE_THREAD__ /* which does not see fences */
+		/* what is near is sooner found without */
+		if (at % WALK_GROUP == 0 && at < words)
+			at = walk_best()->pass(map, at, words, invert);
+#endif
+		if (at >= words)
 			return bits;
+		/* once more, alone: who clears bits may have been here since */
 		word = word_at(map, at) ^ invert;
 	}
 	found = at * 64 + (uint64_t)__builtin_ctzll(word);
@@ -50,24 +59,26 @@ uint64_t bits_next_clear(const uint64_t *map, uint64_t from, uint64_t bits)
 	return next(map, from, bits, ALL_ONES);
 }
 
-/* Without the instruction, which the baseline does not have, and without a table. */
-static uint64_t word_count(uint64_t word)
+/* At least one bit of one word */
+static uint64_t part_count(const uint64_t *map, uint64_t first, uint64_t end)
 {
-	word -= (word >> 1) & UINT64_C(0x5555555555555555);
-	word = (word & UINT64_C(0x3333333333333333)) + ((word >> 2) & UINT64_C(0x3333333333333333));
-	word = (word + (word >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
-	return (word * UINT64_C(0x0101010101010101)) >> 56;
+	uint64_t part = word_at(map, first / 64) & part_mask(first, end);
+
+	return walk_best()->sum(&part, 0, 1);
 }
 
 uint64_t bits_range_count(const uint64_t *map, uint64_t first, uint64_t count)
 {
 	uint64_t end = first + count, sum = 0;
 
-	while (first < end) {
-		sum += word_count(word_at(map, first / 64) & part_mask(first, end));
+	if (count && first % 64) {
+		sum = part_count(map, first, end);
 		first = (first / 64 + 1) * 64;
 	}
-	return sum;
+	if (first >= end)
+		return sum;
+	sum += walk_best()->sum(map, first / 64, end / 64);
+	return sum + (end % 64 ? part_count(map, end - end % 64, end) : 0);
 }
 
 uint64_t bits_count(const uint64_t *map, uint64_t bits)

@@ -87,6 +87,28 @@ TEST(next_finds_what_a_slow_search_finds)
 	}
 }
 
+/* So long that words are passed by in groups */
+TEST(next_in_a_long_map)
+{
+	static uint64_t map[200], inverse[200];
+	static const unsigned ends[] = { 200 * 64, 200 * 64 - 1, 128 * 64, 127 * 64 + 5 };
+	unsigned bit, from, i, seed = 4;
+
+	for (bit = 0; bit < 200 * 64; bit += 1 + (unsigned)rand_r(&seed) % 50) {
+		memset(map, 0, sizeof(map));
+		bits_set(map, bit);
+		for (i = 0; i < 200; i++)
+			inverse[i] = ~map[i];
+		for (i = 0; i < 4; i++)
+			for (from = 0; from < ends[i]; from += 1 + (unsigned)rand_r(&seed) % 900) {
+				uint64_t found = from <= bit && bit < ends[i] ? bit : ends[i];
+
+				ASSERT_EQ(found, bits_next_set(map, from, ends[i]));
+				ASSERT_EQ(found, bits_next_clear(inverse, from, ends[i]));
+			}
+	}
+}
+
 TEST(count_counts)
 {
 	uint64_t map[WORDS];

@@ -48,7 +48,10 @@ plain_read(const void *memory, uint64_t bytes)
 	return a[0] | a[1] | a[2] | a[3];
 }
 
-/* More than caches hold: what memory itself gives */
+/*
+ * More than caches hold: what memory itself gives. A guest's bitmap stays in a cache, so what it
+ * is compared with is a read from there, and that is several times as fast
+ */
 #define FAR_BYTES (128 * MIB)
 static const uint8_t *far;
 
@@ -80,6 +83,11 @@ static uint64_t walk_clear(const void *memory, uint64_t bytes)
 	     i = bits_next_clear(memory, i + 1, bits))
 		count++;
 	return count;
+}
+
+static uint64_t count_bits(const void *memory, uint64_t bytes)
+{
+	return bits_count(memory, bytes * 8);
 }
 
 static uint64_t *inverted;
@@ -151,6 +159,8 @@ static void bitmaps(const struct bench *bench)
 		MAP_BYTES, MAP_TURNS / 8);
 	compare(bench, "bitmap of 16 GiB, inversion", copy, invert, "inversion", map, MAP_BYTES,
 		MAP_TURNS);
+	compare(bench, "bitmap of 16 GiB, counted", plain_read, count_bits, "bits_count()", map,
+		MAP_BYTES, MAP_TURNS);
 	set_every(map, 2);
 	compare(bench, "bitmap of 16 GiB, half of it set", plain_read, walk_set, "bits_next_set()",
 		map, MAP_BYTES, MAP_TURNS / 16);
@@ -267,6 +277,10 @@ int main(int argc, char **argv)
 	far = memory;
 	compare(&bench, "pages of zeros", plain_read, read_zero_pages, "zero_page()", memory, bytes,
 		1);
+	compare(&bench, "bitmap of 4 TiB, nothing set", plain_read, walk_set, "bits_next_set()",
+		memory + FAR_BYTES, FAR_BYTES, 1);
+	compare(&bench, "bitmap of 4 TiB, counted", plain_read, count_bits, "bits_count()",
+		memory + FAR_BYTES, FAR_BYTES, 1);
 	bitmaps(&bench);
 	bench_fill(memory, bytes);
 	compare(&bench, "digest", plain_read, xxh3, "XXH3", memory, bytes, 1);

@@ -85,6 +85,7 @@ const struct bench_aim bench_aims[] = {
 	{ BENCH_READ_RATE, "zero_page()", "floor", "zeros", true, 0.9 },
 	{ BENCH_READ_RATE, "bits_next_set()", "floor", "nothing set", true, 0.9 },
 	{ BENCH_READ_RATE, "bits_next_clear()", "floor", "all set", true, 0.9 },
+	{ BENCH_READ_RATE, "bits_count()", "floor", "4 TiB, counted", true, 0.9 },
 	{ BENCH_READ_RATE, "inversion", "floor", "inversion", true, 0.9 },
 	{ BENCH_READ_RATE, "xbzrle_get()", "floor", "XBZRLE", true, 0.9 },
 	{ BENCH_READ_RATE, "XXH3", "floor", "digest", true, 0.9 },
