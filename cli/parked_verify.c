@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 void receive_digest_text(XXH128_hash_t hash, char text[33])
 {

@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <wherry/wherry.h>
-#include <xxhash.h>
+
+#include "cli/digest.h"
 
 /*
  * wherry receive: the end of a migration that keeps the guest instead of running it.

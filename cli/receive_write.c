@@ -17,10 +17,9 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #define MANIFEST_PART MANIFEST_NAME ".part"
-#define RUN_BYTES (1u << 20) /* written and hashed at once, while it is in the cache */
+#define RUN_BYTES (256u << 10) /* hashed and written while it is in the cache */
 
 static bool holds(const struct receive_out *out, const char *name)
 {
