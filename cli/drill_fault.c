@@ -179,15 +179,16 @@ struct finding {
 	uint64_t at; /* UINT64_MAX: none */
 };
 
-/* Lines of a package, and of device state, are of bytes that only the VMM understands. */
-static void found_message(void *opaque, uint64_t offset, const char *text)
+/* What is in a package, and device state, are bytes that only the VMM understands. */
+static void found_message(void *opaque, const struct wh_dump_message *message)
 {
 	struct finding *finding = opaque;
+	uint64_t offset = message->offset;
 
 	if (offset < finding->from || offset >= finding->to || finding->at != UINT64_MAX)
 		return;
-	if (*text != ' ' && strncmp(text, "device", strlen("device")) != 0 &&
-	    strncmp(text, "VMDESC", strlen("VMDESC")) != 0)
+	if (!message->inside && strcmp(message->kind, "device-state") != 0 &&
+	    strcmp(message->kind, "VMDESCRIPTION") != 0)
 		finding->at = offset;
 }
 

@@ -23,10 +23,10 @@ static const char help[] =
 	"  --help         this text\n\n"
 	"Exit status: 0; 1 if the stream is damaged or breaks off, after what can be read of it.\n";
 
-static void print_line(void *opaque, uint64_t offset, const char *text)
+static void print_line(void *opaque, const struct wh_dump_message *message)
 {
 	(void)opaque;
-	printf("%10" PRIx64 "  %s\n", offset, text);
+	printf("%10" PRIx64 "  %s\n", message->offset, message->line);
 }
 
 static int feed(struct wh_dump *dump, int fd, const char *file)

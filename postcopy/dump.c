@@ -12,7 +12,7 @@
 #include <string.h>
 
 /*
- * A recorded connection as text. Bytes wait in a buffer until a decoder can take them;
+ * A recorded connection, message by message. Bytes wait in a buffer until a decoder can take them;
  * what has no inner structure of ours (package, device state, bitmap) is kept whole, up
  * to a limit, and grows only with bytes that are there, whatever length was announced.
  */
@@ -104,8 +104,8 @@ static int take_device(struct wh_dump *dump, const struct stream_event *event, s
 	dump->described = true;
 	dump_say_state(dump, dump->kept_offset, "", dump->kept.at, state);
 	if (state)
-		dump_say(dump, dump->kept_offset + state, "EOF");
-	dump_say(dump, dump->kept_offset + state + 1, "VMDESCRIPTION, %zu bytes", length);
+		dump_say_kind(dump, dump->kept_offset + state, "EOF");
+	dump_say_description(dump, dump->kept_offset + state + 1, length);
 	return behind_the_end(dump, json + length, err);
 }
 
@@ -172,9 +172,7 @@ static int take_bitmap(struct wh_dump *dump, const uint8_t *at, size_t left, siz
 		return err_set(err, -ENOMEM, "no memory for a bitmap of %" PRIu64 " bytes", bytes);
 	ret = bitmap_get(at, left, used, map, bytes * 8, err);
 	if (ret == 1)
-		dump_say(dump, dump->begin,
-			 "bitmap of %" PRIu64 " bytes, %" PRIu64 " pages are in place", bytes,
-			 bits_count(map, bytes * 8));
+		dump_say_bitmap(dump, bytes, bits_count(map, bytes * 8));
 	free(map);
 	return ret;
 }
@@ -243,7 +241,7 @@ static int fail(struct wh_dump *dump, int ret, const struct wh_err *said, struct
 }
 
 int wh_dump_new(struct wh_dump **dump, enum wh_dump_kind kind, bool pages,
-		void (*line)(void *opaque, uint64_t offset, const char *text), void *opaque,
+		void (*message)(void *opaque, const struct wh_dump_message *message), void *opaque,
 		struct wh_err *err)
 {
 	struct wh_dump *d = calloc(1, sizeof(*d));
@@ -252,7 +250,7 @@ int wh_dump_new(struct wh_dump **dump, enum wh_dump_kind kind, bool pages,
 		return err_set(err, -ENOMEM, "no memory for a dump");
 	d->kind = kind;
 	d->pages = pages;
-	d->line = line;
+	d->message = message;
 	d->opaque = opaque;
 	ram_in_init(&d->urgent, true);
 	ram_in_learn(&d->urgent);
@@ -304,7 +302,7 @@ static bool complete(struct wh_dump *dump)
 			return false;
 		dump_say_state(dump, dump->kept_offset, "", dump->kept.at, dump->kept.length - 1);
 		if (dump->kept.length > 1)
-			dump_say(dump, dump->kept_offset + dump->kept.length - 1, "EOF");
+			dump_say_kind(dump, dump->kept_offset + dump->kept.length - 1, "EOF");
 		return true;
 	case WH_DUMP_URGENT:
 		return dump->begin == dump->offset;
@@ -324,8 +322,7 @@ int wh_dump_end(struct wh_dump *dump, struct wh_err *err)
 	dump_run_end(dump);
 	if (complete(dump))
 		return 0;
-	dump_say(dump, end, "breaks off, %" PRIu64 " bytes behind the last whole message",
-		 end - dump->begin);
+	dump_say_break(dump, end);
 	err_set(&said, -EPROTO,
 		"stream at %" PRIu64 " breaks off, %" PRIu64 " bytes behind the last whole message",
 		end, end - dump->begin);

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <wherry/dump.h>
 
-/* The state of a dump, for dump.c, which takes bytes, and dump_text.c, which makes lines */
+/* The state of a dump, for dump.c, which takes bytes, and dump_text.c, which makes messages */
 
 struct bytes {
 	uint8_t *at;
@@ -29,7 +29,7 @@ struct run {
 struct wh_dump {
 	enum wh_dump_kind kind;
 	bool pages;
-	void (*line)(void *opaque, uint64_t offset, const char *text);
+	void (*message)(void *opaque, const struct wh_dump_message *message);
 	void *opaque;
 	struct bytes buffer;  /* not taken yet */
 	uint64_t offset;      /* of its first byte */
@@ -49,14 +49,33 @@ struct wh_dump {
 	bool bitmap; /* of the return path: a bitmap follows */
 };
 
-void dump_say(struct wh_dump *dump, uint64_t offset, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
+#define DUMP_FIELDS_MAX 8u
+#define DUMP_LINE_MAX 1024u
+
+/* A message in the making */
+struct dump_message {
+	const char *kind;
+	unsigned fields;
+	struct wh_dump_field field[DUMP_FIELDS_MAX];
+};
+
+void dump_number(struct dump_message *message, const char *name, enum wh_dump_form form,
+		 uint64_t number);
+void dump_text(struct dump_message *message, const char *name, const char *text);
+/* With the line that shows it */
+void dump_say(struct wh_dump *dump, uint64_t offset, const struct dump_message *message,
+	      const char *format, ...) __attribute__((format(printf, 4, 5)));
+/* One without fields; the line is its kind */
+void dump_say_kind(struct wh_dump *dump, uint64_t offset, const char *kind);
 void dump_run_end(struct wh_dump *dump);
 void dump_say_ram(struct wh_dump *dump, const struct ram_event *event);
 void dump_say_event(struct wh_dump *dump, const struct stream_event *event);
 void dump_say_message(struct wh_dump *dump, const struct rp_msg *msg);
 void dump_say_state(struct wh_dump *dump, uint64_t offset, const char *indent, const uint8_t *state,
 		    size_t length);
+void dump_say_description(struct wh_dump *dump, uint64_t offset, uint64_t bytes);
+void dump_say_bitmap(struct wh_dump *dump, uint64_t bytes, uint64_t pages);
+void dump_say_break(struct wh_dump *dump, uint64_t end);
 void dump_say_package(struct wh_dump *dump, const struct package *package);
 
 #endif /* POSTCOPY_DUMP_INTERNAL_H */

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include "postcopy/dump_internal.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 
-#define LINE_MAX_BYTES 1024u
+#define RAM_PAGE UINT64_C(4096)
 
 /* A line in the making */
 struct text {
-	char text[LINE_MAX_BYTES];
+	char text[DUMP_LINE_MAX];
 	size_t length;
 };
 
@@ -34,7 +35,38 @@ __attribute__((format(printf, 2, 3))) static void text_add(struct text *text, co
 	va_end(args);
 }
 
-void dump_say(struct wh_dump *dump, uint64_t offset, const char *format, ...)
+void dump_number(struct dump_message *message, const char *name, enum wh_dump_form form,
+		 uint64_t number)
+{
+	assert(message->fields < DUMP_FIELDS_MAX);
+	message->field[message->fields++] =
+		(struct wh_dump_field){ .name = name, .form = form, .number = number };
+}
+
+void dump_text(struct dump_message *message, const char *name, const char *text)
+{
+	assert(message->fields < DUMP_FIELDS_MAX);
+	message->field[message->fields++] =
+		(struct wh_dump_field){ .name = name, .form = WH_DUMP_TEXT, .text = text };
+}
+
+static void tell(struct wh_dump *dump, uint64_t offset, const struct dump_message *m,
+		 const char *line)
+{
+	const struct wh_dump_message message = {
+		.offset = offset,
+		.kind = m->kind,
+		.line = line,
+		.inside = *line == ' ',
+		.fields = m->fields,
+		.field = m->field,
+	};
+
+	dump->message(dump->opaque, &message);
+}
+
+void dump_say(struct wh_dump *dump, uint64_t offset, const struct dump_message *message,
+	      const char *format, ...)
 {
 	struct text text = { .length = 0 };
 	va_list args;
@@ -42,7 +74,43 @@ void dump_say(struct wh_dump *dump, uint64_t offset, const char *format, ...)
 	va_start(args, format);
 	text_vadd(&text, format, args);
 	va_end(args);
-	dump->line(dump->opaque, offset, text.text);
+	tell(dump, offset, message, text.text);
+}
+
+void dump_say_kind(struct wh_dump *dump, uint64_t offset, const char *kind)
+{
+	const struct dump_message m = { .kind = kind };
+
+	tell(dump, offset, &m, kind);
+}
+
+/* The line is the kind and every field in its order */
+static void say_fields(struct wh_dump *dump, uint64_t offset, const struct dump_message *m,
+		       const char *indent, const char *behind)
+{
+	struct text text = { .length = 0 };
+
+	text_add(&text, "%s%s", indent, m->kind);
+	for (unsigned i = 0; i < m->fields; i++) {
+		const struct wh_dump_field *field = &m->field[i];
+
+		switch (field->form) {
+		case WH_DUMP_DECIMAL:
+			text_add(&text, " %s %" PRIu64, field->name, field->number);
+			break;
+		case WH_DUMP_HEX:
+			text_add(&text, " %s 0x%" PRIx64, field->name, field->number);
+			break;
+		case WH_DUMP_ID:
+			text_add(&text, " %s %016" PRIx64, field->name, field->number);
+			break;
+		case WH_DUMP_TEXT:
+			text_add(&text, " %s %s", field->name, field->text);
+			break;
+		}
+	}
+	text_add(&text, "%s", behind);
+	tell(dump, offset, m, text.text);
 }
 
 /* Pages */
@@ -66,13 +134,37 @@ static const char *record_name(enum ram_record record)
 
 void dump_run_end(struct wh_dump *dump)
 {
+	struct dump_message m = { .kind = "pages" };
 	const struct run *run = &dump->run;
 
-	if (run->pages)
-		dump_say(dump, run->offset, "%s 0x%" PRIx64 "+0x%" PRIx64 " %s x%" PRIu64,
-			 dump->stream.blocks.block[run->block].name.text, run->start,
-			 run->pages * 4096, record_name(run->record), run->pages);
+	if (!run->pages)
+		return;
+	dump_text(&m, "block", dump->stream.blocks.block[run->block].name.text);
+	dump_number(&m, "start", WH_DUMP_HEX, run->start);
+	dump_number(&m, "length", WH_DUMP_HEX, run->pages * RAM_PAGE);
+	dump_text(&m, "record", record_name(run->record));
+	dump_number(&m, "pages", WH_DUMP_DECIMAL, run->pages);
+	dump_say(dump, run->offset, &m, "%s 0x%" PRIx64 "+0x%" PRIx64 " %s x%" PRIu64,
+		 m.field[0].text, run->start, run->pages * RAM_PAGE, m.field[3].text, run->pages);
 	dump->run.pages = 0;
+}
+
+static void say_each_page(struct wh_dump *dump, const struct ram_event *event)
+{
+	const char *block = dump->stream.blocks.block[event->block].name.text;
+	struct dump_message m = { .kind = "page" };
+
+	dump_text(&m, "block", block);
+	dump_number(&m, "start", WH_DUMP_HEX, event->offset);
+	dump_text(&m, "record", record_name(event->record));
+	if (event->record != RAM_GOT_XBZRLE) {
+		dump_say(dump, dump->begin, &m, "%s 0x%" PRIx64 " %s", block, event->offset,
+			 record_name(event->record));
+		return;
+	}
+	dump_number(&m, "bytes", WH_DUMP_DECIMAL, event->data_length);
+	dump_say(dump, dump->begin, &m, "%s 0x%" PRIx64 " xbzrle %zu bytes", block, event->offset,
+		 event->data_length);
 }
 
 static void say_page(struct wh_dump *dump, const struct ram_event *event)
@@ -80,18 +172,11 @@ static void say_page(struct wh_dump *dump, const struct ram_event *event)
 	struct run *run = &dump->run;
 
 	if (dump->pages) {
-		if (event->record == RAM_GOT_XBZRLE)
-			dump_say(dump, dump->begin, "%s 0x%" PRIx64 " xbzrle %zu bytes",
-				 dump->stream.blocks.block[event->block].name.text, event->offset,
-				 event->data_length);
-		else
-			dump_say(dump, dump->begin, "%s 0x%" PRIx64 " %s",
-				 dump->stream.blocks.block[event->block].name.text, event->offset,
-				 record_name(event->record));
+		say_each_page(dump, event);
 		return;
 	}
 	if (!run->pages || run->block != event->block || run->record != event->record ||
-	    run->start + run->pages * 4096 != event->offset) {
+	    run->start + run->pages * RAM_PAGE != event->offset) {
 		dump_run_end(dump);
 		run->offset = dump->begin;
 		run->start = event->offset;
@@ -101,26 +186,36 @@ static void say_page(struct wh_dump *dump, const struct ram_event *event)
 	run->pages++;
 }
 
+static void say_block(struct wh_dump *dump, const struct ram_block *block)
+{
+	struct dump_message m = { .kind = "block" };
+
+	dump_text(&m, "name", block->name.text);
+	dump_number(&m, "length", WH_DUMP_HEX, block->used);
+	if (!block->page_size) {
+		dump_say(dump, dump->begin, &m, "block %s 0x%" PRIx64 " bytes", block->name.text,
+			 block->used);
+		return;
+	}
+	dump_number(&m, "page_size", WH_DUMP_HEX, block->page_size);
+	dump_say(dump, dump->begin, &m, "block %s 0x%" PRIx64 " bytes, pages of 0x%" PRIx64,
+		 block->name.text, block->used, block->page_size);
+}
+
 static void say_blocks(struct wh_dump *dump)
 {
 	const struct ram_blocks *blocks = &dump->stream.blocks;
-	const struct ram_block *block;
+	struct dump_message m = { .kind = "blocks" };
 	uint64_t total = 0;
 	unsigned i;
 
 	for (i = 0; i < blocks->count; i++)
 		total += blocks->block[i].used;
-	dump_say(dump, dump->begin, "%u blocks, 0x%" PRIx64 " bytes", blocks->count, total);
-	for (i = 0; i < blocks->count; i++) {
-		block = &blocks->block[i];
-		if (block->page_size)
-			dump_say(dump, dump->begin,
-				 "block %s 0x%" PRIx64 " bytes, pages of 0x%" PRIx64,
-				 block->name.text, block->used, block->page_size);
-		else
-			dump_say(dump, dump->begin, "block %s 0x%" PRIx64 " bytes",
-				 block->name.text, block->used);
-	}
+	dump_number(&m, "count", WH_DUMP_DECIMAL, blocks->count);
+	dump_number(&m, "length", WH_DUMP_HEX, total);
+	dump_say(dump, dump->begin, &m, "%u blocks, 0x%" PRIx64 " bytes", blocks->count, total);
+	for (i = 0; i < blocks->count; i++)
+		say_block(dump, &blocks->block[i]);
 }
 
 void dump_say_ram(struct wh_dump *dump, const struct ram_event *event)
@@ -133,75 +228,78 @@ void dump_say_ram(struct wh_dump *dump, const struct ram_event *event)
 	if (event->record == RAM_GOT_BLOCKS)
 		say_blocks(dump);
 	if (event->record == RAM_GOT_FLUSH)
-		dump_say(dump, dump->begin, "MULTIFD_FLUSH");
+		dump_say_kind(dump, dump->begin, "MULTIFD_FLUSH");
 	/* in a section its footer says the same */
 	if (event->record == RAM_GOT_EOS && dump->kind == WH_DUMP_URGENT)
-		dump_say(dump, dump->begin, "EOS");
+		dump_say_kind(dump, dump->begin, "EOS");
 }
 
 /* Commands and messages: every field of the tables, in their order */
 
-#define AS_value "%" PRIu64
-#define AS_start "0x%" PRIx64
-#define AS_length "0x%" PRIx64
-#define AS_page_sizes "0x%" PRIx64
-#define AS_target_page "0x%" PRIx64
-#define AS_high "%016" PRIx64
-#define AS_low "%016" PRIx64
-#define AS_proof "%016" PRIx64
-#define F(type, name) text_add(&text, " " #name " " AS_##name, (uint64_t)m->name);
-#define NAME(name) text_add(&text, " " #name " %s", m->name.text);
+#define AS_value WH_DUMP_DECIMAL
+#define AS_start WH_DUMP_HEX
+#define AS_length WH_DUMP_HEX
+#define AS_page_sizes WH_DUMP_HEX
+#define AS_target_page WH_DUMP_HEX
+#define AS_high WH_DUMP_ID
+#define AS_low WH_DUMP_ID
+#define AS_proof WH_DUMP_ID
+#define F(type, name) dump_number(&m, #name, AS_##name, body->name);
+#define NAME(name) dump_text(&m, #name, body->name.text);
 #define NOTHING
-#define RANGES NAME(block) text_add(&text, " ranges %u", m->count);
+#define RANGES NAME(block) dump_number(&m, "ranges", WH_DUMP_DECIMAL, body->count);
 
 static void say_command(struct wh_dump *dump, uint64_t offset, const struct cmd_msg *msg)
 {
-	struct text text = { .length = 0 };
+	struct dump_message m = { .kind = cmd_name(msg->kind) };
 	uint32_t i;
 
-	text_add(&text, "%s", cmd_name(msg->kind));
 	switch (msg->kind) {
-#define MSG(kind, number, body, fields)                      \
-	case CMD_##kind: {                                   \
-		const __typeof__(msg->body) *m = &msg->body; \
-                                                             \
-		(void)m;                                     \
-		fields                                       \
+#define MSG(kind, number, member, fields)                           \
+	case CMD_##kind: {                                          \
+		const __typeof__(msg->member) *body = &msg->member; \
+                                                                    \
+		(void)body;                                         \
+		if (!msg->empty) {                                  \
+			fields                                      \
+		}                                                   \
 	} break;
 #include "wire/command.def"
 #undef MSG
 	case CMD_COUNT:
 		break;
 	}
-	if (msg->empty)
-		text_add(&text, " (empty)");
-	dump->line(dump->opaque, offset, text.text);
+	say_fields(dump, offset, &m, "", msg->empty ? " (empty)" : "");
 	if (msg->kind != CMD_POSTCOPY_RAM_DISCARD)
 		return;
-	for (i = 0; i < msg->discard.count; i++)
-		dump_say(dump, offset, "  0x%" PRIx64 "+0x%" PRIx64, cmd_range(msg, i).start,
-			 cmd_range(msg, i).length);
+	for (i = 0; i < msg->discard.count; i++) {
+		struct dump_message range = { .kind = "range" };
+
+		dump_number(&range, "start", WH_DUMP_HEX, cmd_range(msg, i).start);
+		dump_number(&range, "length", WH_DUMP_HEX, cmd_range(msg, i).length);
+		dump_say(dump, offset, &range, "  0x%" PRIx64 "+0x%" PRIx64, range.field[0].number,
+			 range.field[1].number);
+	}
 }
 
 void dump_say_message(struct wh_dump *dump, const struct rp_msg *msg)
 {
-	struct text text = { .length = 0 };
+	struct dump_message m = { .kind = rp_name(msg->kind) };
 
-	text_add(&text, "%s", rp_name(msg->kind));
 	switch (msg->kind) {
-#define MSG(kind, number, body, fields)                      \
-	case RP_##kind: {                                    \
-		const __typeof__(msg->body) *m = &msg->body; \
-                                                             \
-		(void)m;                                     \
-		fields                                       \
+#define MSG(kind, number, member, fields)                           \
+	case RP_##kind: {                                           \
+		const __typeof__(msg->member) *body = &msg->member; \
+                                                                    \
+		(void)body;                                         \
+		fields                                              \
 	} break;
 #include "wire/return_path.def"
 #undef MSG
 	case RP_COUNT:
 		break;
 	}
-	dump->line(dump->opaque, dump->begin, text.text);
+	say_fields(dump, dump->begin, &m, "", "");
 }
 
 #undef RANGES
@@ -209,19 +307,59 @@ void dump_say_message(struct wh_dump *dump, const struct rp_msg *msg)
 #undef NAME
 #undef F
 
+void dump_say_bitmap(struct wh_dump *dump, uint64_t bytes, uint64_t pages)
+{
+	struct dump_message m = { .kind = "bitmap" };
+
+	dump_number(&m, "bytes", WH_DUMP_DECIMAL, bytes);
+	dump_number(&m, "pages", WH_DUMP_DECIMAL, pages);
+	dump_say(dump, dump->begin, &m,
+		 "bitmap of %" PRIu64 " bytes, %" PRIu64 " pages are in place", bytes, pages);
+}
+
+void dump_say_break(struct wh_dump *dump, uint64_t end)
+{
+	struct dump_message m = { .kind = "break" };
+	uint64_t bytes = end - dump->begin;
+
+	dump_number(&m, "bytes", WH_DUMP_DECIMAL, bytes);
+	dump_say(dump, end, &m, "breaks off, %" PRIu64 " bytes behind the last whole message",
+		 bytes);
+}
+
 /* Device state */
 
 void dump_say_state(struct wh_dump *dump, uint64_t offset, const char *indent, const uint8_t *state,
 		    size_t length)
 {
+	struct dump_message m = { .kind = "device-state" };
 	size_t at, own;
 
-	if (length && device_own(state, length, &at, &own, NULL) == 1)
-		dump_say(dump, offset,
-			 "%sdevice state, %zu bytes: " DEVICE_OWN_NAME " of %zu bytes", indent,
-			 length, own);
-	else if (length)
-		dump_say(dump, offset, "%sdevice state, %zu bytes", indent, length);
+	if (!length)
+		return;
+	dump_number(&m, "bytes", WH_DUMP_DECIMAL, length);
+	if (device_own(state, length, &at, &own, NULL) != 1) {
+		dump_say(dump, offset, &m, "%sdevice state, %zu bytes", indent, length);
+		return;
+	}
+	dump_number(&m, "own", WH_DUMP_DECIMAL, own);
+	dump_say(dump, offset, &m, "%sdevice state, %zu bytes: " DEVICE_OWN_NAME " of %zu bytes",
+		 indent, length, own);
+}
+
+void dump_say_description(struct wh_dump *dump, uint64_t offset, uint64_t bytes)
+{
+	struct dump_message m = { .kind = "VMDESCRIPTION" };
+
+	dump_number(&m, "bytes", WH_DUMP_DECIMAL, bytes);
+	dump_say(dump, offset, &m, "VMDESCRIPTION, %" PRIu64 " bytes", bytes);
+}
+
+static void say_packaged(struct wh_dump *dump, uint64_t offset, enum cmd_kind kind)
+{
+	const struct dump_message m = { .kind = cmd_name(kind) };
+
+	say_fields(dump, offset, &m, "  ", "");
 }
 
 void dump_say_package(struct wh_dump *dump, const struct package *package)
@@ -229,25 +367,81 @@ void dump_say_package(struct wh_dump *dump, const struct package *package)
 	uint64_t at = dump->kept_offset;
 	unsigned i;
 
-	dump_say(dump, at, "  %s", cmd_name(CMD_POSTCOPY_LISTEN));
+	say_packaged(dump, at, CMD_POSTCOPY_LISTEN);
 	at += package->state;
 	dump_say_state(dump, at, "  ", dump->kept.at + package->state, package->state_length);
 	at += package->state_length;
-	for (i = 0; i < package->pings; i++, at += CMD_HEADER + 4)
-		dump_say(dump, at, "  %s value %u", cmd_name(CMD_PING), package->ping[i]);
-	dump_say(dump, at, "  %s", cmd_name(CMD_POSTCOPY_RUN));
+	for (i = 0; i < package->pings; i++, at += CMD_HEADER + 4) {
+		struct dump_message m = { .kind = cmd_name(CMD_PING) };
+
+		dump_number(&m, "value", WH_DUMP_DECIMAL, package->ping[i]);
+		say_fields(dump, at, &m, "  ", "");
+	}
+	say_packaged(dump, at, CMD_POSTCOPY_RUN);
 }
 
 static void say_uuid(struct wh_dump *dump, const uint8_t *uuid)
 {
+	struct dump_message m = { .kind = "uuid" };
 	struct text text = { .length = 0 };
 	unsigned i;
 
-	text_add(&text, "uuid ");
 	for (i = 0; i < 16; i++)
 		text_add(&text, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",
 			 uuid[i]);
-	dump->line(dump->opaque, dump->begin, text.text);
+	dump_text(&m, "uuid", text.text);
+	dump_say(dump, dump->begin, &m, "uuid %s", text.text);
+}
+
+/* A number or a name in front of the sections */
+static void say_head(struct wh_dump *dump, const struct stream_event *event)
+{
+	struct dump_message m = { .kind = "header" };
+
+	switch (event->kind) {
+	case STREAM_HEADER:
+		dump_number(&m, "version", WH_DUMP_DECIMAL, event->number);
+		dump_say(dump, dump->begin, &m, "QEVM version %" PRIu64, event->number);
+		break;
+	case STREAM_MACHINE:
+	case STREAM_CAPABILITY:
+		m.kind = event->kind == STREAM_MACHINE ? "machine" : "capability";
+		dump_text(&m, "name", event->name.text);
+		dump_say(dump, dump->begin, &m, "%s %s", m.kind, event->name.text);
+		break;
+	case STREAM_PAGE_BITS:
+		m.kind = "page-bits";
+		dump_number(&m, "bits", WH_DUMP_DECIMAL, event->number);
+		dump_say(dump, dump->begin, &m, "page bits %" PRIu64, event->number);
+		break;
+	case STREAM_UUID:
+		say_uuid(dump, event->data);
+		break;
+	case STREAM_COMMAND:
+	case STREAM_SECTION:
+	case STREAM_RAM:
+	case STREAM_FOOTER:
+	case STREAM_PACKAGE:
+	case STREAM_DEVICE:
+	case STREAM_EOF:
+		break;
+	}
+}
+
+static void say_section(struct wh_dump *dump, const struct stream_event *event)
+{
+	bool ends = event->kind == STREAM_FOOTER;
+	struct dump_message m = { .kind = ends ? "footer" : "section" };
+	const char *type = section_name(event->section);
+
+	dump_text(&m, "type", type);
+	if (!ends)
+		dump_text(&m, "name", "ram");
+	dump_number(&m, "id", WH_DUMP_DECIMAL, event->number);
+	if (ends)
+		dump_say(dump, dump->begin, &m, "end of %s, id %" PRIu64, type, event->number);
+	else
+		dump_say(dump, dump->begin, &m, "%s of ram, id %" PRIu64, type, event->number);
 }
 
 void dump_say_event(struct wh_dump *dump, const struct stream_event *event)
@@ -259,33 +453,21 @@ void dump_say_event(struct wh_dump *dump, const struct stream_event *event)
 	dump_run_end(dump);
 	switch (event->kind) {
 	case STREAM_HEADER:
-		dump_say(dump, dump->begin, "QEVM version %" PRIu64, event->number);
-		break;
 	case STREAM_MACHINE:
-		dump_say(dump, dump->begin, "machine %s", event->name.text);
-		break;
 	case STREAM_CAPABILITY:
-		dump_say(dump, dump->begin, "capability %s", event->name.text);
-		break;
 	case STREAM_PAGE_BITS:
-		dump_say(dump, dump->begin, "page bits %" PRIu64, event->number);
-		break;
 	case STREAM_UUID:
-		say_uuid(dump, event->data);
+		say_head(dump, event);
 		break;
 	case STREAM_COMMAND:
 		say_command(dump, dump->begin, &event->command);
 		break;
 	case STREAM_SECTION:
-		dump_say(dump, dump->begin, "%s of ram, id %" PRIu64, section_name(event->section),
-			 event->number);
-		break;
 	case STREAM_FOOTER:
-		dump_say(dump, dump->begin, "end of %s, id %" PRIu64, section_name(event->section),
-			 event->number);
+		say_section(dump, event);
 		break;
 	case STREAM_EOF:
-		dump_say(dump, dump->begin, "EOF");
+		dump_say_kind(dump, dump->begin, "EOF");
 		break;
 	case STREAM_RAM:
 	case STREAM_PACKAGE:

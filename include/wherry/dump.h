@@ -21,19 +21,54 @@ enum wh_dump_kind {
 
 struct wh_dump;
 
+/* How a field is usually shown */
+enum wh_dump_form {
+	WH_DUMP_DECIMAL,
+	WH_DUMP_HEX,
+	WH_DUMP_ID, /* all 64 bits of it, as 16 hexadecimal digits */
+	WH_DUMP_TEXT,
+};
+
+/* @number, or for WH_DUMP_TEXT @text: printable, a quote or a backslash may be in it */
+struct wh_dump_field {
+	const char *name;
+	enum wh_dump_form form;
+	uint64_t number;
+	const char *text;
+};
+
 /**
- * wh_dump_new() - Print a recorded stream, message by message
- * @pages:	A line for each page too, else runs of pages are one line
- * @line:	Called with each line: offset of its first byte, text without newline
+ * struct wh_dump_message - One message of a stream, and what is in it
+ * @offset:	Of its first byte
+ * @kind:	The name of a command or message, as QEMU calls it; or "machine", "block", "pages"
+ *		and so on (wherry-dump(1) has a list)
+ * @line:	All of it as a line of text, without newline
+ * @inside:	Part of the message before: what is in a package, a range of a discard
+ *
+ * Valid during the call.
+ */
+struct wh_dump_message {
+	uint64_t offset;
+	const char *kind;
+	const char *line;
+	bool inside;
+	unsigned fields;
+	const struct wh_dump_field *field;
+};
+
+/**
+ * wh_dump_new() - Take a recorded stream apart, message by message
+ * @pages:	A message for each page too, else runs of pages are one
+ * @message:	Called with each message, in the order of the stream
  *
  * Return: 0 and *@dump, for wh_dump_free(); or -ENOMEM
  */
 int wh_dump_new(struct wh_dump **dump, enum wh_dump_kind kind, bool pages,
-		void (*line)(void *opaque, uint64_t offset, const char *text), void *opaque,
+		void (*message)(void *opaque, const struct wh_dump_message *message), void *opaque,
 		struct wh_err *err);
 /* Next bytes, in pieces of any size. Return: 0, or -EPROTO and the sentence */
 int wh_dump_feed(struct wh_dump *dump, const void *bytes, size_t length, struct wh_err *err);
-/* No more bytes: prints what is left, -EPROTO if the stream breaks off */
+/* No more bytes: what is left, -EPROTO if the stream breaks off */
 int wh_dump_end(struct wh_dump *dump, struct wh_err *err);
 void wh_dump_free(struct wh_dump *dump);
 

@@ -271,10 +271,9 @@ static int migrate(FIXTURE_DATA(capture) *self, const FIXTURE_VARIANT(capture) *
 	return ret ? ret : qemu_wait_status(&self->dest, "completed", WAIT_MS, err);
 }
 
-static void count_line(void *opaque, uint64_t offset, const char *text)
+static void count_line(void *opaque, const struct wh_dump_message *message)
 {
-	(void)offset;
-	(void)text;
+	(void)message;
 	++*(unsigned *)opaque;
 }
 

@@ -18,14 +18,14 @@ struct lines {
 	bool ordered;
 };
 
-static void on_line(void *opaque, uint64_t offset, const char *text)
+static void on_line(void *opaque, const struct wh_dump_message *message)
 {
 	struct lines *lines = opaque;
 
-	fprintf(lines->file, "%" PRIu64 ": %s\n", offset, text);
+	fprintf(lines->file, "%" PRIu64 ": %s\n", message->offset, message->line);
 	lines->count++;
-	lines->ordered &= offset >= lines->last;
-	lines->last = offset;
+	lines->ordered &= message->offset >= lines->last;
+	lines->last = message->offset;
 }
 
 static void lines_init(struct lines *lines)
