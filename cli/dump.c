@@ -8,18 +8,20 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 #include <wherry/wherry.h>
 
 static const char help[] =
-	"usage: wherry dump [--urgent | --return-path] [--pages] FILE\n\n"
+	"usage: wherry dump [--urgent | --return-path] [--pages] [--json] FILE\n\n"
 	"Prints a recorded migration stream, each message with the offset of its first byte.\n"
 	"FILE is - for standard input.\n\n"
 	"  --urgent       FILE is an urgent (postcopy-preempt) channel\n"
 	"  --return-path  FILE is a return path, destination to source\n"
 	"  --pages        a line for each page, not for each run of pages\n"
+	"  --json         an object for each message, one a line\n"
 	"  --help         this text\n\n"
 	"Exit status: 0; 1 if the stream is damaged or breaks off, after what can be read of it.\n";
 
@@ -27,6 +29,56 @@ static void print_line(void *opaque, const struct wh_dump_message *message)
 {
 	(void)opaque;
 	printf("%10" PRIx64 "  %s\n", message->offset, message->line);
+}
+
+/* Names are bytes, of which JSON takes ASCII as it is; the others are numbered characters */
+static json_object *text_object(const char *text)
+{
+	char utf8[2 * 256 + 1];
+	size_t n = 0;
+
+	for (; *text && n < sizeof(utf8) - 2; text++) {
+		unsigned char c = (unsigned char)*text;
+
+		if (c >= 0x80)
+			utf8[n++] = (char)(0xc0 | c >> 6);
+		utf8[n++] = (char)(c >= 0x80 ? 0x80 | (c & 0x3f) : c);
+	}
+	return json_object_new_string_len(utf8, (int)n);
+}
+
+static json_object *field_object(const struct wh_dump_field *field)
+{
+	char id[17];
+
+	switch (field->form) {
+	case WH_DUMP_DECIMAL:
+	case WH_DUMP_HEX:
+		return json_object_new_uint64(field->number);
+	case WH_DUMP_ID:
+		snprintf(id, sizeof(id), "%016" PRIx64, field->number);
+		return json_object_new_string(id);
+	case WH_DUMP_TEXT:
+		break;
+	}
+	return text_object(field->text);
+}
+
+static void print_object(void *opaque, const struct wh_dump_message *message)
+{
+	json_object *object = json_object_new_object();
+
+	(void)opaque;
+	json_object_object_add(object, "offset", json_object_new_uint64(message->offset));
+	json_object_object_add(object, "kind", json_object_new_string(message->kind));
+	if (message->inside)
+		json_object_object_add(object, "inside", json_object_new_boolean(true));
+	for (unsigned i = 0; i < message->fields; i++)
+		json_object_object_add(object, message->field[i].name,
+				       field_object(&message->field[i]));
+	puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN |
+							    JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(object);
 }
 
 static int feed(struct wh_dump *dump, int fd, const char *file)
@@ -58,7 +110,7 @@ static int feed(struct wh_dump *dump, int fd, const char *file)
 	}
 }
 
-static int dump_file(const char *file, enum wh_dump_kind kind, bool pages)
+static int dump_file(const char *file, enum wh_dump_kind kind, bool pages, bool json)
 {
 	struct wh_dump *dump;
 	struct wh_err err = { 0 };
@@ -69,7 +121,7 @@ static int dump_file(const char *file, enum wh_dump_kind kind, bool pages)
 		fprintf(stderr, "wherry dump: %s: %s\n", file, strerrordesc_np(errno));
 		return 1;
 	}
-	if (wh_dump_new(&dump, kind, pages, print_line, NULL, &err) < 0) {
+	if (wh_dump_new(&dump, kind, pages, json ? print_object : print_line, NULL, &err) < 0) {
 		fprintf(stderr, "wherry dump: %s\n", err.text);
 		close(fd);
 		return 1;
@@ -83,17 +135,15 @@ static int dump_file(const char *file, enum wh_dump_kind kind, bool pages)
 int cmd_dump(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "urgent", no_argument, NULL, 'u' },
-		{ "return-path", no_argument, NULL, 'r' },
-		{ "pages", no_argument, NULL, 'p' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
+		{ "urgent", no_argument, NULL, 'u' }, { "return-path", no_argument, NULL, 'r' },
+		{ "pages", no_argument, NULL, 'p' },  { "json", no_argument, NULL, 'j' },
+		{ "help", no_argument, NULL, 'h' },   { NULL, 0, NULL, 0 },
 	};
 	enum wh_dump_kind kind = WH_DUMP_STREAM;
-	bool pages = false;
+	bool pages = false, json = false;
 	int option;
 
-	while ((option = getopt_long(argc, argv, "+urph", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "+urpjh", options, NULL)) != -1) {
 		switch (option) {
 		case 'u':
 		case 'r':
@@ -105,6 +155,9 @@ int cmd_dump(int argc, char **argv)
 		case 'p':
 			pages = true;
 			break;
+		case 'j':
+			json = true;
+			break;
 		case 'h':
 			fputs(help, stdout);
 			return 0;
@@ -114,5 +167,5 @@ int cmd_dump(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return cli_usage("dump", "it takes one FILE, not %d", argc - optind);
-	return dump_file(argv[optind], kind, pages);
+	return dump_file(argv[optind], kind, pages, json);
 }
