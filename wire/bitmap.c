@@ -73,12 +73,11 @@ uint64_t bitmap_bytes(uint64_t pages)
 	return (uint64_t)bits_words(pages) * 8;
 }
 
-size_t bitmap_put(uint8_t *buf, const uint64_t *map, uint64_t pages)
+size_t bitmap_bits_put(uint8_t *buf, const uint64_t *map, uint64_t pages)
 {
 	size_t words = bits_words(pages), i;
-	uint8_t *at = buf + 8;
+	uint8_t *at = buf;
 
-	put_be64(buf, bitmap_bytes(pages));
 	if (HOST_IS_LITTLE) {
 		copy_bits(at, map, words);
 		at += words * 8;
@@ -89,15 +88,40 @@ size_t bitmap_put(uint8_t *buf, const uint64_t *map, uint64_t pages)
 	}
 	if (words)
 		put_le64(at - 8, get_le64(at - 8) & last_mask(pages));
-	put_be64(at, BITMAP_END_MARK);
-	return BITMAP_FRAME + words * 8;
+	return words * 8;
+}
+
+size_t bitmap_put(uint8_t *buf, const uint64_t *map, uint64_t pages)
+{
+	size_t bytes;
+
+	put_be64(buf, bitmap_bytes(pages));
+	bytes = bitmap_bits_put(buf + 8, map, pages);
+	put_be64(buf + 8 + bytes, BITMAP_END_MARK);
+	return BITMAP_FRAME + bytes;
+}
+
+int bitmap_bits_get(const uint8_t *buf, uint64_t *map, uint64_t pages, struct wh_err *err)
+{
+	size_t words = bits_words(pages), i;
+
+	if (words && get_le64(buf + (words - 1) * 8) & ~last_mask(pages))
+		return err_set(err, -EPROTO, "bitmap has bits behind its %llu pages",
+			       (unsigned long long)pages);
+	if (HOST_IS_LITTLE)
+		memcpy(map, buf, words * 8);
+	else
+		for (i = 0; i < words; i++)
+			map[i] = get_le64(buf + i * 8);
+	return 0;
 }
 
 int bitmap_get(const uint8_t *buf, size_t length, size_t *used, uint64_t *map, uint64_t pages,
 	       struct wh_err *err)
 {
-	size_t words = bits_words(pages), i;
+	size_t words = bits_words(pages);
 	const uint8_t *bits = buf + 8;
+	int ret;
 
 	if (length < 8)
 		return 0;
@@ -111,14 +135,9 @@ int bitmap_get(const uint8_t *buf, size_t length, size_t *used, uint64_t *map, u
 		return err_set(err, -EPROTO, "bitmap ends with 0x%016llx, expected 0x%016llx",
 			       (unsigned long long)get_be64(bits + words * 8),
 			       (unsigned long long)BITMAP_END_MARK);
-	if (words && get_le64(bits + (words - 1) * 8) & ~last_mask(pages))
-		return err_set(err, -EPROTO, "bitmap has bits behind its %llu pages",
-			       (unsigned long long)pages);
-	if (HOST_IS_LITTLE)
-		memcpy(map, bits, words * 8);
-	else
-		for (i = 0; i < words; i++)
-			map[i] = get_le64(bits + i * 8);
+	ret = bitmap_bits_get(bits, map, pages, err);
+	if (ret < 0)
+		return ret;
 	*used = BITMAP_FRAME + words * 8;
 	return 1;
 }

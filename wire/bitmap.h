@@ -17,6 +17,11 @@
 /* Bytes of bitmap for so many pages, without the frame */
 uint64_t bitmap_bytes(uint64_t pages);
 
+/* The words alone, as they lie in a file: bitmap_bytes() of them. Return: bytes written */
+size_t bitmap_bits_put(uint8_t *buf, const uint64_t *map, uint64_t pages);
+/* Return: 0, or -EPROTO and a sentence if a bit is set behind the last page */
+int bitmap_bits_get(const uint8_t *buf, uint64_t *map, uint64_t pages, struct wh_err *err);
+
 /* Writes frame and bits of `pages` pages; padding bits are 0. Return: bytes written */
 size_t bitmap_put(uint8_t *buf, const uint64_t *map, uint64_t pages);
 

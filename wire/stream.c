@@ -3,6 +3,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "wire/mapped_ram.h"
 
 #include <errno.h>
 #include <string.h>
@@ -222,6 +223,11 @@ static int step_capability(struct stream_in *in, struct input *input, struct str
 	take(input, length);
 	if (!memcmp(event->name.text, ignore_shared, sizeof(ignore_shared)))
 		in->ignore_shared = true;
+	if (!memcmp(event->name.text, MAPPED_RAM_CAPABILITY, sizeof(MAPPED_RAM_CAPABILITY)))
+		in->mapped_ram = true;
+	if (in->mapped_ram && !in->file)
+		return err_set(err, -EPROTO,
+			       "capability " MAPPED_RAM_CAPABILITY ", which is for files only");
 	in->capabilities_left--;
 	return found(in, event, STREAM_CAPABILITY,
 		     in->capabilities_left ? STEP_CAPABILITY : STEP_SUBSECTION, 1);
@@ -508,6 +514,18 @@ void stream_in_adopt(struct stream_in *in, const struct ram_blocks *blocks, uint
 	in->ram.have_list = true;
 	in->have_ram = true;
 	in->ram_id = ram_id;
+}
+
+void stream_in_file(struct stream_in *in, uint64_t offset)
+{
+	in->file = true;
+	in->offset = offset;
+}
+
+void stream_in_listed(struct stream_in *in, uint64_t offset)
+{
+	in->ram.have_list = true;
+	in->offset = offset;
 }
 
 void stream_in_learn(struct stream_in *in)

@@ -71,6 +71,7 @@ struct stream_in {
 	struct ram_in ram;
 	struct ram_blocks blocks;
 	uint32_t ram_id; /* section id of ram, behind the list of its blocks */
+	bool mapped_ram; /* the body of ram's START is for wire/mapped_ram.h */
 	/* private: */
 	uint32_t package_left;
 	uint32_t capabilities_left;
@@ -81,6 +82,7 @@ struct stream_in {
 	bool ram_ended;
 	bool ignore_shared;
 	bool learn;
+	bool file;
 };
 
 /* resumed: the connection goes on with a migration; neither header nor configuration */
@@ -103,6 +105,14 @@ void stream_in_adopt(struct stream_in *in, const struct ram_blocks *blocks, uint
  * block names as they come (ram_in_learn()). Only for printing.
  */
 void stream_in_learn(struct stream_in *in);
+
+/*
+ * After stream_in_init(in, false): it is read from a file, where it begins at @offset. Then
+ * there may be mapped-ram: behind STREAM_SECTION of START the body is not for this decoder.
+ * Whoever has taken it, into in->blocks, says where in the file it goes on.
+ */
+void stream_in_file(struct stream_in *in, uint64_t offset);
+void stream_in_listed(struct stream_in *in, uint64_t offset);
 
 /**
  * stream_in_next() - Take bytes until there is an event
