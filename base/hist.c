@@ -67,3 +67,14 @@ uint64_t hist_quantile(const struct hist *hist, unsigned permille)
 	edge = bucket_edge(i);
 	return edge < max ? edge : max;
 }
+
+uint64_t hist_octave(const struct hist *hist, unsigned bits)
+{
+	unsigned first = bits ? bucket_of(UINT64_C(1) << (bits - 1)) : 0;
+	unsigned last = bucket_of(bits < 64 ? (UINT64_C(1) << bits) - 1 : UINT64_MAX);
+	uint64_t count = 0;
+
+	for (unsigned i = first; i <= last; i++)
+		count += __atomic_load_n(&hist->bucket[i], __ATOMIC_RELAXED);
+	return count;
+}

@@ -20,6 +20,9 @@ struct hist {
 
 void hist_add(struct hist *hist, uint64_t value_ns);
 
+/* How many values are below 2^@bits, and not below half of that */
+uint64_t hist_octave(const struct hist *hist, unsigned bits);
+
 /* Upper edge of the bucket holding the permille-th value, at most max_ns; 0 if empty */
 uint64_t hist_quantile(const struct hist *hist, unsigned permille);
 

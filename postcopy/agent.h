@@ -6,6 +6,7 @@
 #include "wire/agent.h"
 
 #include <stdbool.h>
+#include <wherry/migration.h>
 
 /*
  * What a VMM and its agent share: packets on a unix socket (agent_link.c), and the part of
@@ -43,8 +44,9 @@ enum agent_stage {
 /**
  * struct agent_state - The memfd that outlives an agent, mapped
  * @words:	A header, three words for each block (its number in the stream's list plus one,
- *		bytes used, page size as in the list), the received bits of each block
+ *		bytes used, page size as in the list), the received bits of each block, figures
  * @at:		Word at which a block's bits begin
+ * @figures:	And that at which enum agent_figure does
  */
 struct agent_state {
 	int fd;
@@ -52,6 +54,31 @@ struct agent_state {
 	size_t bytes;
 	uint64_t *words;
 	size_t at[RAM_BLOCKS_MAX];
+	size_t figures;
+};
+
+/* Of all agents there have been; of the dead ones only the memory that they had is not in it */
+enum agent_figure {
+	AGENT_BYTES,
+	AGENT_BYTES_RETURN,
+	AGENT_PAGES_NORMAL,
+	AGENT_PAGES_ZERO,
+	AGENT_PAGES_XBZRLE,
+	AGENT_PAGES_URGENT,
+	AGENT_PAGES_BEFORE,
+	AGENT_REQUESTS,
+	AGENT_FAULTS,
+	AGENT_OWN_BYTES,
+	AGENT_HIST_SUM,
+	AGENT_HIST_MAX,
+	AGENT_HIST,
+	AGENT_THREADS = AGENT_HIST + HIST_BUCKETS,
+	AGENT_THREAD_WORDS = 3, /* tid, faults, ns */
+	AGENT_FIGURE_WORDS = AGENT_THREADS + DEST_THREADS * AGENT_THREAD_WORDS,
+};
+
+struct agent_figures {
+	uint64_t word[AGENT_FIGURE_WORDS];
 };
 
 /* The VMM's: made anew, and sealed so that nobody can make it shorter */
@@ -76,6 +103,17 @@ int agent_state_past(const struct agent_state *state, const struct region *regio
 		     struct dest_past *past, struct wh_err *err);
 /* Pages that are missing yet */
 uint64_t agent_state_missing(const struct agent_state *state, const struct region *regions);
+
+/* agent_figures.c, the agent: what its predecessors have counted ... */
+void agent_figures_take(const struct agent_state *state, struct agent_figures *before);
+/* ... and that with its own. One thread at a time */
+void agent_figures_put(const struct agent_state *state, const struct agent_figures *before,
+		       const struct dest *dest, uint64_t own_bytes);
+/* The VMM, any thread */
+void agent_figures_stats(const struct agent_state *state, struct wh_stats *stats);
+void agent_figures_hist(const struct agent_state *state, struct hist *hist);
+unsigned agent_figures_waits(const struct agent_state *state, struct wh_thread_wait *waits,
+			     unsigned room);
 
 /* What a migration was given by a VMM; struct wh_migration.handover */
 struct handover {

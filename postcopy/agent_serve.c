@@ -16,6 +16,7 @@
 #include <wherry/agent.h>
 
 #define END_NS ((int64_t)(10 * NS_PER_S))
+#define FIGURES_MS 100 /* how old what the VMM sees of them may be */
 
 struct serve {
 	int socket;
@@ -28,6 +29,7 @@ struct serve {
 	unsigned blocks; /* that HELLO announced */
 	bool prepared;	 /* all of them are there */
 	bool going;	 /* wh_start() was called */
+	struct agent_figures before;
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -39,6 +41,17 @@ struct serve {
 static int say(struct serve *serve, const struct agent_msg *msg, int fd, struct wh_err *err)
 {
 	return agent_send(serve->socket, msg, &fd, err);
+}
+
+static void show_figures(struct serve *serve)
+{
+	struct wh_stats stats;
+
+	wh_get_stats(serve->m, &stats);
+	pthread_mutex_lock(&serve->lock);
+	agent_figures_put(&serve->handover.state, &serve->before, &serve->m->dest->engine,
+			  stats.own_bytes);
+	pthread_mutex_unlock(&serve->lock);
 }
 
 /* Callbacks, on the migration's threads */
@@ -56,6 +69,7 @@ static void serve_event(void *opaque, const struct wh_event *event)
 		serve->hooks.event(serve->opaque, event);
 	msg.phase.code = event->err ? (uint32_t)event->err->code : 0;
 	agent_text(&msg.phase.text, event->err ? event->err->text : "");
+	show_figures(serve);
 	/* one that cannot be told has gone, which is seen where it is read */
 	(void)say(serve, &msg, -1, NULL);
 	if (wh_phase_ended(event->phase) && write(serve->ended, &one, sizeof(one)) < 0)
@@ -220,6 +234,7 @@ static int heard_block(struct serve *serve, struct agent_packet *packet, struct 
 		serve->handover.state.fd = fd;
 		return ret;
 	}
+	agent_figures_take(&serve->handover.state, &serve->before);
 	serve->m->handover = &serve->handover;
 	serve->prepared = true;
 	return 0;
@@ -324,8 +339,10 @@ static int serve_on(struct serve *serve, struct wh_err *err)
 		struct agent_packet packet;
 		int ret;
 
-		if (poll(fds, 2, -1) < 0 && errno != EINTR)
+		if (poll(fds, 2, serve->going ? FIGURES_MS : -1) < 0 && errno != EINTR)
 			return err_sys(err, errno, "agent: poll");
+		if (serve->going)
+			show_figures(serve);
 		if (fds[1].revents)
 			return 0;
 		if (!fds[0].revents)

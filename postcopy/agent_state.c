@@ -20,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAGIC UINT64_C(0x3174677972726877) /* "whrrygt1" */
+#define MAGIC UINT64_C(0x3274677972726877) /* "whrrygt2" */
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 enum {
@@ -51,7 +51,8 @@ static void lay_out(struct agent_state *state, const struct region *regions, uns
 		state->at[i] = at;
 		at += bits_words(regions[i].length / TARGET_PAGE);
 	}
-	state->bytes = at * sizeof(uint64_t);
+	state->figures = at;
+	state->bytes = (at + AGENT_FIGURE_WORDS) * sizeof(uint64_t);
 }
 
 static int map(struct agent_state *state, struct wh_err *err)

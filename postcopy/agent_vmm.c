@@ -258,11 +258,24 @@ void agent_vmm_stats(const struct wh_migration *m, struct wh_stats *stats)
 {
 	const struct agent_vmm *a = m->agent;
 
+	if (a->state.words)
+		agent_figures_stats(&a->state, stats);
 	/* Until the list of blocks is complete it is not known which of them will come */
 	if (a->state.words && agent_state_get(&a->state) == AGENT_STAGE_ARMED)
 		stats->pages_left = agent_state_missing(&a->state, m->region);
 	else if (!wh_phase_ended(stats->phase))
 		stats->pages_left = stats->pages_total;
+}
+
+unsigned agent_vmm_waits(const struct wh_migration *m, struct wh_thread_wait *waits, unsigned room)
+{
+	return m->agent->state.words ? agent_figures_waits(&m->agent->state, waits, room) : 0;
+}
+
+void agent_vmm_hist(const struct wh_migration *m, struct hist *hist)
+{
+	if (m->agent->state.words)
+		agent_figures_hist(&m->agent->state, hist);
 }
 
 void agent_vmm_free(struct wh_migration *m)

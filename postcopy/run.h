@@ -451,6 +451,8 @@ int agent_vmm_pause(struct wh_migration *m, struct wh_err *err);
 /* Any thread; @why may be NULL */
 void agent_vmm_loaded(struct wh_migration *m, int result, const struct wh_err *why);
 void agent_vmm_stats(const struct wh_migration *m, struct wh_stats *stats);
+unsigned agent_vmm_waits(const struct wh_migration *m, struct wh_thread_wait *waits, unsigned room);
+void agent_vmm_hist(const struct wh_migration *m, struct hist *hist);
 
 /* run_source_ops.c */
 extern const struct source_ops run_source_ops;

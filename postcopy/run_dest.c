@@ -356,6 +356,8 @@ unsigned wh_get_thread_waits(const struct wh_migration *m, struct wh_thread_wait
 {
 	unsigned count = 0;
 
+	if (m->agent)
+		return agent_vmm_waits(m, waits, room);
 	if (!m->dest)
 		return 0;
 	for (unsigned i = 0; i < DEST_THREADS; i++) {

@@ -105,6 +105,26 @@ void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats)
 					    (double)NS_PER_S / (double)rate);
 }
 
+void wh_get_latencies(const struct wh_migration *m, uint64_t counts[WH_LATENCIES])
+{
+	const struct hist *hist = NULL;
+	struct hist agents = { 0 };
+
+	if (m->agent)
+		agent_vmm_hist(m, &agents);
+	else if (m->role == WH_DEST)
+		hist = &m->dest->engine.counters.fault_hist;
+	else
+		hist = &source_get_counters(m->source->engine)->serve_hist;
+	memset(counts, 0, WH_LATENCIES * sizeof(counts[0]));
+	for (unsigned bits = 0; bits <= 64; bits++) {
+		unsigned i = bits < 10 ? 0 : bits - 10;
+
+		counts[i < WH_LATENCIES ? i : WH_LATENCIES - 1] +=
+			hist_octave(hist ? hist : &agents, bits);
+	}
+}
+
 /* All but the phase, which comes first */
 static const struct figure {
 	const char *name;

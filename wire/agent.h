@@ -14,7 +14,7 @@ enum agent_kind {
 	AGENT_COUNT
 };
 
-#define AGENT_VERSION 1u
+#define AGENT_VERSION 2u
 #define AGENT_FDS 2u /* descriptors that one message has at most */
 
 /* Each kind's payload; made from the table. */

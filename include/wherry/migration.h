@@ -437,6 +437,17 @@ struct wh_stats {
 /* Any thread */
 void wh_get_stats(const struct wh_migration *migration, struct wh_stats *stats);
 
+#define WH_LATENCIES 28
+
+/**
+ * wh_get_latencies() - The latencies behind fault_p50_ns of struct wh_stats, as a histogram
+ * @counts:	How many were below 2^(i + 10) ns and in no count before; the last one has all
+ *		others
+ *
+ * Any thread.
+ */
+void wh_get_latencies(const struct wh_migration *migration, uint64_t counts[WH_LATENCIES]);
+
 /**
  * wh_stats_json() - Figures as one JSON object, for logs and for other programs
  * @text:	Where to; at most @room bytes, terminated if there are any. May be NULL

@@ -61,6 +61,21 @@ TEST(buckets_do_not_overlap)
 	ASSERT_EQ(0, next);
 }
 
+TEST(octaves)
+{
+	static struct hist hist;
+	unsigned bits;
+
+	hist_add(&hist, 0);
+	for (bits = 1; bits <= 64; bits++) {
+		hist_add(&hist, UINT64_C(1) << (bits - 1));
+		hist_add(&hist, UINT64_MAX >> (64 - bits));
+	}
+	ASSERT_EQ(1, hist_octave(&hist, 0));
+	for (bits = 1; bits <= 64; bits++)
+		ASSERT_EQ(2, hist_octave(&hist, bits));
+}
+
 TEST(quantiles_of_a_thousand)
 {
 	static struct hist hist;

@@ -167,6 +167,30 @@ static uint64_t pages_left(FIXTURE_DATA(agent) *self)
 	return stats.pages_left;
 }
 
+/* What the guest's threads have waited, as the VMM sees it */
+static uint64_t faults_of_threads(FIXTURE_DATA(agent) *self)
+{
+	unsigned count = wh_get_thread_waits(self->pair.dest.migration, NULL, 0);
+	struct wh_thread_wait *waits = calloc(count + 1, sizeof(*waits));
+	uint64_t faults = 0;
+
+	count = wh_get_thread_waits(self->pair.dest.migration, waits, count);
+	for (unsigned i = 0; i < count; i++)
+		faults += waits[i].faults;
+	free(waits);
+	return faults;
+}
+
+static uint64_t latencies(FIXTURE_DATA(agent) *self)
+{
+	uint64_t counts[WH_LATENCIES], sum = 0;
+
+	wh_get_latencies(self->pair.dest.migration, counts);
+	for (unsigned i = 0; i < WH_LATENCIES; i++)
+		sum += counts[i];
+	return sum;
+}
+
 static bool left_at_most(FIXTURE_DATA(agent) *self, uint64_t pages)
 {
 	for (unsigned i = 0; i < SECONDS * 10000; i++) {
@@ -219,17 +243,36 @@ static void ends_well(FIXTURE_DATA(agent) *self, struct __test_metadata *_metada
 	free_both(self);
 }
 
+/* Its figures are the VMM's, all of them when it has said that it is over */
 TEST_F(agent, lives)
 {
+	struct wh_migration *dest = self->pair.dest.migration;
+	struct wh_stats source, stats;
+
 	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
+	ASSERT_EQ(0, wh_wait(dest, WAIT_NS, &self->err)) TH_LOG("%s", self->err.text);
+	ASSERT_TRUE(end_phase(&self->pair.source, WH_PHASE_DONE));
+	wh_get_stats(self->pair.source.migration, &source);
+	wh_get_stats(dest, &stats);
+	EXPECT_EQ(source.bytes, stats.bytes);
+	EXPECT_EQ(source.bytes_return, stats.bytes_return);
+	EXPECT_EQ(source.pages_normal, stats.pages_normal);
+	EXPECT_LT(0, stats.faults);
+	EXPECT_EQ(stats.faults, faults_of_threads(self));
+	EXPECT_LT(0, latencies(self));
+	EXPECT_LE(stats.fault_p50_ns, stats.fault_p99_ns);
+	EXPECT_LT(0, stats.fault_p50_ns);
 	ends_well(self, _metadata);
 }
 
 /* Again and again, each time when some more pages are there */
 TEST_F(agent, killed_in_postcopy)
 {
+	struct wh_stats before, stats;
+
 	ASSERT_EQ(0, wh_start_postcopy(self->pair.source.migration, &self->err));
 	ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY));
+	memset(&before, 0, sizeof(before));
 	for (unsigned i = 0; i < self->kills; i++) {
 		ASSERT_TRUE(until(self, WH_PHASE_POSTCOPY)) TH_LOG("%u", i);
 		ASSERT_TRUE(left_at_most(self, PAGES_ALL * (self->kills - i) / (self->kills + 1)));
@@ -238,8 +281,13 @@ TEST_F(agent, killed_in_postcopy)
 		TH_LOG("%u: %s", i, self->err.text);
 		ASSERT_EQ(WH_PHASE_PAUSED, wh_get_phase(self->pair.dest.migration)) TH_LOG("%u", i);
 		ASSERT_LT(0, pages_left(self));
+		wh_get_stats(self->pair.dest.migration, &stats);
+		EXPECT_LT(before.bytes, stats.bytes);
+		EXPECT_LE(before.faults, stats.faults);
+		before = stats;
 		ASSERT_EQ(0, take_up(self)) TH_LOG("%u: %s", i, self->err.text);
 	}
+	EXPECT_LT(0, before.faults);
 	ends_well(self, _metadata);
 }
 
