@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CHECKPOINT_PACE_H
+#define CHECKPOINT_PACE_H
+
+#include <stdint.h>
+
+/*
+ * When the next checkpoint is due: from how long the last ones stopped the guest and took to
+ * be acknowledged. Pure arithmetic; the time is from resuming the guest to stopping it
+ * again, and does not depend on how long sending takes.
+ */
+
+struct cp_pace_settings {
+	uint64_t min_ns, max_ns; /* both over 0; equal: always that */
+	uint64_t stop_ns;	 /* the guest may stand still that long, */
+	unsigned duty_percent;	 /* and that part of the time */
+	uint64_t hold_ns;	 /* output may wait that long for its checkpoint */
+};
+
+struct cp_pace {
+	struct cp_pace_settings want;
+	uint64_t interval_ns;
+};
+
+/* What is out of bounds is taken as the nearest that is not. */
+void cp_pace_init(struct cp_pace *pace, const struct cp_pace_settings *want);
+
+/* After a checkpoint that stood still for @stop_ns and was acknowledged @ack_ns after the
+ * guest went on. Return: the next interval */
+uint64_t cp_pace_next(struct cp_pace *pace, uint64_t stop_ns, uint64_t ack_ns);
+
+#endif /* CHECKPOINT_PACE_H */

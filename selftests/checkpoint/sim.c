@@ -1,0 +1,903 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Both engines in one process, with a guest, a gate, links and a manager that a seed plays:
+ * everything late, broken, refused or dead at any moment.
+ *
+ * Looked at after every step:
+ *	what was seen outside is a beginning of what the guest has said, without a gap, and,
+ *	while the destination can still be told to run, of what the guest there would have said;
+ *	a guest that runs at the destination has the memory of that very moment, and from then on
+ *	nothing of the source's is seen any more;
+ *	the gate never holds more than two epochs.
+ * At the end the guest is seen in one place, or held in one, or everything is dead.
+ *
+ *	sim [--from N] [--count N]	so many seeds, 20000
+ *	sim --seed N			one, told step by step
+ */
+#include "base/bytes.h"
+#include "checkpoint/dest.h"
+#include "checkpoint/source.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGES 4u
+#define PAGE 4096u
+#define MS UINT64_C(1000000)
+#define QUEUE 64u
+#define EPOCHS_MAX 400u
+
+struct packet {
+	size_t length;
+	uint8_t bytes[CP_HEADER + PAGE];
+};
+
+/* One direction of one channel */
+struct pipe {
+	struct packet packets[QUEUE];
+	unsigned first, count;
+	bool cut; /* what is sent is lost, and nobody is told */
+};
+
+enum {
+	TO_DEST,
+	TO_SOURCE,
+	BEAT_TO_DEST,
+	BEAT_TO_SOURCE,
+	PIPES
+};
+enum {
+	OFF,
+	HOLDING,
+	FENCED
+};
+
+struct guest {
+	uint64_t memory[PAGES];
+	uint64_t said; /* packets: numbered from 1 */
+};
+
+static struct sim {
+	uint64_t rng, now_ns, steps;
+	bool trace, failed;
+	char why[256];
+
+	struct cp_source source;
+	struct cp_dest dest;
+	bool source_dead, dest_dead;
+	bool source_closed, dest_closed; /* the connection, as this end knows it */
+	struct pipe pipes[PIPES];
+
+	struct guest guest, staged, ram, kept;
+	bool dirty[PAGES], staged_dirty[PAGES];
+	bool synced_due, stopped_due, staged_due, sent_due, verified_due, applied_due;
+	uint64_t send_epoch;
+	struct cp_hash hash;
+	struct cp_msg totals;
+
+	/* The other place: what is on its way */
+	struct cp_entry entries[64];
+	unsigned entry_count, entry_at;
+	struct guest coming;
+	bool coming_full;
+
+	int gate;
+	uint64_t gate_epoch;	     /* open */
+	uint64_t outside, closed_up; /* packets seen; packets of closed epochs */
+	uint64_t closed_epoch, released_epoch;
+	struct guest at_close[EPOCHS_MAX];
+	uint64_t survivor_said;
+
+	/* What this seed does to it, in thousandths */
+	unsigned cut_rate, kill_rate, gate_fails, refuses, flips, decide_rate;
+	bool slow;  /* to put it in place takes long */
+	bool quiet; /* nothing goes wrong */
+} sim;
+
+static struct {
+	uint64_t checkpoints, took_over, released, fenced, held, refused, flipped, left, on_own,
+		again, dead;
+} tally;
+
+static uint64_t draw(void)
+{
+	sim.rng ^= sim.rng << 13;
+	sim.rng ^= sim.rng >> 7;
+	sim.rng ^= sim.rng << 17;
+	return sim.rng * UINT64_C(0x2545f4914f6cdd1d) >> 16;
+}
+
+static bool chance(unsigned thousandths)
+{
+	return draw() % 1000 < thousandths;
+}
+
+__attribute__((format(printf, 1, 2))) static void tell(const char *format, ...)
+{
+	va_list args;
+
+	if (!sim.trace)
+		return;
+	printf("# %8llu us ", (unsigned long long)sim.now_ns / 1000);
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	putchar('\n');
+}
+
+__attribute__((format(printf, 1, 2))) static void wrong(const char *format, ...)
+{
+	va_list args;
+
+	if (sim.failed)
+		return;
+	sim.failed = true;
+	va_start(args, format);
+	vsnprintf(sim.why, sizeof(sim.why), format, args);
+	va_end(args);
+	tell("WRONG: %s", sim.why);
+}
+
+static int fails(struct wh_err *err, const char *what)
+{
+	if (err) {
+		err->code = -EIO;
+		snprintf(err->text, sizeof(err->text), "%s: as the seed has it", what);
+	}
+	tell("%s fails", what);
+	return -EIO;
+}
+
+/* ---- The links ---------------------------------------------------------------- */
+
+static bool pipe_put(unsigned which, const uint8_t *bytes, size_t length)
+{
+	struct pipe *pipe = &sim.pipes[which];
+	struct packet *packet = &pipe->packets[(pipe->first + pipe->count) % QUEUE];
+
+	if (pipe->cut)
+		return true;
+	if (pipe->count == QUEUE) {
+		wrong("pipe %u is full", which);
+		return false;
+	}
+	memcpy(packet->bytes, bytes, length);
+	packet->length = length;
+	pipe->count++;
+	return true;
+}
+
+static int source_say(void *world, struct cp_header *header, const struct cp_msg *msg,
+		      struct wh_err *err)
+{
+	uint8_t buf[CP_MSG_MAX];
+	size_t length = cp_put(buf, header, msg);
+
+	(void)world;
+	if (sim.source_closed)
+		return fails(err, "saying it");
+	tell("source: %s %llu", cp_name(header->kind), (unsigned long long)header->epoch);
+	pipe_put(header->kind == CP_HEARTBEAT ? BEAT_TO_DEST : TO_DEST, buf, length);
+	return 0;
+}
+
+static int dest_say(void *world, struct cp_header *header, const struct cp_msg *msg,
+		    struct wh_err *err)
+{
+	uint8_t buf[CP_MSG_MAX];
+	size_t length = cp_put(buf, header, msg);
+
+	(void)world;
+	if (sim.dest_closed)
+		return fails(err, "answering");
+	tell("dest: %s %llu", cp_name(header->kind), (unsigned long long)header->epoch);
+	pipe_put(header->kind == CP_HEARTBEAT ? BEAT_TO_SOURCE : TO_SOURCE, buf, length);
+	return 0;
+}
+
+/* Contents, which the engine leaves to whoever has them */
+static void send_bytes(enum cp_kind kind, const void *payload, uint32_t length)
+{
+	static uint8_t buf[CP_HEADER + PAGE];
+	struct cp_header header = {
+		.kind = kind,
+		.generation = sim.source.set.generation,
+		.epoch = sim.send_epoch,
+		.length = length,
+	};
+
+	if (sim.source_closed)
+		return;
+	cp_put(buf, &header, NULL);
+	memcpy(buf + CP_HEADER, payload, length);
+	cp_hash_add(&sim.hash, buf, CP_HEADER + length);
+	pipe_put(TO_DEST, buf, CP_HEADER + length);
+}
+
+static void send_begin(bool full)
+{
+	struct cp_header header = {
+		.kind = CP_BEGIN,
+		.generation = sim.source.set.generation,
+		.epoch = sim.send_epoch,
+	};
+	struct cp_msg msg = { .begin = { .full = full } };
+	uint8_t buf[CP_MSG_MAX];
+	size_t length = cp_put(buf, &header, &msg);
+
+	cp_hash_begin(&sim.hash);
+	cp_hash_add(&sim.hash, buf, length);
+	sim.totals = (struct cp_msg){ .commit = { 0 } };
+	if (!sim.source_closed)
+		pipe_put(TO_DEST, buf, length);
+}
+
+static void send_page(unsigned page, uint64_t value)
+{
+	uint8_t raw[CP_ENTRY], contents[PAGE] = { 0 };
+	struct cp_entry entry = {
+		.content = value ? CP_PLAIN : CP_ZERO,
+		.pages = 1,
+		.first = page,
+		.bytes = value ? PAGE : 0,
+	};
+
+	cp_entry_put(raw, &entry);
+	send_bytes(CP_META, raw, sizeof(raw));
+	sim.totals.commit.entries++;
+	if (!value)
+		return;
+	put_be64(contents, value);
+	send_bytes(CP_PAGES, contents, PAGE);
+	sim.totals.commit.contents += PAGE;
+}
+
+/* ---- The gate and the guest --------------------------------------------------- */
+
+static void seen(uint64_t up_to, const char *why)
+{
+	if (up_to <= sim.outside)
+		return;
+	if (sim.dest.state == CP_DEST_TAKEOVER)
+		wrong("%s: packet %llu of the source is seen, the guest runs over there", why,
+		      (unsigned long long)up_to);
+	sim.outside = up_to;
+	tell("outside: up to %llu (%s)", (unsigned long long)up_to, why);
+}
+
+static int gate_hold(void *world, struct wh_err *err)
+{
+	(void)world;
+	if (chance(sim.gate_fails))
+		return fails(err, "hold");
+	sim.gate = HOLDING;
+	sim.gate_epoch = 1;
+	return 0;
+}
+
+static int gate_turn(void *world, uint64_t epoch, struct wh_err *err)
+{
+	(void)world;
+	if (sim.source.guest != CP_GUEST_STANDS)
+		wrong("turn %llu: the guest does not stand still", (unsigned long long)epoch);
+	if (chance(sim.gate_fails))
+		return fails(err, "turn");
+	if (epoch != sim.gate_epoch)
+		wrong("turn %llu, open is %llu", (unsigned long long)epoch,
+		      (unsigned long long)sim.gate_epoch);
+	if (sim.closed_epoch != sim.released_epoch)
+		wrong("turn %llu: %llu is closed and not released", (unsigned long long)epoch,
+		      (unsigned long long)sim.closed_epoch);
+	sim.closed_epoch = epoch;
+	sim.closed_up = sim.guest.said;
+	sim.gate_epoch = epoch + 1;
+	if (epoch < EPOCHS_MAX)
+		sim.at_close[epoch] = sim.guest;
+	return 0;
+}
+
+static int gate_release(void *world, uint64_t epoch, struct wh_err *err)
+{
+	(void)world;
+	if (chance(sim.gate_fails))
+		return fails(err, "release");
+	if (epoch != sim.closed_epoch)
+		wrong("release %llu, closed is %llu", (unsigned long long)epoch,
+		      (unsigned long long)sim.closed_epoch);
+	sim.released_epoch = epoch;
+	seen(sim.closed_up, "release");
+	return 0;
+}
+
+static int gate_fence(void *world, struct wh_err *err)
+{
+	(void)world;
+	if (chance(sim.gate_fails))
+		return fails(err, "fence");
+	sim.gate = FENCED;
+	return 0;
+}
+
+static int gate_open(void *world, struct wh_err *err)
+{
+	(void)world;
+	if (chance(sim.gate_fails))
+		return fails(err, "open");
+	sim.gate = OFF;
+	seen(sim.guest.said, "open");
+	return 0;
+}
+
+static void guest_step(void)
+{
+	unsigned page = draw() % PAGES;
+
+	if (sim.source_dead || sim.source.guest == CP_GUEST_STANDS)
+		return;
+	if (chance(500)) {
+		sim.guest.memory[page] = chance(200) ? 0 : draw();
+		sim.dirty[page] = true;
+		return;
+	}
+	sim.guest.said++;
+	if (sim.gate == OFF)
+		seen(sim.guest.said, "unprotected");
+}
+
+static void tell_held(void)
+{
+	if (!sim.source_dead && sim.gate == HOLDING)
+		cp_source_held(&sim.source, sim.guest.said - sim.outside);
+}
+
+/* ---- What the source's engine asks for ---------------------------------------- */
+
+static void source_sync(void *world)
+{
+	(void)world;
+	sim.send_epoch = 1;
+	send_begin(true);
+	for (unsigned i = 0; i < PAGES; i++) {
+		sim.dirty[i] = false;
+		send_page(i, sim.guest.memory[i]);
+	}
+	sim.synced_due = true;
+}
+
+static void source_stop(void *world)
+{
+	(void)world;
+	sim.stopped_due = true;
+}
+
+static void source_stage(void *world, uint64_t epoch)
+{
+	(void)world;
+	(void)epoch;
+	sim.staged = sim.guest;
+	memcpy(sim.staged_dirty, sim.dirty, sizeof(sim.dirty));
+	memset(sim.dirty, 0, sizeof(sim.dirty));
+	sim.staged_due = true;
+}
+
+static void source_resume(void *world)
+{
+	(void)world;
+}
+
+static void source_send(void *world, uint64_t epoch)
+{
+	uint8_t device[8];
+
+	(void)world;
+	sim.send_epoch = epoch;
+	if (epoch > 1)
+		send_begin(false);
+	for (unsigned i = 0; i < PAGES; i++)
+		if (sim.staged_dirty[i])
+			send_page(i, sim.staged.memory[i]);
+	put_be64(device, sim.staged.said);
+	send_bytes(CP_DEVICE, device, sizeof(device));
+	sim.totals.commit.device = sizeof(device);
+	sim.totals.commit.hash = cp_hash_end(&sim.hash);
+	sim.sent_due = true;
+}
+
+static void source_moved(void *world, enum cp_source_state from, enum cp_source_state to)
+{
+	(void)world;
+	tell("source: %s -> %s", cp_source_state_name(from), cp_source_state_name(to));
+	if (to == CP_SOURCE_HOLD) {
+		tally.held++;
+		sim.source_closed = true;
+	}
+}
+
+static const struct cp_source_ops source_ops = {
+	.say = source_say,
+	.hold = gate_hold,
+	.turn = gate_turn,
+	.release = gate_release,
+	.fence = gate_fence,
+	.open = gate_open,
+	.sync = source_sync,
+	.stop = source_stop,
+	.stage = source_stage,
+	.resume = source_resume,
+	.send = source_send,
+	.moved = source_moved,
+};
+
+/* ---- What the destination's engine asks for ----------------------------------- */
+
+static int dest_block(void *world, uint32_t index, const struct cp_block *block, struct wh_err *err)
+{
+	(void)world;
+	if (index || block->length != PAGES * PAGE)
+		return fails(err, "a block that is not here");
+	return 0;
+}
+
+static int dest_entry(void *world, const struct cp_entry *entry, bool full, struct wh_err *err)
+{
+	(void)world;
+	if (chance(sim.refuses) || sim.entry_count == 64) {
+		tally.refused++;
+		return fails(err, "room for it");
+	}
+	/* the first of them: what is not said has not changed */
+	if (!sim.entry_count && !full)
+		sim.coming = sim.kept;
+	sim.coming_full = full;
+	sim.entries[sim.entry_count++] = *entry;
+	if (entry->content == CP_ZERO)
+		sim.coming.memory[entry->first] = 0;
+	return 0;
+}
+
+static void dest_contents(const uint8_t *payload)
+{
+	while (sim.entry_at < sim.entry_count && !sim.entries[sim.entry_at].bytes)
+		sim.entry_at++;
+	if (sim.entry_at == sim.entry_count) {
+		wrong("contents without a description");
+		return;
+	}
+	sim.coming.memory[sim.entries[sim.entry_at++].first] = get_be64(payload);
+}
+
+static void dest_verify(void *world, uint64_t epoch, bool full)
+{
+	(void)world;
+	(void)epoch;
+	(void)full;
+	sim.verified_due = true;
+}
+
+static void dest_drop(void *world)
+{
+	(void)world;
+	sim.entry_count = sim.entry_at = 0;
+	sim.coming = sim.kept;
+}
+
+static void dest_keep(void *world, uint64_t epoch)
+{
+	(void)world;
+	(void)epoch;
+	sim.kept = sim.coming;
+	sim.entry_count = sim.entry_at = 0;
+	sim.applied_due = true;
+}
+
+static int dest_persist(void *world, uint64_t generation, struct wh_err *err)
+{
+	(void)world;
+	(void)generation;
+	return chance(sim.gate_fails) ? fails(err, "making it lasting") : 0;
+}
+
+static void dest_run(void *world)
+{
+	const struct guest *then = &sim.at_close[sim.dest.complete];
+
+	(void)world;
+	if (sim.applied_due || sim.entry_count)
+		wrong("runs from what is not in place, or with what is not complete");
+	tell("dest: runs, epoch %llu", (unsigned long long)sim.dest.complete);
+	if (memcmp(&sim.ram, then, sizeof(*then)))
+		wrong("runs from another memory than that of epoch %llu",
+		      (unsigned long long)sim.dest.complete);
+	sim.survivor_said = sim.ram.said;
+	if (sim.outside > sim.survivor_said)
+		wrong("packet %llu is outside, the guest has said %llu",
+		      (unsigned long long)sim.outside, (unsigned long long)sim.survivor_said);
+	tally.took_over++;
+}
+
+static void dest_moved(void *world, enum cp_dest_state from, enum cp_dest_state to)
+{
+	(void)world;
+	tell("dest: %s -> %s", cp_dest_state_name(from), cp_dest_state_name(to));
+}
+
+static const struct cp_dest_ops dest_ops = {
+	.say = dest_say,
+	.block = dest_block,
+	.entry = dest_entry,
+	.verify = dest_verify,
+	.drop = dest_drop,
+	.keep = dest_keep,
+	.persist = dest_persist,
+	.run = dest_run,
+	.moved = dest_moved,
+};
+
+/* ---- What happens -------------------------------------------------------------- */
+
+static void lose_source(const struct wh_err *err)
+{
+	sim.source_closed = true;
+	if (!sim.source_dead)
+		cp_source_lost(&sim.source, err, sim.now_ns);
+}
+
+static void lose_dest(const struct wh_err *err)
+{
+	sim.dest_closed = true;
+	if (!sim.dest_dead)
+		cp_dest_lost(&sim.dest, err, sim.now_ns);
+}
+
+/* A bit of a message of an epoch is another: nothing of it may be believed */
+static void flip(struct packet *packet)
+{
+	unsigned kind = packet->bytes[5];
+	size_t bit;
+
+	if (!chance(sim.flips) || kind < CP_BEGIN || kind == CP_NACK)
+		return;
+	bit = draw() % (packet->length * 8);
+	packet->bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	tally.flipped++;
+	tell("a bit of %s is flipped", cp_name((enum cp_kind)kind));
+}
+
+static void deliver(unsigned which)
+{
+	struct pipe *pipe = &sim.pipes[which];
+	bool to_dest = which == TO_DEST || which == BEAT_TO_DEST;
+	struct wh_err err = { 0 };
+	struct cp_header header;
+	struct packet *packet;
+	struct cp_msg msg;
+	int ret;
+
+	if (!pipe->count)
+		return;
+	packet = &pipe->packets[pipe->first];
+	pipe->first = (pipe->first + 1) % QUEUE;
+	pipe->count--;
+	if (to_dest ? sim.dest_dead || sim.dest_closed : sim.source_dead || sim.source_closed)
+		return;
+	flip(packet);
+	ret = cp_header_get(packet->bytes, to_dest ? CP_FROM_SOURCE : CP_FROM_DEST, &header, &err);
+	if (!ret && to_dest) {
+		ret = cp_dest_expects(&sim.dest, &header, &err);
+		if (!ret && header.kind == CP_DEVICE)
+			sim.coming.said = get_be64(packet->bytes + CP_HEADER);
+		if (ret >= 0 && header.kind == CP_PAGES && !ret)
+			dest_contents(packet->bytes + CP_HEADER);
+		if (ret >= 0)
+			ret = cp_dest_message(&sim.dest, &header, packet->bytes, sim.now_ns, &err);
+	} else if (!ret) {
+		ret = cp_get(&header, packet->bytes + CP_HEADER, &msg, &err);
+		if (!ret)
+			ret = cp_source_message(&sim.source, &header, &msg, sim.now_ns, &err);
+	}
+	if (ret >= 0)
+		return;
+	tell("%s gives up: %s", to_dest ? "dest" : "source", err.text);
+	/* behind a decision something of before may still be on its way */
+	if (!sim.flips && ret != -ESTALE &&
+	    !(to_dest ? cp_dest_ended(sim.dest.state) : cp_source_ended(sim.source.state)))
+		wrong("a message is not understood: %s", err.text);
+	if (to_dest)
+		lose_dest(&err);
+	else
+		lose_source(&err);
+}
+
+static void finish_source(void)
+{
+	bool *due[] = { &sim.synced_due, &sim.stopped_due, &sim.staged_due, &sim.sent_due };
+	unsigned which = draw() % 4;
+
+	if (sim.source_dead || !*due[which])
+		return;
+	*due[which] = false;
+	switch (which) {
+	case 0:
+		cp_source_synced(&sim.source, sim.now_ns);
+		break;
+	case 1:
+		cp_source_stopped(&sim.source, sim.now_ns);
+		break;
+	case 2:
+		cp_source_staged(&sim.source, chance(sim.gate_fails / 4) ? -ENOSPC : 0, sim.now_ns);
+		break;
+	default:
+		cp_source_sent(&sim.source, &sim.totals, sim.now_ns);
+		break;
+	}
+}
+
+static void finish_dest(void)
+{
+	if (sim.dest_dead)
+		return;
+	if (sim.applied_due && chance(sim.slow ? 40 : 500)) {
+		sim.applied_due = false;
+		sim.ram = sim.kept;
+		cp_dest_applied(&sim.dest, sim.now_ns);
+	} else if (sim.verified_due) {
+		sim.verified_due = false;
+		if (sim.applied_due)
+			wrong("unpacked while the last one is being put in place");
+		cp_dest_verified(&sim.dest, chance(sim.refuses) ? -EILSEQ : 0, sim.now_ns);
+	}
+}
+
+static void go_wrong(void)
+{
+	if (chance(sim.cut_rate)) {
+		unsigned which = draw() % PIPES;
+
+		tell("pipe %u is cut", which);
+		sim.pipes[which].cut = true;
+		/* seen by both, by one, by nobody */
+		if (chance(300))
+			lose_source(NULL);
+		if (chance(300))
+			lose_dest(NULL);
+	}
+	if (chance(sim.kill_rate) && !sim.dest_dead) {
+		if (chance(500)) {
+			tell("the source dies");
+			/* with the gate as it is: what is held stays held */
+			sim.source_dead = true;
+		} else if (sim.dest.state != CP_DEST_TAKEOVER) {
+			tell("the destination dies");
+			sim.dest_dead = true;
+		}
+		tally.dead++;
+	}
+}
+
+/*
+ * Somebody who decides: either the destination is told first, and heard of, and then the
+ * source, or the other way round. Never both on the strength of silence.
+ */
+static void decide(void)
+{
+	struct wh_err err = { 0 };
+
+	if (sim.source.state == CP_SOURCE_HOLD && !sim.source_dead &&
+	    (sim.dest_dead || sim.dest.state == CP_DEST_FENCED ||
+	     (chance(300) && !cp_dest_abandon(&sim.dest, &err)))) {
+		if (!cp_source_release(&sim.source, &err))
+			tally.released++;
+		return;
+	}
+	if (sim.dest_dead)
+		return;
+	if (sim.dest.state != CP_DEST_SYNC && chance(sim.dest.state == CP_DEST_SUSPECT ? 500 : 10))
+		(void)cp_dest_takeover(&sim.dest, sim.dest.generation + 1, &err);
+	if ((sim.dest.state == CP_DEST_TAKEOVER || sim.dest.state == CP_DEST_APPLYING) &&
+	    !sim.source_dead && !cp_source_fence(&sim.source, &err))
+		tally.fenced++;
+}
+
+static void look(void)
+{
+	const struct cp_dest *dest = &sim.dest;
+
+	/* as long as it may be told to run, nothing may be outside that it does not know */
+	if (!sim.dest_dead && dest->state != CP_DEST_FENCED && dest->complete &&
+	    sim.outside > sim.at_close[dest->complete].said)
+		wrong("packet %llu is outside, epoch %llu ends with %llu",
+		      (unsigned long long)sim.outside, (unsigned long long)dest->complete,
+		      (unsigned long long)sim.at_close[dest->complete].said);
+	if (dest->state == CP_DEST_TAKEOVER && sim.outside > sim.survivor_said)
+		wrong("both are seen");
+}
+
+static void begin_seed(uint64_t seed, bool trace)
+{
+	static const struct cp_block block = {
+		.length = PAGES * PAGE,
+		.page_size = PAGE,
+		.name = { .length = 3, .text = "ram" },
+	};
+	struct cp_source_settings source = {
+		.generation = 7,
+		.heartbeat_ns = 10 * MS,
+		.lease_ns = 200 * MS,
+		.answer_ns = 400 * MS,
+		.contents_max = 64 * PAGE,
+		.device_max = 64,
+		.held_max = 40,
+		.features = CP_FEATURES,
+		.pace = { .min_ns = 5 * MS,
+			  .max_ns = 50 * MS,
+			  .stop_ns = 5 * MS,
+			  .duty_percent = 50,
+			  .hold_ns = 60 * MS },
+	};
+	struct cp_dest_settings dest = {
+		.generation = 6,
+		.contents_max = 64 * PAGE,
+		.device_max = 64,
+		.features = CP_FEATURES,
+	};
+
+	memset(&sim, 0, sizeof(sim));
+	sim.trace = trace;
+	sim.rng = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+	for (unsigned i = 0; i < 8; i++)
+		draw();
+	sim.slow = chance(200);
+	sim.quiet = chance(150);
+	if (!sim.quiet) {
+		sim.cut_rate = chance(500) ? 2 : 0;
+		sim.kill_rate = chance(300) ? 1 : 0;
+		sim.gate_fails = chance(300) ? 100 : 0;
+		sim.refuses = chance(200) ? 30 : 0;
+		sim.flips = chance(200) ? 10 : 0;
+		sim.decide_rate = chance(700) ? 20 : 0;
+		dest.authority = chance(400) ? CP_ON_OUR_OWN : CP_ASK;
+	}
+	for (unsigned i = 0; i < PAGES; i++)
+		sim.guest.memory[i] = i & 1 ? draw() : 0;
+	cp_source_init(&sim.source, &source_ops, NULL, &source, &block, 1);
+	cp_dest_init(&sim.dest, &dest_ops, NULL, &dest, 0);
+	cp_source_start(&sim.source, 0);
+}
+
+static void one_step(void)
+{
+	switch (draw() % 8) {
+	case 0:
+	case 1:
+		guest_step();
+		break;
+	case 2:
+	case 3:
+		deliver(draw() % PIPES);
+		break;
+	case 4:
+		finish_source();
+		break;
+	case 5:
+		finish_dest();
+		break;
+	case 6:
+		sim.now_ns += draw() % (2 * MS);
+		if (!sim.source_dead)
+			cp_source_step(&sim.source, sim.now_ns);
+		if (!sim.dest_dead)
+			cp_dest_step(&sim.dest, sim.now_ns);
+		break;
+	default:
+		tell_held();
+		go_wrong();
+		if (chance(sim.decide_rate))
+			decide();
+		break;
+	}
+	look();
+}
+
+/* Whatever was refused or late comes to its end now */
+static void settle(void)
+{
+	sim.cut_rate = sim.kill_rate = sim.gate_fails = sim.refuses = sim.flips = 0;
+	for (unsigned i = 0; i < 60000 && !sim.failed; i++) {
+		if (i == 20000 && sim.quiet)
+			cp_source_leave(&sim.source, sim.now_ns, NULL);
+		one_step();
+		if (cp_source_ended(sim.source.state) && cp_dest_ended(sim.dest.state) && i > 20000)
+			break;
+	}
+}
+
+static void judge(void)
+{
+	enum cp_source_state source = sim.source.state;
+	enum cp_dest_state dest = sim.dest.state;
+	bool runs_there = dest == CP_DEST_TAKEOVER && !sim.dest_dead;
+
+	if (sim.quiet) {
+		if (source != CP_SOURCE_RELEASED || dest != CP_DEST_FENCED ||
+		    sim.outside != sim.guest.said || sim.source.figures.checkpoints < 3)
+			wrong("ends in %s, %s, %llu of %llu packets seen, %llu checkpoints",
+			      cp_source_state_name(source), cp_dest_state_name(dest),
+			      (unsigned long long)sim.outside, (unsigned long long)sim.guest.said,
+			      (unsigned long long)sim.source.figures.checkpoints);
+		tally.left++;
+	}
+	if (!sim.source_dead && source == CP_SOURCE_RELEASED && runs_there)
+		wrong("runs at both ends");
+	if (!sim.source_dead && (sim.source.open_due || sim.source.fence_due))
+		wrong("the gate was never opened or fenced");
+	if (!sim.source_dead && !sim.source.stalled && source != CP_SOURCE_FENCED &&
+	    source != CP_SOURCE_STAGE && sim.source.guest == CP_GUEST_STANDS)
+		wrong("the guest stands still in %s", cp_source_state_name(source));
+	if (!sim.source_dead && source >= CP_SOURCE_RUN && source <= CP_SOURCE_LEAVING &&
+	    sim.now_ns - sim.source.figures.acked_at_ns > 2000 * MS)
+		wrong("no checkpoint for long, in %s", cp_source_state_name(source));
+	/* nobody who could say so, and yet nobody waits for a decision */
+	if (!sim.source_dead && !sim.dest_dead && source == CP_SOURCE_FENCED && !runs_there &&
+	    dest != CP_DEST_APPLYING)
+		wrong("fenced, and the guest is in %s", cp_dest_state_name(dest));
+	if (sim.dest.set.authority == CP_ON_OUR_OWN && runs_there && !sim.decide_rate)
+		tally.on_own++;
+	tally.checkpoints += sim.source.figures.checkpoints;
+	tally.again += sim.source.figures.refused;
+}
+
+static bool try_seed(uint64_t seed, bool trace)
+{
+	begin_seed(seed, trace);
+	for (sim.steps = 0; sim.steps < 4000 && !sim.failed; sim.steps++)
+		one_step();
+	if (!sim.failed)
+		settle();
+	if (!sim.failed)
+		judge();
+	return !sim.failed;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t first = 1, count = 2000, bad = 0;
+	bool all;
+
+	for (int i = 1; i + 1 < argc; i += 2) {
+		uint64_t value = strtoull(argv[i + 1], NULL, 0);
+
+		if (!strcmp(argv[i], "--from"))
+			first = value;
+		else if (!strcmp(argv[i], "--count"))
+			count = value;
+		else if (!strcmp(argv[i], "--seed"))
+			return printf("1..1\n%s 1 seed %s %s\n",
+				      try_seed(value, true) ? "ok" : "not ok", argv[i + 1],
+				      sim.why),
+			       sim.failed;
+	}
+	printf("TAP version 13\n1..2\n");
+	for (uint64_t seed = first; seed < first + count && bad < 10; seed++) {
+		if (try_seed(seed, false))
+			continue;
+		bad++;
+		printf("# again: build/selftests/checkpoint/sim --seed %llu: %s\n",
+		       (unsigned long long)seed, sim.why);
+	}
+	printf("%s 1 %llu seeds\n", bad ? "not ok" : "ok", (unsigned long long)count);
+	printf("# %llu checkpoints, %llu refused or again, %llu times held, %llu took over (%llu on "
+	       "their own), %llu released, %llu fenced, %llu bits flipped, %llu left in order, "
+	       "%llu died\n",
+	       (unsigned long long)tally.checkpoints, (unsigned long long)tally.again,
+	       (unsigned long long)tally.held, (unsigned long long)tally.took_over,
+	       (unsigned long long)tally.on_own, (unsigned long long)tally.released,
+	       (unsigned long long)tally.fenced, (unsigned long long)tally.flipped,
+	       (unsigned long long)tally.left, (unsigned long long)tally.dead);
+	all = tally.checkpoints && tally.again && tally.held && tally.took_over && tally.on_own &&
+	      tally.released && tally.fenced && tally.flipped && tally.left && tally.dead;
+	printf("%s 2 everything was met\n", all ? "ok" : "not ok");
+	return bad || !all;
+}
