@@ -38,6 +38,7 @@ void dest_init(struct dest *dest, const struct dest_ops *ops, void *ctx,
 		dest->config.device_state_max = PTRDIFF_MAX / 2;
 	if (dest->config.urgent_wait_ns > INT64_MAX)
 		dest->config.urgent_wait_ns = INT64_MAX;
+	dest->multifd.gathered = !config->gather;
 	dest->last_asked = -1;
 	dest->phase = DEST_SETUP;
 	dest->plan.part = PLAN_END;
@@ -212,6 +213,8 @@ static int input(struct dest *dest, enum channel channel, const uint8_t *buf, si
 	struct dest_channel *c = &dest->channel[channel];
 	int ret;
 
+	if (channel == CHANNEL_MAIN && dest_multifd_waits(dest))
+		return DEST_MARK;
 	/* What could not be placed the last time comes first. */
 	if (c->retry_ns) {
 		ret = dest_flush(dest, channel, now_ns, err);
@@ -453,8 +456,8 @@ int dest_step(struct dest *dest, uint64_t now_ns, uint64_t *wake_ns, struct wh_e
 		*err = dest->fault_err;
 		return dest_fail(dest, err);
 	}
-	if (phase != DEST_ENDING)
-		return 0;
-	ret = step_ending(dest, now_ns, wake_ns, err);
+	ret = dest_multifd_step(dest, now_ns, wake_ns, err);
+	if (ret == 0 && phase == DEST_ENDING)
+		ret = step_ending(dest, now_ns, wake_ns, err);
 	return ret < 0 ? dest_fail(dest, err) : 0;
 }

@@ -4,6 +4,7 @@
 
 #include "base/hist.h"
 #include "base/region.h"
+#include "postcopy/dest_multifd.h"
 #include "postcopy/phase.h"
 #include "recover/identity.h"
 #include "recover/plan.h"
@@ -130,6 +131,10 @@ struct dest_config {
 	bool postcopy;
 	uint64_t device_state_max; /* bytes */
 	uint64_t urgent_wait_ns;   /* after EOF, for pages still on the urgent channel */
+	unsigned lanes;		   /* of multifd, exactly; 0: as many as come */
+	bool gather;		   /* dest_multifd_gathered() will be called */
+	uint64_t gather_wait_ns;   /* for lanes that are to come; 0: for ever, as below */
+	uint64_t lane_wait_ns;	   /* for one that says nothing where a mark is owed */
 };
 
 /* Of the description behind precopy's device state, which does not count as such */
@@ -206,6 +211,8 @@ struct dest {
 	unsigned blocks;
 	/* and CHANNEL_FAULT: of the fault thread, whatever becomes of a link */
 	struct dest_channel channel[CHANNEL_COUNT + 1];
+	struct dest_multifd multifd; /* see there */
+	enum section_type section;   /* of the main channel, the last that began */
 	struct dest_waiter waiter[DEST_WAITERS];
 	uint32_t waiting; /* slots in use */
 	struct dest_thread thread[DEST_THREADS];
@@ -260,7 +267,8 @@ int dest_connected(struct dest *dest, enum channel channel, struct wh_err *err);
  * What follows the end of a stream is taken and ignored.
  *
  * Return: 0 all that could be taken was; DEST_RETRY: call again with the rest after
- * dest->channel[].retry_ns (events must be read meanwhile); or a negative errno and a
+ * dest->channel[].retry_ns (events must be read meanwhile); DEST_MARK: when
+ * dest_multifd_waits() no longer; or a negative errno and a
  * sentence: on the main channel the engine has moved to FAILED or PAUSED and said so to
  * the peer; on the urgent one it does so in the next dest_step(), or when told of the
  * loss by dest_link_lost(), on the bulk thread

@@ -11,6 +11,7 @@
  *	dest_stream.c	what the main channel says
  *	dest_load.c	device state: package, end of precopy, starting the guest
  *	dest_page.c	pages: arrive, place, receive-mark
+ *	dest_multifd.c	pages: on channels of their own
  *	dest_ahead.c	pages: where they go before they have come
  *	dest_fault.c	faults: request, wake; who waits and for how long
  *	dest_recover.c	a new connection after a break
@@ -71,6 +72,9 @@ int dest_ended(struct dest *dest, uint64_t now_ns, struct wh_err *err);
 /* The page was not taken: dest_channel.held has it, and its contents are to come again */
 #define DEST_HELD 3
 
+/* A zero page before arming, of a block's received bitmap as it was before */
+void dest_zero_early(struct dest *dest, unsigned block, uint64_t offset);
+
 /*
  * A page, in the phase there is. Return: 0, DEST_RETRY (it was taken), DEST_HELD, or a
  * negative errno
@@ -88,6 +92,17 @@ int dest_later(struct dest *dest, enum channel channel, enum placed outcome, uin
 	       struct wh_err *err);
 /* It went on: forget how long it did not */
 void dest_went_on(struct dest *dest, enum channel channel);
+
+/* dest_multifd.c */
+
+/*
+ * The main channel: RAM_MULTIFD_FLUSH, or RAM_EOS. Return: 0, DEST_MARK: it was taken, and
+ * what follows has to wait, or a negative errno
+ */
+int dest_multifd_mark(struct dest *dest, bool flush, uint64_t now_ns, struct wh_err *err);
+int dest_multifd_step(struct dest *dest, uint64_t now_ns, uint64_t *wake_ns, struct wh_err *err);
+/* A connection that resumes has none of it */
+void dest_multifd_forget(struct dest *dest);
 
 /* dest_ahead.c */
 

@@ -43,6 +43,18 @@ static const char *block_name(const struct dest *dest, unsigned block)
 	return dest->block[block].region->name;
 }
 
+void dest_zero_early(struct dest *dest, unsigned block, uint64_t offset)
+{
+	const struct dest_block *b = &dest->block[block];
+	uint8_t *at = dest->ops->room(dest->ctx, CHANNEL_MAIN, block, offset);
+
+	/* Writing zeros over zeros would only take memory. So does reading where
+	 * nothing is: known to be absent, it is not even looked at. */
+	if ((bits_test(b->received, offset / TARGET_PAGE) || !b->fresh) &&
+	    !zero_page(at, TARGET_PAGE))
+		memset(at, 0, TARGET_PAGE);
+}
+
 static int page_precopy(struct dest *dest, const struct ram_event *event, struct wh_err *err)
 {
 	struct dest_block *block = &dest->block[event->block];
@@ -58,10 +70,7 @@ static int page_precopy(struct dest *dest, const struct ram_event *event, struct
 		count_add(&dest->counters.pages_normal, 1);
 		break;
 	case RAM_GOT_ZERO:
-		/* Writing zeros over zeros would only take memory. So does reading where
-		 * nothing is: known to be absent, it is not even looked at. */
-		if ((known || !block->fresh) && !zero_page(at, TARGET_PAGE))
-			memset(at, 0, TARGET_PAGE);
+		dest_zero_early(dest, event->block, event->offset);
 		count_add(&dest->counters.pages_zero, 1);
 		break;
 	case RAM_GOT_XBZRLE:

@@ -105,6 +105,7 @@ void dest_reconnected(struct dest *dest)
 	struct dest_channel *c = &dest->channel[CHANNEL_MAIN];
 
 	stream_in_resume(&dest->stream);
+	dest_multifd_forget(dest);
 	ram_in_init(&dest->channel[CHANNEL_URGENT].urgent, true);
 	c->row = 0;
 	__atomic_store_n(&c->open, true, __ATOMIC_RELEASE);

@@ -226,10 +226,8 @@ static int ram(struct dest *dest, const struct ram_event *event, uint64_t now_ns
 	case RAM_GOT_BLOCKS:
 		return dest_block_list(dest, err);
 	case RAM_GOT_FLUSH:
-		return err_set(err, -EPROTO,
-			       "multifd flush: pages on channels that are not supported");
 	case RAM_GOT_EOS:
-		break;
+		return dest_multifd_mark(dest, event->record == RAM_GOT_FLUSH, now_ns, err);
 	}
 	return 0;
 }
@@ -269,8 +267,10 @@ int dest_event(struct dest *dest, const struct stream_event *event, uint64_t now
 	case STREAM_PAGE_BITS: /* the decoder refuses all but ours */
 	case STREAM_HEADER:
 	case STREAM_UUID:
-	case STREAM_SECTION:
 	case STREAM_FOOTER:
+		break;
+	case STREAM_SECTION:
+		dest->section = event->section;
 		break;
 	}
 	return 0;

@@ -137,7 +137,7 @@ static int take_unit(struct intake *intake, uint64_t now_ns, struct wh_err *err)
 		intake->next++;
 	else
 		unit->iov_base = (uint8_t *)unit->iov_base + used, unit->iov_len -= used;
-	if (ret == 0 && head &&
+	if ((ret == 0 || ret == DEST_MARK) && head &&
 	    dest_contents(intake->dest, intake->channel) != intake->ahead.at[page])
 		plan_end(intake);
 	return ret;

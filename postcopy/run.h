@@ -32,10 +32,10 @@
  * of its own.
  */
 
-#define RUN_LOOP_ENTRIES 64 /* operations under way at once, per loop */
+#define RUN_LOOP_ENTRIES 128 /* operations under way at once, per loop */
 #define REPLY_BYTES (64u << 10)
 #define REPLY_ROOM ((size_t)16384) /* at the source */
-#define PENDING_MAX 4
+#define PENDING_MAX (DEST_LANES_MAX + 4u)
 #define RETRY_FAULTS 256u
 #define FAULT_RETRY_NS (50 * NS_PER_US) /* first retry of a fault while the map changes */
 
@@ -59,9 +59,13 @@ struct inlet {
 	struct iovec piece[INTAKE_PIECES];
 	struct early_row early;
 	struct msghdr msg;
-	bool dirty; /* fed since the last dest_idle() */
-	bool ended; /* nothing more comes */
+	bool dirty;  /* fed since the last dest_idle() */
+	bool marked; /* waits at a mark of multifd */
+	bool ended;  /* nothing more comes */
 };
+
+/* A connection that carries pages in precopy: run_lane.c */
+struct lane;
 
 /* The return path's way out; any thread. */
 struct reply {
@@ -88,7 +92,8 @@ struct pending {
 	struct op peek;
 	struct op timer;
 	int fd;
-	uint8_t magic[8]; /* a main channel's four bytes, an urgent one's proof */
+	/* a main channel's four bytes, an urgent one's proof, a lane's hello */
+	uint8_t magic[MULTIFD_HELLO_BYTES];
 };
 
 /* A fault whose zero page could not be placed yet. */
@@ -176,6 +181,9 @@ struct dest_side {
 	unsigned listening;
 	struct pending pending[PENDING_MAX];
 	struct inlet inlet[CHANNEL_COUNT];
+	struct lane *lane[DEST_LANES_MAX]; /* NULL: there is none */
+	unsigned quiet;			   /* turns in which nobody has connected */
+	bool all_told;			   /* nobody is waited for who has not said what he is */
 	struct reply reply;
 	uint64_t heard_bytes; /* as of heard_ns, when bytes came or nothing was owed */
 	uint64_t heard_ns;
@@ -366,6 +374,10 @@ void source_side_stats(const struct wh_migration *m, struct wh_stats *stats);
 /* run_accept.c */
 /* Where it listens from here on; nothing changes if that cannot be */
 int accept_at(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* Has everybody who has connected by now said what he is? Asked once in a turn */
+bool accept_gathered(struct wh_migration *m);
+/* The pages begin: who has said nothing yet is the urgent channel (QEMU 7.x), or nobody */
+void accept_told(struct wh_migration *m);
 /* No more connections. Return: something of that is under way yet */
 bool accept_close(struct wh_migration *m);
 /* Loops are closed */
@@ -380,6 +392,19 @@ bool inlet_busy(const struct inlet *inlet);
 /* Before sleeping: what lies in runs is placed */
 void inlet_idle(struct inlet *inlet);
 void inlet_fini(struct inlet *inlet);
+
+/* It waited at a mark, and need not any more. Return: it went on */
+bool inlet_go_on(struct inlet *inlet);
+
+/* run_lane.c, on the bulk thread */
+/* The connection has begun with this hello, whose bytes are still to be taken. It is the lane's */
+void lane_adopt(struct wh_migration *m, int fd, const uint8_t *hello);
+/* What has come on lanes, and where they and the main channel wait for each other */
+void lanes_turn(struct wh_migration *m);
+/* Return: something of them is under way yet */
+bool lanes_close(struct wh_migration *m);
+/* Nothing is, or the loop is closed */
+void lanes_free(struct wh_migration *m);
 
 /* run_early.c, on the bulk thread */
 /* A block of the list; @placer NULL if it is never watched */

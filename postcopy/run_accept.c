@@ -2,9 +2,10 @@
 /*
  * Joining: how the destination gets its connections.
  *
- * The first connection that begins with QEMU's magic is the main channel. Another one
- * is the urgent channel: one that is silent while there is no main channel yet waits
- * until there is, one that comes later is taken at once, since it has nothing to say
+ * The first connection that begins with QEMU's magic is the main channel. One that begins
+ * with multifd's is one of its channels, in front of or behind the main one. Another one is
+ * the urgent channel: one that is silent waits until the pages begin, when whoever belongs
+ * to multifd has spoken; one that comes later is taken at once, since it has nothing to say
  * before the first urgent page. On a connection that resumes there is no magic: the main
  * channel begins by asking for a bitmap, or, where the migration has an id, with a hello.
  */
@@ -18,6 +19,7 @@
 
 #define PEEK_AGAIN_NS (5 * NS_PER_MS)
 #define MAGIC_BYTES 4u
+#define PROOF_BYTES 8
 
 /* Sets phase FAILED for reasons the engine does not know, while there is no connection. */
 static void dest_give_up(struct wh_migration *m, const struct wh_err *err)
@@ -100,12 +102,21 @@ static void adopt_main(struct wh_migration *m, int fd)
 		close(fd);
 		return;
 	}
-	/* A silent connection that was there before is the urgent channel (QEMU 7.x). */
+	/* one that resumes has no lanes: who is silent is the urgent channel */
+	if (dest_multifd_begun(&side->engine))
+		accept_told(m);
+}
+
+void accept_told(struct wh_migration *m)
+{
+	struct dest_side *side = m->dest;
+
+	side->all_told = true;
 	for (unsigned i = 0; i < PENDING_MAX; i++) {
 		struct pending *pending = &side->pending[i];
 
 		/* ... unless it has to prove that it is: then it speaks */
-		if (pending->fd < 0 || pending->fd == fd || dest_urgent_proves(&side->engine))
+		if (!pending->m || pending->fd < 0 || dest_urgent_proves(&side->engine))
 			continue;
 		if (urgent_wanted(m)) {
 			adopt_urgent(m, pending->fd);
@@ -113,6 +124,29 @@ static void adopt_main(struct wh_migration *m, int fd)
 		}
 		pending_drop(pending);
 	}
+}
+
+/*
+ * A lane says hello in front of the first mark, and who is silent at it is none; but not if it
+ * is to come over a network: then only the urgent channel is silent, and only where there may be
+ * postcopy. Twice in a row, since what the ring has just accepted it tells in the next turn.
+ */
+bool accept_gathered(struct wh_migration *m)
+{
+	struct dest_side *side = m->dest;
+	bool advised = dest_get_phase(&side->engine) != DEST_PRECOPY;
+	bool quiet = listener_quiet(&side->listener[side->listening].at);
+
+	for (unsigned i = 0; i < PENDING_MAX; i++) {
+		struct pollfd poll_fd = { .fd = side->pending[i].fd, .events = POLLIN };
+
+		if (side->pending[i].m && (!advised || poll(&poll_fd, 1, 0) > 0))
+			quiet = false;
+	}
+	side->quiet = quiet ? side->quiet + 1 : 0;
+	if (side->quiet == 1)
+		loop_wake(m->bulk);
+	return side->quiet > 1;
 }
 
 /* Does it begin as the main channel does? At the start the engine looks itself. */
@@ -145,13 +179,34 @@ static bool pending_known(struct pending *pending, ssize_t have, bool closed, st
  */
 static bool pending_proves(struct pending *pending, ssize_t have, bool closed, struct wh_err *err)
 {
-	if (have == sizeof(pending->magic) &&
-	    dest_urgent_proof_is(&pending->m->dest->engine, pending->magic))
+	if (!dest_urgent_proves(&pending->m->dest->engine)) {
+		if (have <= 0)
+			err_set(err, -ECONNRESET, "it is closed, and has said nothing");
 		return true;
-	if (have >= 0 && have < (ssize_t)sizeof(pending->magic) && have && !closed)
+	}
+	if (have >= PROOF_BYTES && dest_urgent_proof_is(&pending->m->dest->engine, pending->magic))
+		return true;
+	if (have > 0 && have < PROOF_BYTES && !closed)
 		return false;
 	err_set(err, -EPROTO, "it does not prove to be the urgent channel");
 	return true;
+}
+
+/* Is it one of multifd's? Only with the first connection: a proof may begin with anything */
+static bool is_lane(const struct pending *pending, ssize_t have)
+{
+	return have >= (ssize_t)MAGIC_BYTES && get_be32(pending->magic) == MULTIFD_MAGIC &&
+	       !pending->m->dest->engine.resumes && wh_get_phase(pending->m) != WH_PHASE_PAUSED;
+}
+
+static bool pending_greets(struct pending *pending, ssize_t have, bool closed, struct wh_err *err)
+{
+	(void)pending;
+	if (have >= (ssize_t)MULTIFD_HELLO_BYTES)
+		return true;
+	if (closed)
+		err_set(err, -EPROTO, "multifd channel: closed after %zd bytes of its hello", have);
+	return closed;
 }
 
 /*
@@ -166,10 +221,11 @@ static void pending_peeked(struct op *op, int result)
 	bool second = m->dest->main_up;
 	int fd = pending->fd;
 
-	if (fd >= 0 && (!second || urgent_wanted(m)) && !m->dest->closing && result != -ECANCELED) {
+	if (fd >= 0 && !m->dest->closing && result != -ECANCELED) {
 		struct pollfd poll_fd = { .fd = fd, .events = POLLRDHUP };
 		bool closed = poll(&poll_fd, 1, 0) > 0;
 		ssize_t have = result;
+		bool lane, known;
 
 		/* behind that look: what is closed says no more than this */
 		if (result >= 0)
@@ -177,18 +233,25 @@ static void pending_peeked(struct op *op, int result)
 				    MSG_PEEK | MSG_DONTWAIT);
 		if (have < 0 && result >= 0)
 			have = -errno;
-		if (!(second ? pending_proves : pending_known)(pending, have, closed, &err)) {
+		lane = is_lane(pending, have);
+		known = lane   ? pending_greets(pending, have, closed, &err) :
+			second ? pending_proves(pending, have, closed, &err) :
+				 pending_known(pending, have, closed, &err);
+		if (!known) {
 			loop_timer(m->bulk, op, clock_now_ns() + PEEK_AGAIN_NS);
 			return;
 		}
-		if (err.code && second) {
+		if (err.code && (second || lane)) {
 			run_log(m, WH_LOG_WARNING, "a second connection was refused: %s", err.text);
 		} else if (err.code) {
 			refuse(m, &err);
-		} else if (second) {
+		} else if (lane) {
+			pending->fd = -1;
+			lane_adopt(m, fd, pending->magic);
+		} else if (second && urgent_wanted(m)) {
 			pending->fd = -1;
 			adopt_urgent(m, fd);
-		} else {
+		} else if (!second) {
 			/* Also if it is no migration: the engine says so, with the bytes. */
 			pending->fd = -1;
 			adopt_main(m, fd);
@@ -220,11 +283,15 @@ static void accept_more(struct listener *listener, int fd)
 		((struct dest_listener *)((char *)listener - offsetof(struct dest_listener, at)))->m;
 	struct dest_side *side = m->dest;
 
-	if (side->closing || (side->main_up && !urgent_wanted(m))) {
+	bool begun = side->main_up && dest_multifd_begun(&side->engine);
+
+	if (side->closing) {
 		close(fd);
 		return;
 	}
-	if (side->main_up && !dest_urgent_proves(&side->engine)) {
+	/* it has nothing to say before the first urgent page */
+	if (begun && urgent_wanted(m) && dest_get_phase(&side->engine) != DEST_PRECOPY &&
+	    !dest_urgent_proves(&side->engine)) {
 		adopt_urgent(m, fd);
 		return;
 	}

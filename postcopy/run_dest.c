@@ -19,6 +19,11 @@ int dest_side_new(struct wh_migration *m, struct wh_err *err)
 		.postcopy = m->config.postcopy,
 		.device_state_max = m->config.device_state_max,
 		.urgent_wait_ns = m->config.dead_peer_ns,
+		.lanes = m->config.multifd,
+		.gather = true,
+		/* who says nothing is sent away before that */
+		.gather_wait_ns = m->config.connect_timeout_ns + m->config.connect_timeout_ns / 2,
+		.lane_wait_ns = m->config.dead_peer_ns,
 	};
 
 	if (!side)
@@ -100,6 +105,7 @@ static bool dest_unlink(struct wh_migration *m)
 
 	side->closing = true;
 	busy = accept_close(m);
+	busy |= lanes_close(m);
 	inlet_close(inlet);
 	if (op_busy(&side->reply.poll))
 		loop_cancel(m->bulk, &side->reply.poll);
@@ -110,6 +116,7 @@ static bool dest_unlink(struct wh_migration *m)
 		return false;
 	reply_reset(m, -1);
 	inlet_fini(inlet);
+	lanes_free(m);
 	return true;
 }
 
@@ -155,7 +162,7 @@ int dest_side_again(struct wh_migration *m, const struct uri *uri, struct wh_err
 	ret = accept_at(m, uri, err);
 	if (ret < 0 || !side->closing)
 		return ret;
-	side->main_up = side->urgent_up = side->closing = false;
+	side->main_up = side->urgent_up = side->all_told = side->closing = false;
 	run_unsettled(m);
 	run_fault_open(m);
 	return 0;
@@ -224,6 +231,7 @@ bool dest_side_turn(struct wh_migration *m)
 	dest_mail(m);
 	reply_turn(m);
 	if (!side->closing) {
+		lanes_turn(m);
 		(void)dest_step(&side->engine, clock_now_ns(), &wake_ns, &err);
 		check_silence(m, clock_now_ns());
 	}
@@ -313,6 +321,7 @@ void dest_side_free(struct wh_migration *m)
 		close(m->post.urgent_fd);
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
 		inlet_fini(&side->inlet[i]);
+	lanes_free(m);
 	run_place_close(m);
 	for (unsigned i = 0; i < side->engine.blocks; i++) {
 		free(side->engine.block[i].arrived);

@@ -65,10 +65,21 @@ static void inlet_feed(struct inlet *inlet, size_t bytes)
 	inlet->dirty = true;
 	if (ret == DEST_RETRY)
 		inlet_later(inlet);
+	else if (ret == DEST_MARK)
+		inlet->marked = true;
 	else if (ret < 0)
 		inlet_failed(inlet);
 	else
 		inlet_receive(inlet);
+}
+
+bool inlet_go_on(struct inlet *inlet)
+{
+	if (!inlet->marked || inlet->ended || dest_multifd_waits(&inlet->m->dest->engine))
+		return false;
+	inlet->marked = false;
+	inlet_feed(inlet, 0);
+	return true;
 }
 
 static void inlet_received(struct op *op, int result)

@@ -8,6 +8,7 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/stat.h>
@@ -321,6 +322,17 @@ int listener_open(struct listener *listener, struct loop *loop, const struct uri
 void listener_uri(const struct listener *listener, char *text, size_t room)
 {
 	uri_format(&listener->uri, text, room);
+}
+
+bool listener_quiet(const struct listener *listener)
+{
+	for (unsigned i = 0; i < listener->count; i++) {
+		struct pollfd poll_fd = { .fd = listener->socket[i].fd, .events = POLLIN };
+
+		if (listener->uri.kind != URI_FD && poll_fd.fd >= 0 && poll(&poll_fd, 1, 0) > 0)
+			return false;
+	}
+	return true;
 }
 
 bool listener_busy(const struct listener *listener)

@@ -103,6 +103,8 @@ int listener_open(struct listener *listener, struct loop *loop, const struct uri
 		  const struct socket_tuning *tuning, struct wh_err *err);
 /* Where it really listens (port 0 resolved) as a URI; room for URI_TEXT */
 void listener_uri(const struct listener *listener, char *text, size_t room);
+/* Nobody has connected who is not accepted yet */
+bool listener_quiet(const struct listener *listener);
 /* Stops accepting; busy until its accepts have come back. Also after loop_close() */
 void listener_close(struct listener *listener);
 bool listener_busy(const struct listener *listener);

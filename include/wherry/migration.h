@@ -202,6 +202,9 @@ enum wh_urgent {
  *			as zeros. The kernel does not tell MADV_DONTNEED from MADV_REMOVE: of
  *			shared memory both drop pages that are still missing
  *
+ * @multifd:		Destination: connections of QEMU's multifd, exactly so many; 0: as many as
+ *			come, or none.
+ *
  * @bandwidth:		Source, bytes a second in precopy, 0: no limit
  * @postcopy_bandwidth:	The same for the background pages of postcopy
  * @downtime_ns:	Source: switch over when what is dirty takes no longer than this
@@ -246,6 +249,7 @@ struct wh_config {
 	bool return_path;
 	bool removes;
 	enum wh_urgent urgent;
+	unsigned multifd;
 
 	uint64_t bandwidth;
 	uint64_t postcopy_bandwidth;

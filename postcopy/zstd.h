@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef POSTCOPY_ZSTD_H
+#define POSTCOPY_ZSTD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <wherry/err.h>
+
+/*
+ * Pages of multifd, compressed by zstd: all packets of a channel are one frame, which each
+ * of them flushes.
+ */
+struct unpack;
+
+/* NULL: no memory. unpack_free(): NULL is fine */
+struct unpack *unpack_new(void);
+void unpack_free(struct unpack *unpack);
+
+/**
+ * unpack() - The next packet
+ * @pages:	Filled in, to the last byte
+ *
+ * Return: 0, or a negative errno and a sentence: it is no zstd, or not of as many bytes
+ */
+int unpack(struct unpack *unpack, const uint8_t *packed, size_t bytes, const struct iovec *pages,
+	   unsigned count, struct wh_err *err);
+
+#endif /* POSTCOPY_ZSTD_H */
