@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
+#include <wherry/migration.h>
 
 #define NS_PER_S 1e9
 
@@ -41,8 +42,16 @@ static const struct family {
 	{ "left_ns", "wherry_left_seconds", "seconds", false, "Until the end, 0 is unknown" },
 	{ "downtime_ns", "wherry_downtime_seconds", "seconds", false, "The guest ran nowhere" },
 	{ "requests", "wherry_requests", NULL, true, "For pages" },
+	{ "faults", "wherry_faults", NULL, true, "Of the guest, for missing pages" },
+	{ "fault_p50_ns", "wherry_fault_latency_p50_seconds", "seconds", false,
+	  "Half of them were served in that time" },
+	{ "fault_p99_ns", "wherry_fault_latency_p99_seconds", "seconds", false,
+	  "And 99 of 100 in that" },
+	{ "fault_max_ns", "wherry_fault_latency_max_seconds", "seconds", false,
+	  "The longest of them" },
 	{ "recoveries", "wherry_recoveries", NULL, true, "Resumed after a broken link" },
 	{ "paused_ns", "wherry_paused_seconds", "seconds", false, "Without a link in postcopy" },
+	{ "collapsed", "wherry_collapsed", NULL, true, "Huge pages made of small ones" },
 	{ "own_bytes", "wherry_own_bytes", "bytes", false, "Memory of this end for itself" },
 };
 
@@ -114,29 +123,30 @@ static void print_status(FILE *out, struct json_object *info)
 			!strcmp(text, statuses[i]));
 }
 
-/* From the fault's message to the wake; the source has no faults, and it tells of requests */
-static void print_latency(FILE *out, struct json_object *stats)
+/* From the fault's message to the wake; the source tells of requests. Of a QEMU there is none */
+static void print_latencies(FILE *out, struct json_object *info)
 {
 	static const char name[] = "wherry_fault_latency_seconds";
-	static const char max_name[] = "wherry_fault_latency_max_seconds";
-	uint64_t count, sum, p50, p99, max;
+	struct json_object *counts, *stats = NULL;
+	uint64_t seen = 0, sum = 0;
 
-	if (!figure(stats, "faults", &count) || !figure(stats, "fault_sum_ns", &sum) ||
-	    !figure(stats, "fault_p50_ns", &p50) || !figure(stats, "fault_p99_ns", &p99) ||
-	    !figure(stats, "fault_max_ns", &max))
+	json_object_object_get_ex(info, "stats", &stats);
+	if (!json_object_object_get_ex(info, "latencies", &counts) ||
+	    !json_object_is_type(counts, json_type_array) || !figure(stats, "fault_sum_ns", &sum))
 		return;
-	describe(out, name, "summary", "seconds", "From a fault to its page");
-	fprintf(out, "%s{quantile=\"0.5\"}", name);
-	print_value(out, "_p50_ns", p50);
-	fprintf(out, "%s{quantile=\"0.99\"}", name);
-	print_value(out, "_p99_ns", p99);
-	fprintf(out, "%s_count", name);
-	print_value(out, "faults", count);
+	describe(out, name, "histogram", "seconds", "From a fault to its page");
+	for (size_t i = 0; i < WH_LATENCIES; i++) {
+		/* all that are below a power of two, and whole nanoseconds */
+		double edge = (double)((UINT64_C(1) << (i + 10)) - 1) / NS_PER_S;
+
+		seen += json_object_get_uint64(json_object_array_get_idx(counts, i));
+		if (i < WH_LATENCIES - 1)
+			fprintf(out, "%s_bucket{le=\"%.11g\"} %" PRIu64 "\n", name, edge, seen);
+	}
+	fprintf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, seen);
+	fprintf(out, "%s_count %" PRIu64 "\n", name, seen);
 	fprintf(out, "%s_sum", name);
-	print_value(out, "_sum_ns", sum);
-	describe(out, max_name, "gauge", "seconds", "The longest of them");
-	fprintf(out, "%s", max_name);
-	print_value(out, "_max_ns", max);
+	print_value(out, "fault_sum_ns", sum);
 }
 
 static void print_threads(FILE *out, struct json_object *threads, const struct family *family)
@@ -171,7 +181,7 @@ void metrics_print(FILE *out, struct json_object *info)
 	if (json_object_object_get_ex(info, "stats", &stats)) {
 		for (size_t i = 0; i < COUNT_OF(families); i++)
 			print_family(out, &families[i], stats);
-		print_latency(out, stats);
+		print_latencies(out, info);
 	}
 	if (json_object_object_get_ex(info, "threads", &threads) &&
 	    json_object_is_type(threads, json_type_array)) {

@@ -222,6 +222,7 @@ void qmp_look(struct wh_qmp *qmp, struct qmp_view *view)
 	view->role = qmp->role;
 	if (view->attached) {
 		wh_get_stats(qmp->migration, &view->stats);
+		wh_get_latencies(qmp->migration, view->latency);
 		if (view->role == WH_DEST) {
 			look_at_threads(qmp, view);
 			uri = wh_listen_uri(qmp->migration);

@@ -172,6 +172,15 @@ static struct json_object *thread_of(const struct qmp_view *view, unsigned i)
 	return row;
 }
 
+static struct json_object *latencies_of(const struct qmp_view *view)
+{
+	struct json_object *counts = json_object_new_array();
+
+	for (unsigned i = 0; i < WH_LATENCIES; i++)
+		json_object_array_add(counts, json_object_new_uint64(view->latency[i]));
+	return counts;
+}
+
 struct json_object *qmp_view_stats(const struct qmp_view *view)
 {
 	struct json_object *info = json_object_new_object();
@@ -186,6 +195,7 @@ struct json_object *qmp_view_stats(const struct qmp_view *view)
 		qmp_add_text(info, "role", view->role == WH_SOURCE ? "source" : "destination");
 		if (wh_stats_json(&view->stats, text, sizeof(text)) < sizeof(text))
 			json_object_object_add(info, "stats", json_tokener_parse(text));
+		json_object_object_add(info, "latencies", latencies_of(view));
 	}
 	for (unsigned i = 0; i < view->threads; i++)
 		json_object_array_add(threads, thread_of(view, i));

@@ -18,6 +18,7 @@ struct json_object;
  * @precopy_bytes: Sent before the switch, and @downtime_bytes in it
  * @error:	Why it failed, "" if it did not
  * @address:	Where the destination listens, "" if nowhere
+ * @latency:	wh_get_latencies()
  * @vcpus:	The first so many of @threads are processors, in their order
  */
 struct qmp_view {
@@ -27,6 +28,7 @@ struct qmp_view {
 	enum wh_role role;
 	const char *status;
 	struct wh_stats stats;
+	uint64_t latency[WH_LATENCIES];
 	uint64_t downtime_limit_ns;
 	uint64_t setup_ns;
 	uint64_t precopy_bytes;

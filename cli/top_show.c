@@ -12,9 +12,11 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <wherry/migration.h>
 
 #define PAGE_BYTES 4096
 #define WIDTH 16
+#define BAR 40u
 
 /* What a figure is a number of */
 enum unit {
@@ -25,7 +27,7 @@ enum unit {
 };
 
 struct text {
-	char text[32];
+	char text[72];
 };
 
 static struct text print(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -134,7 +136,7 @@ static void figure_row(FILE *out, struct json_object *stats, const char *name, c
 static void bar_row(FILE *out, struct json_object *stats)
 {
 	struct json_object *left, *total;
-	char bar[41];
+	char bar[BAR + 1];
 	double part;
 
 	if (!json_object_is_type(stats, json_type_object) ||
@@ -148,6 +150,38 @@ static void bar_row(FILE *out, struct json_object *stats)
 		bar[i] = i < (unsigned)(part * (sizeof(bar) - 1)) ? '#' : '.';
 	bar[sizeof(bar) - 1] = '\0';
 	fprintf(out, "%-*s%s %.1f %%\033[K\n", WIDTH, "there", bar, part * 100);
+}
+
+/* How many faults took how long, from the shortest to the longest that there were */
+static void latency_rows(FILE *out, struct json_object *info)
+{
+	uint64_t count[WH_LATENCIES] = { 0 }, most = 0;
+	struct json_object *counts;
+	unsigned first = WH_LATENCIES, last = 0;
+
+	if (!json_object_object_get_ex(info, "latencies", &counts) ||
+	    !json_object_is_type(counts, json_type_array))
+		return;
+	for (unsigned i = 0; i < WH_LATENCIES; i++) {
+		count[i] = json_object_get_uint64(json_object_array_get_idx(counts, i));
+		if (!count[i])
+			continue;
+		first = first < i ? first : i;
+		last = i;
+		most = most > count[i] ? most : count[i];
+	}
+	for (unsigned i = first; i <= last; i++) {
+		bool others = i == WH_LATENCIES - 1; /* no less than the one before */
+		double edge = (double)(UINT64_C(1) << (i + 10 - others));
+		char bar[BAR + 1];
+
+		memset(bar, '#', BAR);
+		bar[(uint64_t)((double)count[i] / (double)most * BAR)] = '\0';
+		row(out,
+		    print("%s %s", others ? "  longer than" : "  below", shown(edge, UNIT_NS).text)
+			    .text,
+		    print("%-*s %" PRIu64, (int)BAR, bar, count[i]).text);
+	}
 }
 
 static void thread_rows(FILE *out, struct json_object *info)
@@ -196,6 +230,7 @@ void top_view(FILE *out, struct json_object *info)
 	figure_row(out, stats, "latency p50", "fault_p50_ns", UNIT_NS);
 	figure_row(out, stats, "latency p99", "fault_p99_ns", UNIT_NS);
 	figure_row(out, stats, "latency max", "fault_max_ns", UNIT_NS);
+	latency_rows(out, info);
 	figure_row(out, stats, "recoveries", "recoveries", UNIT_COUNT);
 	thread_rows(out, info);
 	fputs("\033[J", out);

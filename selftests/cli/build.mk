@@ -11,3 +11,7 @@ DRILL_TESTS := $(filter $(BUILD)/selftests/cli/drill%,$(TESTS))
 DRILL_TEST_OBJS := $(BUILD)/obj/cli/drill_plan.o $(BUILD)/obj/cli/drill_guest.o
 $(DRILL_TESTS): $(DRILL_TEST_OBJS)
 $(DRILL_TESTS): private EXTRA_LIBS = $(DRILL_TEST_OBJS)
+# Figures in each of their forms
+METRICS_TEST_OBJS := $(QMP_OBJS) $(addprefix $(BUILD)/obj/cli/,metrics.o top_show.o qmpcall.o)
+$(BUILD)/selftests/cli/metrics: $(METRICS_TEST_OBJS)
+$(BUILD)/selftests/cli/metrics: private EXTRA_LIBS = $(METRICS_TEST_OBJS)
