@@ -185,7 +185,7 @@ struct dest_side {
 	unsigned quiet;			   /* turns in which nobody has connected */
 	bool all_told;			   /* nobody is waited for who has not said what he is */
 	struct reply reply;
-	uint64_t heard_bytes; /* as of heard_ns, when bytes came or nothing was owed */
+	uint64_t heard_bytes; /* as of heard_ns, when some came */
 	uint64_t heard_ns;
 	bool main_up;
 	bool urgent_up;
@@ -236,11 +236,15 @@ struct source_side {
 	struct batch *batch;
 	struct batch *urgent_batch;
 	size_t sent;
+	uint64_t taken_ns;  /* when the kernel had last taken some of the batch */
+	uint64_t probed_ns; /* when it was last asked, by cancelling */
 	size_t urgent_sent;
+	uint64_t urgent_taken_ns;
 	uint8_t *reply_buf;
 	size_t reply_room; /* REPLY_ROOM, and more for a bitmap */
 	size_t reply_have;
 	struct op reply_timer; /* looks again whether the queue of requests has room */
+	struct op probe;       /* looks whether what is urgent is taken */
 	bool request_ended;    /* the return path is not read any more */
 	bool urgent_ended;     /* nothing more is sent on the urgent channel */
 	bool closing;
@@ -369,6 +373,8 @@ bool source_side_turn(struct wh_migration *m);
 void source_side_request_turn(struct wh_migration *m);
 /* While the request loop is parked: an empty buffer for what source_input() needs at once */
 int source_side_reply_room(struct wh_migration *m, size_t room, struct wh_err *err);
+/* Is a peer dead that has last taken bytes of a send at @taken_ns? */
+bool source_side_silent(const struct wh_migration *m, uint64_t taken_ns, struct wh_err *err);
 void source_side_stats(const struct wh_migration *m, struct wh_stats *stats);
 
 /* run_accept.c */

@@ -193,7 +193,7 @@ static uint64_t counter(const uint64_t *at)
 /*
  * A link that is silent without being closed: the kernel notices one whose packets are
  * not acknowledged, but not a source that has stopped, nor a middlebox that swallows.
- * While a thread of the guest waits, or the migration is to be recovered, bytes are owed.
+ * As long as there is anything to come the source sends, whether a thread waits for it or not.
  */
 static void check_silence(struct wh_migration *m, uint64_t now_ns)
 {
@@ -206,15 +206,12 @@ static void check_silence(struct wh_migration *m, uint64_t now_ns)
 
 	if (!silent_ns || (phase != WH_PHASE_POSTCOPY && phase != WH_PHASE_RECOVER))
 		return;
-	if (bytes != side->heard_bytes || !side->heard_ns ||
-	    (phase == WH_PHASE_POSTCOPY &&
-	     !__atomic_load_n(&side->engine.waiting, __ATOMIC_RELAXED))) {
+	if (bytes != side->heard_bytes || !side->heard_ns) {
 		side->heard_bytes = bytes;
 		side->heard_ns = now_ns;
 	}
 	if (now_ns - side->heard_ns >= silent_ns) {
-		err_set(&err, -ETIMEDOUT,
-			"the source has sent nothing for %llu ms, and is waited for",
+		err_set(&err, -ETIMEDOUT, "the source has sent nothing for %llu ms",
 			(unsigned long long)(silent_ns / NS_PER_MS));
 		dest_link_lost(&side->engine, CHANNEL_MAIN, &err);
 		return;

@@ -30,10 +30,25 @@ static void post_lost(struct wh_migration *m, enum channel channel, const struct
 	loop_wake(m->bulk);
 }
 
+/* As of the main channel: what is taken is known when the send has ended, or was made to */
+static void probe_urgent(struct op *op, int result)
+{
+	struct source_side *side = of_op(op, offsetof(struct source_side, probe));
+	struct wh_migration *m = side->owner;
+
+	if (result == -ECANCELED || side->urgent_ended || !op_busy(&side->urgent_send))
+		return;
+	loop_timer(m->fault, &side->probe, clock_now_ns() + m->config.dead_peer_ns / 4);
+	loop_cancel(m->fault, &side->urgent_send);
+}
+
 static void urgent_send(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
 
+	side->probe.done = probe_urgent;
+	if (m->config.dead_peer_ns && !op_busy(&side->probe))
+		loop_timer(m->fault, &side->probe, clock_now_ns() + m->config.dead_peer_ns / 4);
 	loop_sendmsg(m->fault, &side->urgent_send, side->urgent_fd, &side->urgent_msg,
 		     MSG_WAITALL | MSG_NOSIGNAL);
 }
@@ -47,6 +62,7 @@ static void urgent_pump(struct wh_migration *m)
 	if (!source_urgent(side->engine, clock_now_ns(), side->urgent_batch))
 		return;
 	side->urgent_sent = 0;
+	side->urgent_taken_ns = clock_now_ns();
 	side->urgent_msg = (struct msghdr){
 		.msg_iov = side->urgent_batch->iov,
 		.msg_iovlen = side->urgent_batch->count,
@@ -62,17 +78,20 @@ static void urgent_send_done(struct op *op, int result)
 
 	if (side->urgent_ended)
 		return;
-	if (result == -EINTR || result == -EAGAIN) {
+	if ((result == -EINTR || result == -EAGAIN || result == -ECANCELED) &&
+	    !source_side_silent(m, side->urgent_taken_ns, &err)) {
 		urgent_send(m);
 		return;
 	}
 	if (result <= 0) {
-		err_sys(&err, result ? result : -EPIPE, "urgent channel: send");
+		if (!err.code)
+			err_sys(&err, result ? result : -EPIPE, "urgent channel: send");
 		post_lost(m, CHANNEL_URGENT, &err);
 		side->urgent_ended = true;
 		return;
 	}
 	side->urgent_sent += (size_t)result;
+	side->urgent_taken_ns = clock_now_ns();
 	if (side->urgent_sent < side->urgent_batch->bytes) {
 		msg_advance(&side->urgent_msg, (size_t)result);
 		urgent_send(m);
@@ -192,7 +211,10 @@ static void request_close(struct wh_migration *m)
 		loop_cancel(m->fault, &side->urgent_send);
 	if (op_busy(&side->reply_timer))
 		loop_cancel(m->fault, &side->reply_timer);
-	if (op_busy(&side->recv) || op_busy(&side->urgent_send) || op_busy(&side->reply_timer))
+	if (op_busy(&side->probe))
+		loop_cancel(m->fault, &side->probe);
+	if (op_busy(&side->recv) || op_busy(&side->urgent_send) || op_busy(&side->reply_timer) ||
+	    op_busy(&side->probe))
 		return;
 	if (side->urgent_fd >= 0)
 		close(side->urgent_fd);

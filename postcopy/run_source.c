@@ -78,6 +78,38 @@ static void source_lost(struct wh_migration *m, enum channel channel, const stru
 	source_link_lost(m->source->engine, channel, err, clock_now_ns());
 }
 
+/*
+ * A peer that has stopped takes nothing, and only TCP notices. How much of a batch it has taken
+ * is known when the kernel is done with it; so that is made to stop now and then, and goes on
+ * where it was. Of what is taken behind one look the next one tells, and that goes on may be seen
+ * once more: with four looks in dead_peer_ns, half of that late at most.
+ */
+static void probe_send(struct wh_migration *m)
+{
+	struct source_side *side = m->source;
+	uint64_t due_ns = side->probed_ns + m->config.dead_peer_ns / 4;
+
+	if (!m->config.dead_peer_ns || !op_busy(&side->send))
+		return;
+	if (clock_now_ns() < due_ns) {
+		run_tick(m, due_ns);
+		return;
+	}
+	side->probed_ns = clock_now_ns();
+	loop_cancel(m->bulk, &side->send);
+}
+
+bool source_side_silent(const struct wh_migration *m, uint64_t taken_ns, struct wh_err *err)
+{
+	uint64_t silent_ns = m->config.dead_peer_ns;
+
+	if (!silent_ns || clock_now_ns() - taken_ns < silent_ns)
+		return false;
+	err_set(err, -ETIMEDOUT, "the destination has taken nothing for %llu ms",
+		(unsigned long long)(silent_ns / NS_PER_MS));
+	return true;
+}
+
 static void source_send_done(struct op *op, int result)
 {
 	struct source_side *side = of_op(op, offsetof(struct source_side, send));
@@ -86,8 +118,11 @@ static void source_send_done(struct op *op, int result)
 
 	if (side->closing)
 		return;
-	if (result == -EINTR || result == -EAGAIN) {
-		source_send(m);
+	if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+		if (source_side_silent(m, side->taken_ns, &err))
+			source_lost(m, CHANNEL_MAIN, &err);
+		else
+			source_send(m);
 		return;
 	}
 	if (result <= 0) {
@@ -96,6 +131,7 @@ static void source_send_done(struct op *op, int result)
 		return;
 	}
 	side->sent += (size_t)result;
+	side->taken_ns = clock_now_ns();
 	if (side->sent < side->batch->bytes) {
 		msg_advance(&side->msg, (size_t)result);
 		source_send(m);
@@ -124,6 +160,7 @@ static void source_pump(struct wh_migration *m)
 	todo = source_next(side->engine, clock_now_ns(), side->batch, &err);
 	if (todo == SOURCE_SEND) {
 		side->sent = 0;
+		side->taken_ns = side->probed_ns = clock_now_ns();
 		side->msg = (struct msghdr){
 			.msg_iov = side->batch->iov,
 			.msg_iovlen = side->batch->count,
@@ -397,8 +434,10 @@ static bool source_unlink(struct wh_migration *m)
 bool source_side_turn(struct wh_migration *m)
 {
 	source_mail(m);
-	if (!wh_phase_ended(wh_get_phase(m)) && wh_get_phase(m) != WH_PHASE_PAUSED)
+	if (!wh_phase_ended(wh_get_phase(m)) && wh_get_phase(m) != WH_PHASE_PAUSED) {
 		source_pump(m);
+		probe_send(m);
+	}
 	if (wh_phase_ended(wh_get_phase(m))) {
 		run_source_log_stop(m);
 		return source_unlink(m);

@@ -215,7 +215,9 @@ enum wh_urgent {
  *			type FULL, as a destination got them from a QEMU; they go out as they are
  *
  * @connect_timeout_ns:	Source: to connect. Destination: for a connection to say what it is
- * @dead_peer_ns:	A peer silent for so long, where it owes an answer, is gone
+ * @dead_peer_ns:	A peer is gone that has said nothing for so long though it owes
+ *			something, or taken nothing of what is sent to it; 0: never. It is noticed
+ *			within one and a half times as long
  * @device_state_max:	Destination: bytes of device state accepted
  * @auto_recover_ns:	A postcopy whose link breaks is brought back by itself, for so long
  *			since the break; 0: not. The destination listens again where it did, the

@@ -45,11 +45,13 @@ struct end {
 	struct workload workload[BLOCKS];
 	struct wh_block block[BLOCKS];
 	uint64_t auto_recover_ns;
-	uint64_t bandwidth; /* in precopy; 0: all there is */
-	bool huge;	    /* pages of 2 MiB, both blocks */
-	void *large;	    /* NULL: no */
-	unsigned pauses;    /* atomic: events of it */
-	bool pause_again;   /* atomic: as soon as it goes on, in the event itself */
+	uint64_t bandwidth;    /* in precopy; 0: all there is */
+	uint64_t dead_peer_ns; /* 0: as it is */
+	unsigned pace_us;      /* the guest's; 0: 100 */
+	bool huge;	       /* pages of 2 MiB, both blocks */
+	void *large;	       /* NULL: no */
+	unsigned pauses;       /* atomic: events of it */
+	bool pause_again;      /* atomic: as soon as it goes on, in the event itself */
 	bool own_loop;
 	pthread_t thread;
 	enum wish wish; /* atomic, and what follows is of whoever it lets */
@@ -176,7 +178,7 @@ static inline int end_block(struct end *end, unsigned i, bool file)
 	if (end->block[i].addr == MAP_FAILED)
 		return -errno;
 	workload_init(&end->workload[i], end->block[i].addr, BLOCK_PAGES, 5 + i);
-	end->workload[i].pace_us = 100;
+	end->workload[i].pace_us = end->pace_us ? end->pace_us : 100;
 	return 0;
 }
 
@@ -211,6 +213,7 @@ static inline int end_new(struct end *end, enum wh_role role, enum wh_urgent urg
 	config.postcopy_bandwidth = 10u << 20;
 	config.connect_timeout_ns = 5000 * NS_PER_MS;
 	config.auto_recover_ns = end->auto_recover_ns;
+	config.dead_peer_ns = end->dead_peer_ns ? end->dead_peer_ns : config.dead_peer_ns;
 	ret = wh_new(&end->migration, role, &config, err);
 	for (unsigned i = 0; i < BLOCKS && !ret; i++)
 		ret = wh_add_block(end->migration, &end->block[i], err);

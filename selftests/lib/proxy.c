@@ -13,10 +13,12 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define PAIRS_MAX 4
 #define PIECE_BYTES 65536
+#define STALL_BUFFER 65536
 
 /* One direction: bytes that were read and not written yet */
 struct flow {
@@ -32,10 +34,17 @@ struct pair {
 	struct flow flow[2];
 };
 
+union address {
+	struct sockaddr any;
+	struct sockaddr_in tcp;
+	struct sockaddr_un local;
+};
+
 struct proxy {
 	struct proxy_script script;
-	struct sockaddr_in to;
-	char uri[64];
+	union address to;
+	socklen_t to_length;
+	char uri[128];
 	int listen_fd;
 	int wake_fd;
 	pthread_t thread;
@@ -63,8 +72,8 @@ static void pair_open(struct proxy *proxy)
 	pair = &proxy->pair[proxy->pairs++];
 	memset(pair, 0, sizeof(*pair));
 	pair->fd[0] = fd;
-	pair->fd[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (connect(pair->fd[1], (struct sockaddr *)&proxy->to, sizeof(proxy->to)) < 0) {
+	pair->fd[1] = socket(proxy->to.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (connect(pair->fd[1], &proxy->to.any, proxy->to_length) < 0) {
 		if (proxy->script.heals) {
 			/* not yet: as if nobody were here either */
 			close(pair->fd[0]);
@@ -110,8 +119,11 @@ static size_t allowed(const struct proxy *proxy, unsigned from, size_t room)
 static void flow_read(struct proxy *proxy, struct pair *pair, unsigned from)
 {
 	struct flow *flow = &pair->flow[from];
-	ssize_t n = recv(pair->fd[from], flow->bytes, allowed(proxy, from, PIECE_BYTES), 0);
+	size_t piece = proxy->script.slow ? proxy->script.slow : PIECE_BYTES;
+	ssize_t n = recv(pair->fd[from], flow->bytes, allowed(proxy, from, piece), 0);
 
+	if (proxy->script.slow)
+		usleep(1000);
 	if (n < 0 && errno == EAGAIN)
 		return;
 	if (n <= 0) {
@@ -213,26 +225,55 @@ static void *proxy_main(void *arg)
 	return NULL;
 }
 
-struct proxy *proxy_start(const char *to, const struct proxy_script *script)
+static int listen_tcp(struct proxy *proxy, unsigned port)
 {
 	struct sockaddr_in here = { .sin_family = AF_INET };
-	struct proxy *proxy = calloc(1, sizeof(*proxy));
 	socklen_t length = sizeof(here);
-	unsigned port;
 
-	if (!proxy || sscanf(to, "tcp:127.0.0.1:%u", &port) != 1)
+	here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	proxy->to.tcp = here;
+	proxy->to.tcp.sin_port = htons((uint16_t)port);
+	proxy->to_length = sizeof(here);
+	if (bind(proxy->listen_fd, (struct sockaddr *)&here, sizeof(here)) < 0 ||
+	    getsockname(proxy->listen_fd, (struct sockaddr *)&here, &length) < 0)
+		return -1;
+	snprintf(proxy->uri, sizeof(proxy->uri), "tcp:127.0.0.1:%u", ntohs(here.sin_port));
+	return listen(proxy->listen_fd, PAIRS_MAX);
+}
+
+/* Beside the destination's */
+static int listen_local(struct proxy *proxy, const char *path)
+{
+	struct sockaddr_un here = { .sun_family = AF_UNIX };
+
+	proxy->to.local = here;
+	proxy->to_length = sizeof(here);
+	snprintf(proxy->to.local.sun_path, sizeof(here.sun_path), "%s", path);
+	snprintf(here.sun_path, sizeof(here.sun_path), "%s.proxy", path);
+	snprintf(proxy->uri, sizeof(proxy->uri), "unix:%s", here.sun_path);
+	unlink(here.sun_path);
+	if (bind(proxy->listen_fd, (struct sockaddr *)&here, sizeof(here)) < 0)
+		return -1;
+	return listen(proxy->listen_fd, PAIRS_MAX);
+}
+
+struct proxy *proxy_start(const char *to, const struct proxy_script *script)
+{
+	struct proxy *proxy = calloc(1, sizeof(*proxy));
+	bool local = !strncmp(to, "unix:", 5);
+	unsigned port = 0;
+
+	if (!proxy || (!local && sscanf(to, "tcp:127.0.0.1:%u", &port) != 1))
 		goto out_free;
 	proxy->script = *script;
-	here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	proxy->to = here;
-	proxy->to.sin_port = htons((uint16_t)port);
 	proxy->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	proxy->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (bind(proxy->listen_fd, (struct sockaddr *)&here, sizeof(here)) < 0 ||
-	    listen(proxy->listen_fd, PAIRS_MAX) < 0 ||
-	    getsockname(proxy->listen_fd, (struct sockaddr *)&here, &length) < 0)
+	proxy->listen_fd = socket(local ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	/* silence is not to be hidden by what lies in buffers */
+	if (script->stall)
+		setsockopt(proxy->listen_fd, SOL_SOCKET, SO_RCVBUF, &(int){ STALL_BUFFER },
+			   sizeof(int));
+	if ((local ? listen_local(proxy, to + 5) : listen_tcp(proxy, port)) < 0)
 		goto out_close;
-	snprintf(proxy->uri, sizeof(proxy->uri), "tcp:127.0.0.1:%u", ntohs(here.sin_port));
 	if (pthread_create(&proxy->thread, NULL, proxy_main, proxy))
 		goto out_close;
 	return proxy;
@@ -275,5 +316,7 @@ void proxy_end(struct proxy *proxy)
 	pthread_join(proxy->thread, NULL);
 	close(proxy->listen_fd);
 	close(proxy->wake_fd);
+	if (proxy->to.any.sa_family == AF_UNIX)
+		unlink(proxy->uri + strlen("unix:"));
 	free(proxy);
 }

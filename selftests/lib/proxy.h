@@ -6,8 +6,9 @@
 #include <stdint.h>
 
 /*
- * A thread between the two ends of a migration, over TCP on the loopback: forwards every
- * connection, counts, and cuts all of them at once, at a byte or when it is told to.
+ * A thread between the two ends of a migration, over TCP on the loopback or unix sockets:
+ * forwards every connection, counts, and cuts all of them at once, at a byte or when it is
+ * told to.
  */
 
 struct proxy;
@@ -17,7 +18,8 @@ struct proxy;
  * @cut_at:	After so many bytes from the source; 0: only by proxy_cut()
  * @cut_back_at: After so many bytes from the destination; 0: the same
  * @deaf:	Nothing goes from the destination to the source; its end does
- * @stall:	A cut is silence instead: connections stay, nothing is forwarded
+ * @stall:	A cut is silence instead: connections stay, nothing is forwarded or taken
+ * @slow:	So many bytes at once, a millisecond between two; 0: as fast as it can
  * @heals:	Connections behind a cut are forwarded again
  */
 struct proxy_script {
@@ -26,9 +28,10 @@ struct proxy_script {
 	bool deaf;
 	bool stall;
 	bool heals;
+	unsigned slow;
 };
 
-/* @to: the destination's URI, tcp:127.0.0.1:PORT. NULL: no */
+/* @to: the destination's URI, tcp:127.0.0.1:PORT or unix:PATH, the same is spoken. NULL: no */
 struct proxy *proxy_start(const char *to, const struct proxy_script *script);
 /* Where the source connects to */
 const char *proxy_uri(const struct proxy *proxy);
