@@ -23,7 +23,7 @@ static const char *const stuck[] = {
 /* Of an incoming migration that did not come to the guest's start: as it should be */
 static const char *const not_taken[] = {
 	"load of migration failed",
-	"loadvm failed during postcopy",
+	"loadvm failed: ",
 	"Not a migration stream",
 };
 
@@ -70,12 +70,25 @@ static void ended(struct drill_run *run, const char *why)
 	drill_proxy_drop(&run->proxy);
 }
 
+/*
+ * A destination reads pages while it loads the device state. If that breaks it has failed, and its
+ * main thread, which does not look, starts the guest; then it ends, or hangs with a second channel.
+ */
+void drill_judge_failed(struct drill_run *run, const char *how)
+{
+	if (run->plan->qemu == DRILL_DEST && theirs(run)->phase == WH_PHASE_FAILED &&
+	    ran(run, DRILL_DEST) && says(how, &not_taken[1], 1))
+		ended(run, "it calls a postcopy failed, and starts the guest all the same");
+}
+
 void drill_judge_gone(struct drill_run *run, const char *how)
 {
 	struct drill_process *qemu = theirs(run);
 
 	drill_say(run, "%s: has ended, %s", drill_side_name(run->plan->qemu), how);
 	qemu->order = DRILL_NOTHING;
+	if (run->qemu_ended)
+		return;
 	if (run->plan->qemu == DRILL_DEST && !ran(run, DRILL_DEST) &&
 	    says(how, not_taken, sizeof(not_taken) / sizeof(not_taken[0]))) {
 		qemu->phase = WH_PHASE_FAILED;

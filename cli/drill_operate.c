@@ -246,6 +246,8 @@ static void heard_phase(struct drill_run *run, enum drill_side side, const struc
 	drill_say(run, "%s: %s%s%s", drill_side_name(side), wh_phase_name(note->phase),
 		  *note->text ? ": " : "", note->text);
 	end->phase = note->phase;
+	if (side == run->plan->qemu && note->phase == WH_PHASE_FAILED)
+		drill_judge_failed(run, note->text);
 	if (side == DRILL_DEST && note->phase == WH_PHASE_POSTCOPY)
 		drill_proxy_switched(&run->proxy);
 	/* nobody listens there any more, and ours would knock for ever */

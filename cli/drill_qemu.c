@@ -246,24 +246,44 @@ static bool take_event(struct qemu_end *end, struct json_object *event, enum wh_
 	return phase_of(qmpcall_text(data, "status"), phase);
 }
 
-/* Its guest goes on some time after it has told that the migration failed. */
+/* A guest starts some time after its QEMU has told that the migration failed, or the QEMU ends. */
 static void await_guest(struct qemu_end *end, struct wh_err *err)
 {
+	const uint32_t *runs = &end->shared->runs[end->plan->qemu];
 	uint64_t until = qmpcall_now_ms() + STARTS_AGAIN_MS;
 	struct json_object *event;
 	enum wh_phase phase;
+	int ret = 0;
 
-	while (!__atomic_load_n(&end->shared->runs[DRILL_SOURCE], __ATOMIC_SEQ_CST) &&
-	       qmpcall_now_ms() < until)
-		if (qmpcall_event(&end->control, TURN_MS, &event, err) == 1) {
+	while (!__atomic_load_n(runs, __ATOMIC_SEQ_CST) && qmpcall_now_ms() < until && ret >= 0) {
+		ret = qmpcall_event(&end->control, TURN_MS, &event, err);
+		if (ret == 1) {
 			(void)take_event(end, event, &phase);
 			json_object_put(event);
 		}
+	}
+}
+
+/* A failed migration is told of when it is known what became of the guest, and with the reason */
+static void hear_failed(struct qemu_end *end, char *why, size_t room)
+{
+	struct json_object *info = NULL;
+	struct wh_err err = { 0 };
+
+	if (end->plan->qemu == DRILL_SOURCE &&
+	    !qmpcall_execute(&end->control, "query-migrate", NULL, &info, &err)) {
+		snprintf(why, room, "%s", qmpcall_text(info, "error-desc"));
+		json_object_put(info);
+	}
+	if (end->plan->qemu == DRILL_SOURCE || end->phase == WH_PHASE_POSTCOPY)
+		await_guest(end, &err);
+	if (end->plan->qemu == DRILL_DEST)
+		drill_qemu_said(&end->qemu, why, room);
 }
 
 static void hear(struct qemu_end *end)
 {
-	struct json_object *event, *info = NULL;
+	struct json_object *event;
 	struct wh_err err = { 0 };
 	enum wh_phase phase;
 	char why[160] = "";
@@ -278,13 +298,9 @@ static void hear(struct qemu_end *end)
 		end->resume_ms = 0;
 		if (phase == WH_PHASE_POSTCOPY)
 			touch_begin(end);
-		if (end->plan->qemu == DRILL_SOURCE && phase == WH_PHASE_FAILED &&
-		    !qmpcall_execute(&end->control, "query-migrate", NULL, &info, &err)) {
-			snprintf(why, sizeof(why), "%s", qmpcall_text(info, "error-desc"));
-			json_object_put(info);
-		}
-		if (end->plan->qemu == DRILL_SOURCE &&
-		    (phase == WH_PHASE_FAILED || phase == WH_PHASE_CANCELLED))
+		if (phase == WH_PHASE_FAILED)
+			hear_failed(end, why, sizeof(why));
+		else if (phase == WH_PHASE_CANCELLED && end->plan->qemu == DRILL_SOURCE)
 			await_guest(end, &err);
 		moved(end, phase, why);
 	}

@@ -75,6 +75,7 @@ void drill_new_uri(struct drill_run *run, bool tcp, char *uri);
 /* drill_judge.c: what is there to be done about a QEMU, and what it has ended with */
 void drill_judge(struct drill_run *run);
 /* It has ended by itself, or does not take an order that would bring it back */
+void drill_judge_failed(struct drill_run *run, const char *how);
 void drill_judge_gone(struct drill_run *run, const char *how);
 void drill_judge_refused(struct drill_run *run, const char *how);
 /* Its phase; paused if it was told that the link is gone and does not say what it is */
