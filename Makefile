@@ -390,6 +390,7 @@ bench:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) all benches
 	@rm -f $(BUILD)/bench.json
+	@$(BUILD)/selftests/bench/bulk $(if $(QUICK),--quick) --plan; echo
 	@failed=0; for program in $(filter-out %/plot,$(BENCHES)); do \
 	  begin=$$(date +%s); \
 	  $$program $(if $(QUICK),--quick) --json $(BUILD)/bench.json || failed=1; \

@@ -20,6 +20,7 @@
 #define MIB (UINT64_C(1) << 20)
 #define CURVE 400
 #define CURVE_STEP_MS 10
+#define COMMON (1024 * MIB) /* with more of it only what is aimed at */
 
 struct way {
 	const char *name;
@@ -27,12 +28,13 @@ struct way {
 	bool one_channel;
 	bool postcopy_only;
 	bool qemu_10;
+	bool aimed; /* at, with much memory as well */
 };
 
 static const struct way ways[] = {
-	{ .name = "floor", .kind = &bench_floor },
-	{ .name = "wherry", .kind = &bench_wherry },
-	{ .name = "QEMU 7.2", .kind = &bench_qemu, .one_channel = true },
+	{ .name = "floor", .kind = &bench_floor, .aimed = true },
+	{ .name = "wherry", .kind = &bench_wherry, .aimed = true },
+	{ .name = "QEMU 7.2", .kind = &bench_qemu, .one_channel = true, .aimed = true },
 	{ .name = "QEMU 7.2, preempt", .kind = &bench_qemu, .postcopy_only = true },
 	{ .name = "QEMU 10.0", .kind = &bench_qemu, .one_channel = true, .qemu_10 = true },
 };
@@ -45,6 +47,7 @@ struct results {
 	struct bench_row huge[WAYS + 1]; /* behind the ways, the source's */
 	struct bench_row own[WAYS];
 	bool quick;
+	bool sized;
 	double curve[WAYS][CURVE][2];
 	size_t points[WAYS];
 };
@@ -102,7 +105,7 @@ static int run(struct results *results, unsigned way, struct bench_side *side, b
 	const char *huge = load->memory == BENCH_MEMFD ? "ShmemPmdMapped" : "AnonHugePages";
 	double gib = (double)load->bytes / (1 << 30);
 
-	if (way == 1)
+	if (way == 1 && !draw)
 		bench_add(&results->huge[WAYS], (double)bench_smaps(side->source, huge) / MIB);
 	if (bench_go(side) < 0)
 		return -1;
@@ -110,10 +113,10 @@ static int run(struct results *results, unsigned way, struct bench_side *side, b
 		follow(results, way, side);
 	if (bench_done(side) < 0)
 		return -1;
-	if (!draw) {
-		bench_add(&results->rate[way], bench_rate(side));
-		bench_add(&results->cpu[way], bench_cpu_s(side) / gib);
-	}
+	if (draw)
+		return 0;
+	bench_add(&results->rate[way], bench_rate(side));
+	bench_add(&results->cpu[way], bench_cpu_s(side) / gib);
 	bench_add(&results->huge[way], (double)bench_smaps(side->dest, huge) / MIB);
 	add_own(results, way, side);
 	return 0;
@@ -128,6 +131,10 @@ static void attempt(struct results *results, unsigned way, const struct bench_lo
 	own.urgent = !ways[way].one_channel;
 	if (ways[way].kind == &bench_qemu && load->memory == BENCH_SMALL) {
 		snprintf(row->why, sizeof(row->why), "QEMU always asks for huge pages");
+		return;
+	}
+	if (!ways[way].aimed && load->bytes > COMMON && !results->sized) {
+		snprintf(row->why, sizeof(row->why), "left out with so much memory");
 		return;
 	}
 	if (ways[way].qemu_10 && results->quick && load->memory != BENCH_ANON) {
@@ -217,15 +224,17 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 
 	memset(&results, 0, sizeof(results));
 	results.quick = bench->quick;
+	results.sized = bench->sized;
 	for (unsigned i = 0; i < WAYS; i++)
 		results.rate[i].side = results.cpu[i].side = results.huge[i].side = ways[i].name;
 	results.huge[WAYS].side = "wherry, source";
-	for (unsigned round = 0; round < bench_rounds(bench, 1, 3); round++)
+	for (unsigned round = 0; bench_again(round); round++)
 		for (unsigned i = 0; i < WAYS; i++)
 			if ((load->postcopy || !ways[i].postcopy_only) &&
 			    bench_wants(bench, ways[i].name))
 				attempt(&results, i, load, false);
-	if (bench->json && load->memory == BENCH_ANON && !(bench->quick && load->tcp))
+	if (bench->json && load->memory == BENCH_ANON && load->bytes <= COMMON &&
+	    !(bench->quick && load->tcp))
 		draw(bench, load, &results);
 	print(bench, load, &results);
 }
@@ -252,33 +261,60 @@ static bool wanted(const struct bench *bench, const struct bench_load *load)
 	/* The link makes the same difference to the other kinds */
 	if (!bench->link && load->tcp && load->memory != BENCH_ANON)
 		return false;
-	return bench_chosen(bench->phase, load->postcopy ? "postcopy" : "precopy") &&
+	return bench_chosen(bench->memory, bench_memory_key(load->memory)) &&
+	       bench_chosen(bench->phase, load->postcopy ? "postcopy" : "precopy") &&
 	       bench_chosen(bench->link, load->tcp ? "tcp" : "unix");
+}
+
+/* About as many as there are GiB to be moved in a round */
+static uint64_t weight(const struct bench_load *load)
+{
+	return load->bytes / MIB * (load->bytes > COMMON ? 3 : WAYS);
+}
+
+static unsigned choose(const struct bench *bench, struct bench_load *loads)
+{
+	bool planned = !bench->quick && !bench->sized;
+	unsigned count = 0;
+
+	for (int i = 0; i < 4 * BENCH_MEMORY_COUNT; i++) {
+		struct bench_load load = bench_load_default;
+
+		load.postcopy = i & 1;
+		load.tcp = i & 2;
+		load.memory = (enum bench_memory)(i / 4);
+		load.bytes = bench->bytes;
+		if (!wanted(bench, &load))
+			continue;
+		/* The link, small pages and further peers are compared with less of it */
+		if (!planned || (!load.tcp && load.memory != BENCH_SMALL))
+			loads[count++] = load;
+		load.bytes = load.bytes < COMMON ? load.bytes : COMMON;
+		if (planned && load.memory <= BENCH_SMALL)
+			loads[count++] = load;
+	}
+	return count;
 }
 
 int main(int argc, char **argv)
 {
+	struct bench_load loads[8 * BENCH_MEMORY_COUNT];
 	struct huge_pages huge_pages = { .hold = -1 };
+	uint64_t left = 0;
 	struct bench bench;
+	unsigned count;
 
 	bench_begin(&bench, "bulk", argc, argv);
-	for (int memory = 0; memory < BENCH_MEMORY_COUNT; memory++) {
-		uint64_t full = memory == BENCH_ANON ? 2048 * MIB : 1024 * MIB;
-		uint64_t bytes = bench.bytes ? bench.bytes : bench.quick ? 256 * MIB : full;
-
-		if (!bench_chosen(bench.memory, bench_memory_key((enum bench_memory)memory)) ||
-		    (memory == BENCH_HUGETLB && !pool_ready(&huge_pages, bytes)))
-			continue;
-		for (int i = 0; i < 4; i++) {
-			struct bench_load load = bench_load_default;
-
-			load.postcopy = i & 1;
-			load.tcp = i & 2;
-			load.memory = (enum bench_memory)memory;
-			load.bytes = bytes;
-			if (wanted(&bench, &load))
-				measure(&bench, &load);
-		}
+	count = choose(&bench, loads);
+	for (unsigned i = 0; i < count; i++)
+		left += weight(&loads[i]);
+	for (unsigned i = 0; i < count; i++) {
+		if (loads[i].memory == BENCH_HUGETLB && huge_pages.hold < 0 &&
+		    !pool_ready(&huge_pages, bench.bytes))
+			break;
+		bench_part(weight(&loads[i]), left);
+		measure(&bench, &loads[i]);
+		left -= weight(&loads[i]);
 	}
 	huge_pages_drop(&huge_pages);
 	return 0;

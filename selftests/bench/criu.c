@@ -298,18 +298,16 @@ int main(int argc, char **argv)
 	struct results results = { 0 };
 	struct bench bench;
 	char variant[96];
-	unsigned rounds;
 	bool have;
 
 	bench_begin(&bench, "criu", argc, argv);
-	rounds = bench_rounds(&bench, 1, 3);
 	load.tcp = true;
 	load.touchers = 1;
-	load.bytes = bench.bytes ? bench.bytes : bench.quick ? 256 * MIB : 1024 * MIB;
+	load.bytes = bench.bytes;
 	have = bench_wants(&bench, names[CRIU]) &&
 	       starts(results.time[CRIU].why, sizeof(results.time[CRIU].why)) == 0 &&
 	       pipes_fit(load.bytes, results.time[CRIU].why, sizeof(results.time[CRIU].why));
-	for (unsigned round = 0; round < rounds; round++) {
+	for (unsigned round = 0; bench_again(round); round++) {
 		for (unsigned way = FLOOR; way <= WHERRY; way++)
 			if (bench_wants(&bench, names[way]))
 				run_other(&results, way, &load);

@@ -20,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define QEMU_EVERY 3
 #define NO_CPU "its trace points tell time, not processor time"
 
 static void die(const char *what, const struct wh_err *err)
@@ -74,6 +75,8 @@ static const struct load {
 	      { "10 % scattered", 10 },
 	      { "all written", 1 } };
 
+#define LOADS (sizeof(loads) / sizeof(loads[0]))
+
 /* What both read: the same memory, and the map is the library's */
 struct memory_read {
 	struct region region;
@@ -102,18 +105,15 @@ static void prepare(struct memory_read *mem)
 		die("scan", &err);
 }
 
-static void measure_qemu(const struct bench *bench, struct bench_row *row, uint64_t bytes,
-			 unsigned every)
+static void measure_qemu(struct bench_row *row, uint64_t bytes, unsigned every)
 {
 	struct wh_err err = { 0 };
 	double ms;
 
-	for (unsigned round = 0; round < bench_rounds(bench, 1, 3); round++) {
-		if (bench_qemu_sync(bytes, every, &ms, &err) < 0)
-			snprintf(row->why, sizeof(row->why), "%.150s", err.text);
-		else
-			bench_add(row, ms);
-	}
+	if (bench_qemu_sync(bytes, every, &ms, &err) < 0)
+		snprintf(row->why, sizeof(row->why), "%.150s", err.text);
+	else
+		bench_add(row, ms);
 }
 
 static void measure(const struct bench *bench, struct memory_read *mem, const struct load *load)
@@ -126,7 +126,7 @@ static void measure(const struct bench *bench, struct memory_read *mem, const st
 	struct wh_err err = { 0 };
 	char variant[96];
 
-	for (unsigned round = 0; round < bench_rounds(bench, 3, 7); round++) {
+	for (unsigned round = 0; bench_again(round); round++) {
 		uint64_t cpu_ns, begin_ns;
 
 		write_pages(region->addr, region->length, load->every);
@@ -141,9 +141,10 @@ static void measure(const struct bench *bench, struct memory_read *mem, const st
 			die("scan", &err);
 		bench_add(&rows[1], (double)(clock_now_ns() - begin_ns) / 1e6);
 		bench_add(&cpu[1], (double)(cpu_now_ns() - cpu_ns) / 1e6);
+		/* One start of it takes longer than all of that */
+		if (round % QEMU_EVERY == 0 && bench_wants(bench, "QEMU 7.2"))
+			measure_qemu(&rows[2], region->length, load->every);
 	}
-	if (bench_wants(bench, "QEMU 7.2"))
-		measure_qemu(bench, &rows[2], region->length, load->every);
 	snprintf(variant, sizeof(variant), "%.3g GiB of 4 KiB pages, %s",
 		 (double)region->length / (1 << 30), load->name);
 	bench_print(bench, BENCH_DIRTY_SYNC, variant, rows, 3);
@@ -157,12 +158,12 @@ int main(int argc, char **argv)
 	struct bench bench;
 
 	bench_begin(&bench, "dirty", argc, argv);
-	mem.region.length = bench.bytes ? bench.bytes :
-			    bench.quick ? UINT64_C(1) << 30 :
-					  UINT64_C(4) << 30;
+	mem.region.length = bench.bytes;
 	prepare(&mem);
-	for (size_t i = 0; i < sizeof(loads) / sizeof(loads[0]); i++)
+	for (size_t i = 0; i < LOADS; i++) {
+		bench_part(1, LOADS - i);
 		measure(&bench, &mem, &loads[i]);
+	}
 	dirty_log_close(&mem.log);
 	return 0;
 }

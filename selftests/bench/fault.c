@@ -191,7 +191,6 @@ static void print(const struct bench *bench, enum bench_measure measure, const c
 
 static void measure(const struct bench *bench, const struct bench_load *load)
 {
-	unsigned rounds = bench_rounds(bench, 1, load->bulk ? 3 : 5);
 	unsigned roles = load->bulk ? 1U << TOUCHED | 1U << TOUCHED_IDLE : 1U << TOUCHED;
 	static struct results results;
 	char variant[128];
@@ -203,7 +202,7 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 		results.service[0][i].side = results.service[1][i].side = ways[i].name;
 	}
 	/* Sides take turns, so that what the machine does besides meets all of them */
-	for (unsigned round = 0; round < rounds; round++)
+	for (unsigned round = 0; bench_again(round); round++)
 		for (unsigned i = 0; i < WAYS; i++)
 			if ((load->bulk || ways[i].role == TOUCHED) &&
 			    bench_wants(bench, ways[i].name))
@@ -225,8 +224,26 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	draw(bench, &results, variant);
 }
 
+static bool wanted(const struct bench *bench, const struct bench_load *load)
+{
+	/* Both ends' work on one processor is another load, not another place */
+	if (load->bulk && load->cpu >= 0)
+		return false;
+	return bench_chosen(bench->link, load->tcp ? "tcp" : "unix") &&
+	       bench_chosen(bench->load, load->bulk ? "bulk" : "idle") &&
+	       bench_chosen(bench->cores, load->cpu < 0 ? "any" : "one");
+}
+
+/* About as many as there are sides */
+static unsigned weight(const struct bench_load *load)
+{
+	return load->bulk ? WAYS : 5;
+}
+
 int main(int argc, char **argv)
 {
+	struct bench_load loads[8];
+	unsigned count = 0, left = 0;
 	struct bench bench;
 
 	bench_begin(&bench, "fault", argc, argv);
@@ -236,16 +253,16 @@ int main(int argc, char **argv)
 		load.tcp = i & 1;
 		load.bulk = i & 2;
 		load.cpu = i & 4 ? 0 : BENCH_CPU_ANY;
-		load.bytes = bench.bytes ? bench.bytes :
-			     bench.quick ? UINT64_C(256) << 20 :
-					   UINT64_C(1) << 30;
-		/* Both ends' work on one processor is another load, not another place */
-		if (load.bulk && load.cpu >= 0)
-			continue;
-		if (bench_chosen(bench.link, load.tcp ? "tcp" : "unix") &&
-		    bench_chosen(bench.load, load.bulk ? "bulk" : "idle") &&
-		    bench_chosen(bench.cores, load.cpu < 0 ? "any" : "one"))
-			measure(&bench, &load);
+		load.bytes = bench.bytes;
+		if (wanted(&bench, &load)) {
+			loads[count++] = load;
+			left += weight(&load);
+		}
+	}
+	for (unsigned i = 0; i < count; i++) {
+		bench_part(weight(&loads[i]), left);
+		measure(&bench, &loads[i]);
+		left -= weight(&loads[i]);
 	}
 	return 0;
 }

@@ -76,13 +76,12 @@ static void run(const struct bench *bench, struct results *results, unsigned way
 
 static void measure(const struct bench *bench, const struct bench_load *load)
 {
-	unsigned rounds = bench_rounds(bench, 1, 3);
 	const char *variant = load->tcp ? "TCP" : "unix";
 	struct results results = { 0 };
 
 	for (unsigned i = 0; i < WAYS; i++)
 		results.p50[i].side = results.p99[i].side = results.cpu[i].side = ways[i].name;
-	for (unsigned round = 0; round < rounds; round++)
+	for (unsigned round = 0; bench_again(round); round++)
 		for (unsigned i = 0; i < WAYS; i++)
 			if (bench_wants(bench, ways[i].name))
 				run(bench, &results, i, load, round);
@@ -105,7 +104,8 @@ int main(int argc, char **argv)
 
 		load.bulk = false;
 		load.tcp = tcp;
-		load.bytes = bench.bytes ? bench.bytes : UINT64_C(256) << 20;
+		load.bytes = bench.bytes;
+		bench_part(1, bench.link ? 1 : 2 - (unsigned)tcp);
 		if (bench_chosen(bench.link, tcp ? "tcp" : "unix"))
 			measure(&bench, &load);
 	}

@@ -132,18 +132,18 @@ static void run(const struct bench *bench, unsigned way, const struct bench_load
 
 static void measure(const struct bench *bench, const struct bench_load *load)
 {
-	unsigned rounds = bench_rounds(bench, 1, 5);
+	unsigned round;
 	struct bench_row rows[HOPS][WAYS] = { 0 };
 	char variant[160];
 
-	for (unsigned round = 0; round < rounds; round++)
+	for (round = 0; bench_again(round); round++)
 		for (unsigned way = 0; way < WAYS; way++)
 			if (bench_wants(bench, ways[way].name))
 				run(bench, way, load, rows);
 	snprintf(variant, sizeof(variant), "%s, %s", load->tcp ? "TCP" : "unix",
 		 load->cpu < 0 ? "left to the scheduler" : "all on one processor");
-	printf("\nthe way of a page, %s, medians in us\n  %-28s %10s %10s %10s\n", variant, "",
-	       ways[0].name, ways[1].name, "more");
+	printf("\nthe way of a page, %s, medians of %u in us\n  %-28s %10s %10s %10s\n", variant,
+	       round, "", ways[0].name, ways[1].name, "more");
 	for (unsigned hop = 0; hop < HOPS; hop++) {
 		double us[WAYS] = { 0 };
 		char full[256];
@@ -172,7 +172,8 @@ int main(int argc, char **argv)
 		load.bulk = false;
 		load.tcp = i & 1;
 		load.cpu = i & 2 ? 0 : BENCH_CPU_ANY;
-		load.bytes = bench.bytes ? bench.bytes : UINT64_C(256) << 20;
+		load.bytes = bench.bytes;
+		bench_part(1, 4 - (unsigned)i);
 		if (bench_chosen(bench.link, load.tcp ? "tcp" : "unix") &&
 		    bench_chosen(bench.cores, load.cpu < 0 ? "any" : "one"))
 			measure(&bench, &load);

@@ -207,13 +207,16 @@ static void measure_all(struct placing *placing)
 {
 	unsigned kind, state, run, way, round;
 
-	for (round = 0; round < placing->rounds; round++)
+	bench_part(3, 4); /* and latencies */
+	for (round = 0; bench_again(round); round++) {
+		placing->rounds = round + 1;
 		for (kind = 0; kind < MEMORY_KIND_COUNT; kind++)
 			for (state = 0; state < STATE_COUNT; state++)
 				for (run = 0; run < RUNS; run++)
 					for (way = 0; way < WAY_COUNT; way++)
 						if (applies(kind, state, run_bytes[run], way))
 							measure(placing, kind, state, run, way);
+	}
 }
 
 static int compare(const void *a, const void *b)
@@ -428,17 +431,15 @@ static void latency_all(struct placing *placing)
 
 int main(int argc, char **argv)
 {
-	static struct placing placing = { .bytes = UINT64_C(64) << 20 };
+	static struct placing placing;
 	struct wh_err err = { 0 };
 	struct bench bench;
 
 	bench_begin(&bench, "placing", argc, argv);
 	placing.bench = &bench;
-	placing.rounds = bench_rounds(&bench, 2, 5);
-	if (bench.bytes)
-		placing.bytes = bench.bytes;
+	placing.bytes = bench.bytes;
 	placing.source = malloc(SOURCE_BYTES);
-	if (!placing.source || placing.rounds > ROUNDS_MAX || placing.bytes < STAGE_BYTES) {
+	if (!placing.source || bench.rounds > ROUNDS_MAX || placing.bytes < STAGE_BYTES) {
 		fprintf(stderr, "placing: --size 2 or more, --rounds %d at most\n", ROUNDS_MAX);
 		return 2;
 	}

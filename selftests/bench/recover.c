@@ -272,14 +272,14 @@ static void measure_link(const struct bench *bench, bool tcp)
 	char variant[64];
 	int fds[2];
 
-	pair.bytes = bench->bytes ? bench->bytes : bench->quick ? 512 * MIB : 4096 * MIB;
+	pair.bytes = bench->bytes;
 	link_open(tcp, fds);
 	if (keep(&pair, fds) < 0)
 		die("dup", NULL);
 	end_open(&pair, &ends[DEST], fds[DEST]);
 	end_open(&pair, &ends[SOURCE], fds[SOURCE]);
 	wait_phase(&pair, WH_PHASE_POSTCOPY);
-	for (unsigned round = 0; round < bench_rounds(bench, 5, 25); round++) {
+	for (unsigned round = 0; bench_again(round); round++) {
 		floor_link(tcp, &break_ms, &trip_ms);
 		bench_add(&paused[0], break_ms);
 		bench_add(&served[0], HANDSHAKE_MS + TRIPS * trip_ms);
@@ -321,7 +321,7 @@ static void measure_bitmap(const struct bench *bench, uint64_t ram)
 		die("memory", NULL);
 	memset(map, 0xa5, bytes);
 	memset(other, 0, bytes);
-	for (unsigned round = 0; round < bench_rounds(bench, 3, 9); round++) {
+	for (unsigned round = 0; bench_again(round); round++) {
 		uint64_t begin_ns = clock_now_ns();
 
 		for (unsigned i = 0; i < times; i++) {
@@ -359,11 +359,12 @@ int main(int argc, char **argv)
 	struct bench bench;
 
 	bench_begin(&bench, "recover", argc, argv);
-	if (bench_chosen(bench.link, "unix"))
-		measure_link(&bench, false);
-	if (bench_chosen(bench.link, "tcp"))
-		measure_link(&bench, true);
-	measure_bitmap(&bench, 4096 * MIB);
-	measure_bitmap(&bench, 1024 * 1024 * MIB);
+	for (unsigned i = 0; i < 4; i++) {
+		bench_part(1, 4 - i);
+		if (i >= 2)
+			measure_bitmap(&bench, i == 2 ? 4096 * MIB : 1024 * 1024 * MIB);
+		else if (bench_chosen(bench.link, i ? "tcp" : "unix"))
+			measure_link(&bench, i);
+	}
 	return 0;
 }

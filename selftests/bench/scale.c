@@ -16,8 +16,10 @@
 
 #define MIB (UINT64_C(1) << 20)
 #define PIECE (64 * MIB)
+#define STEP 4
 #define TOUCHES 20000
-#define ONCE (2048 * MIB) /* what is larger is measured once: it takes its time */
+#define FAULTED (512 * MIB)
+#define FAULTERS_WEIGHT (2048 * MIB) /* they take as long as that does to come in */
 
 static const struct {
 	const char *name;
@@ -25,6 +27,15 @@ static const struct {
 } ways[] = { { "floor", &bench_floor }, { "wherry", &bench_wherry } };
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
+
+/* What is still to come takes as long as so many bytes */
+static uint64_t left;
+
+static void part(uint64_t weight)
+{
+	bench_part(weight, left);
+	left -= weight;
+}
 
 /* One figure of a run */
 typedef double (*figure_of)(struct bench_side *side);
@@ -48,10 +59,9 @@ static void measure(const struct bench *bench, const struct bench_load *load,
 		    enum bench_measure measure, const char *variant, figure_of figure,
 		    double median[WAYS])
 {
-	unsigned rounds = bench_rounds(bench, 1, load->bulk && load->bytes > ONCE ? 1 : 3);
 	struct bench_row rows[WAYS] = { 0 };
 
-	for (unsigned round = 0; round < rounds; round++) {
+	for (unsigned round = 0; bench_again(round); round++) {
 		for (unsigned i = 0; i < WAYS; i++) {
 			struct bench_side side;
 			double value = 0;
@@ -91,14 +101,18 @@ static void draw(const struct bench *bench, const char *plot, const char *varian
 	}
 }
 
+static uint64_t smallest(const struct bench *bench)
+{
+	return bench->quick ? 256 * MIB : 1024 * MIB;
+}
+
 static void sizes(const struct bench *bench, bool postcopy)
 {
 	uint64_t have = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * 4096;
-	uint64_t most = bench->bytes ? bench->bytes : bench->quick ? 1024 * MIB : 16384 * MIB;
 	double points[8][WAYS + 1];
 	size_t count = 0;
 
-	for (uint64_t bytes = bench->quick ? 256 * MIB : 1024 * MIB; bytes <= most; bytes *= 2) {
+	for (uint64_t bytes = smallest(bench); bytes <= bench->bytes; bytes *= STEP) {
 		struct bench_load load = bench_load_default;
 		char variant[64];
 
@@ -112,11 +126,17 @@ static void sizes(const struct bench *bench, bool postcopy)
 		load.bytes = bytes;
 		load.piece = PIECE;
 		points[count][0] = (double)bytes / (1 << 30);
+		part(bytes);
 		measure(bench, &load, postcopy ? BENCH_SIZE_POSTCOPY : BENCH_SIZE_PRECOPY, variant,
 			page_ns, &points[count][1]);
 		count++;
 	}
 	draw(bench, "size", postcopy ? "postcopy" : "precopy", points, count);
+}
+
+static bool left_out(const struct bench *bench, unsigned threads)
+{
+	return bench->quick && threads != 1 && threads != 8 && threads != 64;
 }
 
 static void faulters(const struct bench *bench, bool tcp)
@@ -128,20 +148,32 @@ static void faulters(const struct bench *bench, bool tcp)
 		struct bench_load load = bench_load_default;
 		char variant[64];
 
-		if (bench->quick && threads != 1 && threads != 8 && threads != 64)
+		if (left_out(bench, threads))
 			continue;
 		load.tcp = tcp;
 		load.bulk = false;
-		load.bytes = 512 * MIB;
+		load.bytes = FAULTED;
 		load.touchers = threads;
 		load.touches = bench->quick ? TOUCHES / 4 : TOUCHES;
 		snprintf(variant, sizeof(variant), "%u thread%s, %s", threads,
 			 threads > 1 ? "s" : "", tcp ? "TCP" : "unix");
 		points[count][0] = threads;
+		part(FAULTERS_WEIGHT);
 		measure(bench, &load, BENCH_FAULTERS, variant, thousand_faults, &points[count][1]);
 		count++;
 	}
 	draw(bench, "faulters", tcp ? "TCP" : "unix", points, count);
+}
+
+static bool wants_sizes(const struct bench *bench, int postcopy)
+{
+	return bench_chosen(bench->load, "bulk") &&
+	       bench_chosen(bench->phase, postcopy ? "postcopy" : "precopy");
+}
+
+static bool wants_faulters(const struct bench *bench, int tcp)
+{
+	return bench_chosen(bench->load, "idle") && bench_chosen(bench->link, tcp ? "tcp" : "unix");
 }
 
 int main(int argc, char **argv)
@@ -149,15 +181,18 @@ int main(int argc, char **argv)
 	struct bench bench;
 
 	bench_begin(&bench, "scale", argc, argv);
-	if (bench_chosen(bench.load, "bulk")) {
-		for (int postcopy = 0; postcopy < 2; postcopy++)
-			if (bench_chosen(bench.phase, postcopy ? "postcopy" : "precopy"))
-				sizes(&bench, postcopy);
+	for (int i = 0; i < 2; i++) {
+		for (uint64_t bytes = smallest(&bench);
+		     wants_sizes(&bench, i) && bytes <= bench.bytes; bytes *= STEP)
+			left += bytes;
+		for (unsigned threads = 1; wants_faulters(&bench, i) && threads <= 64; threads *= 2)
+			left += left_out(&bench, threads) ? 0 : FAULTERS_WEIGHT;
 	}
-	if (bench_chosen(bench.load, "idle")) {
-		for (int tcp = 0; tcp < 2; tcp++)
-			if (bench_chosen(bench.link, tcp ? "tcp" : "unix"))
-				faulters(&bench, tcp);
-	}
+	for (int postcopy = 0; postcopy < 2; postcopy++)
+		if (wants_sizes(&bench, postcopy))
+			sizes(&bench, postcopy);
+	for (int tcp = 0; tcp < 2; tcp++)
+		if (wants_faulters(&bench, tcp))
+			faulters(&bench, tcp);
 	return 0;
 }

@@ -106,13 +106,12 @@ static void print(const struct bench *bench, enum bench_measure measure, const c
 
 static void measure(const struct bench *bench, const struct bench_load *load)
 {
-	unsigned rounds = bench_rounds(bench, 1, 2);
 	unsigned touched = 1U << TOUCHED, idle = 1U << IDLE, untouched = 1U << UNTOUCHED;
 	static struct results results;
 	char variant[128], size[32];
 
 	memset(&results, 0, sizeof(results));
-	for (unsigned round = 0; round < rounds; round++)
+	for (unsigned round = 0; bench_again(round); round++)
 		for (unsigned i = 0; i < WAYS; i++)
 			if (bench_wants(bench, ways[i].name))
 				run(&results, i, load);
@@ -131,8 +130,21 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	print(bench, BENCH_TOUCH_P99, variant, results.p99, touched | idle, &results);
 }
 
+static bool wanted(const struct bench *bench, const struct bench_load *load)
+{
+	/* What differs less, only when it is asked for */
+	if (!bench->memory && load->memory != BENCH_ANON && (bench->quick || load->tcp))
+		return false;
+	if (bench->quick && !bench->link && load->tcp && load->touchers == 1)
+		return false;
+	return bench_chosen(bench->link, load->tcp ? "tcp" : "unix") &&
+	       bench_chosen(bench->memory, bench_memory_key(load->memory));
+}
+
 int main(int argc, char **argv)
 {
+	struct bench_load loads[8];
+	unsigned count = 0;
 	struct bench bench;
 
 	bench_begin(&bench, "touch", argc, argv);
@@ -142,15 +154,13 @@ int main(int argc, char **argv)
 		load.tcp = i & 1;
 		load.touchers = i & 2 ? 8 : 1;
 		load.memory = i & 4 ? BENCH_MEMFD : BENCH_ANON;
-		load.bytes = bench.bytes ? bench.bytes : bench.quick ? 256 * MIB : 1024 * MIB;
-		/* What differs less, only when it is asked for */
-		if (!bench.memory && load.memory != BENCH_ANON && (bench.quick || load.tcp))
-			continue;
-		if (bench.quick && !bench.link && load.tcp && load.touchers == 1)
-			continue;
-		if (bench_chosen(bench.link, load.tcp ? "tcp" : "unix") &&
-		    bench_chosen(bench.memory, bench_memory_key(load.memory)))
-			measure(&bench, &load);
+		load.bytes = bench.bytes;
+		if (wanted(&bench, &load))
+			loads[count++] = load;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		bench_part(1, count - i);
+		measure(&bench, &loads[i]);
 	}
 	return 0;
 }

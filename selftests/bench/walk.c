@@ -22,7 +22,6 @@
 #define MAP_BYTES (GUEST_PAGES / 8)
 #define MAP_TURNS 64u
 #define DIGEST_STEP (MIB / 4) /* as wherry receive does it */
-#define ROUNDS 9u
 
 /* So that the compiler cannot leave out what nobody looks at */
 static volatile uint64_t sink;
@@ -125,7 +124,8 @@ static void compare(const struct bench *bench, const char *variant, work_on floo
 
 	if (!bench_wants(bench, name))
 		return;
-	for (unsigned round = 0; round < ROUNDS; round++) {
+	bench_part(1, 2);
+	for (unsigned round = 0; bench_again(round); round++) {
 		bench_add(&rows[0], rate(floor, memory, bytes, turns));
 		bench_add(&rows[1], rate(ours, memory, bytes, turns));
 		bench_add(&rows[2], rate(plain_read, far, FAR_BYTES, 1));
@@ -268,7 +268,8 @@ static void digest(const struct bench *bench, const uint8_t *memory, uint64_t by
 		return;
 	load.postcopy = false;
 	load.bytes = bytes;
-	for (unsigned round = 0; round < bench_rounds(bench, 3, 7); round++) {
+	bench_part(1, 1);
+	for (unsigned round = 0; bench_again(round); round++) {
 		double read = gib(plain_read, memory, bytes);
 		struct bench_side side;
 
@@ -292,7 +293,7 @@ int main(int argc, char **argv)
 	uint64_t bytes;
 
 	bench_begin(&bench, "walk", argc, argv);
-	bytes = bench.bytes ? bench.bytes : bench.quick ? 256 * MIB : 1024 * MIB;
+	bytes = bench.bytes;
 	memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED || bytes < 2 * FAR_BYTES) {
 		fprintf(stderr, "walk: no memory, or less than 256 MiB asked for\n");

@@ -12,8 +12,9 @@ static void usage(const char *program)
 	fprintf(stderr,
 		"usage: %s [--quick] [--json FILE] [--only SIDE]... [--link unix|tcp]\n"
 		"  [--load idle|bulk] [--cores any|one] [--memory anon|small|memfd|hugetlb]\n"
-		"  [--phase precopy|postcopy] [--size MiB] [--rounds N]\n",
-		program);
+		"  [--phase precopy|postcopy] [--size MiB] [--rounds N] [--seconds N]\n"
+		"usage: %s [--quick] --plan\n",
+		program, program);
 	exit(2);
 }
 
@@ -30,8 +31,11 @@ void bench_begin(struct bench *bench, const char *program, int argc, char **argv
 		{ "phase", required_argument, NULL, 'p' },
 		{ "size", required_argument, NULL, 's' },
 		{ "rounds", required_argument, NULL, 'r' },
+		{ "seconds", required_argument, NULL, 't' },
+		{ "plan", no_argument, NULL, 'n' },
 		{ 0 },
 	};
+	bool plan = false;
 	int option;
 
 	*bench = (struct bench){ .program = program };
@@ -56,21 +60,23 @@ void bench_begin(struct bench *bench, const char *program, int argc, char **argv
 			bench->bytes = strtoull(optarg, NULL, 10) << 20;
 		else if (option == 'r')
 			bench->rounds = (unsigned)strtoul(optarg, NULL, 10);
+		else if (option == 't')
+			bench->seconds = (unsigned)strtoul(optarg, NULL, 10);
+		else if (option == 'n')
+			plan = true;
 		else
 			usage(argv[0]);
 	}
 	/* Touchers shuffle a power of two of pages */
 	if (optind < argc || bench->rounds > BENCH_SAMPLES || bench->bytes & (bench->bytes - 1))
 		usage(argv[0]);
+	if (plan) {
+		bench_plan_print(bench->quick);
+		exit(0);
+	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	bench_machine(bench);
-}
-
-unsigned bench_rounds(const struct bench *bench, unsigned quick, unsigned full)
-{
-	if (bench->rounds)
-		return bench->rounds;
-	return bench->quick ? quick : full;
+	bench_plan_begin(bench);
 }
 
 bool bench_chosen(const char *option, const char *value)
@@ -230,7 +236,8 @@ void bench_print(const struct bench *bench, enum bench_measure measure, const ch
 	double floor = rows[0].count ? bench_median(&rows[0]) : 0;
 
 	printf("\n%s%s%s\n", bench_traits[measure].title, variant[0] ? ", " : "", variant);
-	printf("  %-28s %10s %-9s %23s %10s\n", "", "median", "", "low .. high", "of floor");
+	printf("  %-28s %10s %-9s %23s %10s %3s\n", "", "median", "", "low .. high", "of floor",
+	       "n");
 	for (unsigned i = 0; i < count; i++) {
 		const struct bench_row *row = &rows[i];
 		double median, ratio = 0;
@@ -243,11 +250,13 @@ void bench_print(const struct bench *bench, enum bench_measure measure, const ch
 		} else {
 			median = bench_median(row);
 			ratio = floor > 0 ? median / floor : 0;
-			printf("  %-28s %10.4g %-9s %10.4g .. %-9.4g %9.2fx\n", row->side, median,
-			       unit, row_quantile(row, 0), row_quantile(row, 1), ratio);
+			printf("  %-28s %10.4g %-9s %10.4g .. %-9.4g %9.2fx %3u\n", row->side,
+			       median, unit, row_quantile(row, 0), row_quantile(row, 1), ratio,
+			       row->count);
 		}
 		bench_record(bench, measure, variant, row, ratio);
 	}
+	bench_say_rounds();
 	for (const struct bench_aim *aim = bench_aims; aim->side; aim++)
 		if (aim->measure == measure && (!aim->variant || strstr(variant, aim->variant)))
 			print_aim(bench, aim, variant, rows, count);

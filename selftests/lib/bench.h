@@ -34,8 +34,10 @@ struct bench_row {
  * struct bench - What was asked for on the command line
  * @only:	Names of the sides to run; none: all
  * @link:	"unix" or "tcp", NULL: both. Likewise the others
- * @bytes:	Size of the RAM, 0: as the program likes
- * @rounds:	0: as the program likes
+ * @bytes:	Size of the RAM: as asked for, or as planned (bench_plan.c)
+ * @sized:	It was asked for
+ * @rounds:	As asked for; 0: as planned, as far as there is time
+ * @seconds:	For all of it, 0: as planned
  */
 struct bench {
 	const char *program;
@@ -49,14 +51,13 @@ struct bench {
 	const char *memory;
 	const char *phase;
 	uint64_t bytes;
+	bool sized;
 	unsigned rounds;
+	unsigned seconds;
 };
 
 /* Anything that is no option ends the program with a sentence. Prints what machine it is */
 void bench_begin(struct bench *bench, const char *program, int argc, char **argv);
-
-/* How many: what was asked for, or one of these */
-unsigned bench_rounds(const struct bench *bench, unsigned quick, unsigned full);
 
 /* Is a side wanted, and is a value of --link and so on? */
 bool bench_wants(const struct bench *bench, const char *side);
@@ -80,6 +81,21 @@ void bench_curve(const struct bench *bench, const char *plot, const char *varian
 
 /* Quantile of @count values, which are sorted by it */
 double bench_quantile(double *values, size_t count, double quantile);
+
+/* ---- bench_plan.c ----------------------------------------------------------------- */
+
+void bench_plan_print(bool quick);
+void bench_plan_begin(struct bench *bench);
+
+/*
+ * A comparison begins: of what is left of the program's time, it has @weight of @left, which is
+ * of all that are still to come and its own
+ */
+void bench_part(uint64_t weight, uint64_t left);
+/* After so many rounds of it, another? */
+bool bench_again(unsigned done);
+/* A line beneath its table if there were fewer than planned */
+void bench_say_rounds(void);
 
 /* ---- bench_machine.c -------------------------------------------------------------- */
 
