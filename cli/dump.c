@@ -15,12 +15,13 @@
 #include <wherry/wherry.h>
 
 static const char help[] =
-	"usage: wherry dump [--urgent | --return-path] [--pages] [--json] FILE\n\n"
+	"usage: wherry dump [--urgent | --return-path] [--pages] [--offset N] [--json] FILE\n\n"
 	"Prints a recorded migration stream, each message with the offset of its first byte.\n"
 	"FILE is - for standard input.\n\n"
 	"  --urgent       FILE is an urgent (postcopy-preempt) channel\n"
 	"  --return-path  FILE is a return path, destination to source\n"
 	"  --pages        a line for each page, not for each run of pages\n"
+	"  --offset N     the stream begins there in FILE\n"
 	"  --json         an object for each message, one a line\n"
 	"  --help         this text\n\n"
 	"Exit status: 0; 1 if the stream is damaged or breaks off, after what can be read of it.\n";
@@ -81,11 +82,12 @@ static void print_object(void *opaque, const struct wh_dump_message *message)
 	json_object_put(object);
 }
 
-static int feed(struct wh_dump *dump, int fd, const char *file)
+static int feed(struct wh_dump *dump, int fd, const char *file, uint64_t offset)
 {
+	bool seeks = lseek(fd, 0, SEEK_CUR) >= 0;
 	static char buf[1 << 18];
 	struct wh_err err = { 0 };
-	uint64_t offset = 0;
+	uint64_t skip;
 	ssize_t n;
 
 	for (;;) {
@@ -107,10 +109,18 @@ static int feed(struct wh_dump *dump, int fd, const char *file)
 		}
 		if (n == 0)
 			return 0;
+		skip = seeks ? wh_dump_skip(dump) : 0;
+		offset += skip;
+		if (skip && lseek(fd, (off_t)offset, SEEK_SET) < 0) {
+			fprintf(stderr, "wherry dump: %s: offset %" PRIu64 ": %s\n", file, offset,
+				strerrordesc_np(errno));
+			return 1;
+		}
 	}
 }
 
-static int dump_file(const char *file, enum wh_dump_kind kind, bool pages, bool json)
+static int dump_file(const char *file, enum wh_dump_kind kind, bool pages, bool json,
+		     uint64_t offset)
 {
 	struct wh_dump *dump;
 	struct wh_err err = { 0 };
@@ -126,7 +136,13 @@ static int dump_file(const char *file, enum wh_dump_kind kind, bool pages, bool 
 		close(fd);
 		return 1;
 	}
-	status = feed(dump, fd, file);
+	wh_dump_at(dump, offset);
+	status = 1;
+	if (offset && lseek(fd, (off_t)offset, SEEK_SET) < 0)
+		fprintf(stderr, "wherry dump: %s: offset %" PRIu64 ": %s\n", file, offset,
+			strerrordesc_np(errno));
+	else
+		status = feed(dump, fd, file, offset);
 	wh_dump_free(dump);
 	close(fd);
 	return status;
@@ -135,15 +151,20 @@ static int dump_file(const char *file, enum wh_dump_kind kind, bool pages, bool 
 int cmd_dump(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "urgent", no_argument, NULL, 'u' }, { "return-path", no_argument, NULL, 'r' },
-		{ "pages", no_argument, NULL, 'p' },  { "json", no_argument, NULL, 'j' },
-		{ "help", no_argument, NULL, 'h' },   { NULL, 0, NULL, 0 },
+		{ "urgent", no_argument, NULL, 'u' },
+		{ "return-path", no_argument, NULL, 'r' },
+		{ "pages", no_argument, NULL, 'p' },
+		{ "offset", required_argument, NULL, 'o' },
+		{ "json", no_argument, NULL, 'j' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
 	};
 	enum wh_dump_kind kind = WH_DUMP_STREAM;
 	bool pages = false, json = false;
+	uint64_t offset = 0;
 	int option;
 
-	while ((option = getopt_long(argc, argv, "+urpjh", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "+urpo:jh", options, NULL)) != -1) {
 		switch (option) {
 		case 'u':
 		case 'r':
@@ -154,6 +175,10 @@ int cmd_dump(int argc, char **argv)
 			break;
 		case 'p':
 			pages = true;
+			break;
+		case 'o':
+			if (cli_number("dump", "offset", optarg, INT64_MAX, &offset))
+				return EXIT_USAGE;
 			break;
 		case 'j':
 			json = true;
@@ -167,5 +192,5 @@ int cmd_dump(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return cli_usage("dump", "it takes one FILE, not %d", argc - optind);
-	return dump_file(argv[optind], kind, pages, json);
+	return dump_file(argv[optind], kind, pages, json, offset);
 }

@@ -19,7 +19,7 @@
 #define KEEP_MAX ((size_t)1 << 30)
 #define SLICE ((size_t)1 << 20)
 
-static int keep(struct bytes *bytes, const uint8_t *more, size_t length, struct wh_err *err)
+int dump_keep(struct bytes *bytes, const uint8_t *more, size_t length, struct wh_err *err)
 {
 	size_t room = bytes->room ? bytes->room : 4096;
 	uint8_t *at;
@@ -48,6 +48,7 @@ static void stream_begin(struct wh_dump *dump, uint8_t first)
 	bool resumed = first == SECTION_COMMAND || first == SECTION_PART || first == SECTION_END;
 
 	stream_in_init(&dump->stream, resumed);
+	stream_in_file(&dump->stream, dump->offset);
 	if (resumed)
 		stream_in_learn(&dump->stream);
 	dump->begun = true;
@@ -60,7 +61,7 @@ static int take_package(struct wh_dump *dump, const struct stream_event *event, 
 
 	if (!dump->kept.length)
 		dump->kept_offset = dump->begin;
-	ret = keep(&dump->kept, event->data, event->data_length, err);
+	ret = dump_keep(&dump->kept, event->data, event->data_length, err);
 	if (ret < 0 || !event->last)
 		return ret;
 	ret = package_get(dump->kept.at, dump->kept.length, &package, err);
@@ -90,7 +91,7 @@ static int take_device(struct wh_dump *dump, const struct stream_event *event, s
 
 	if (!dump->kept.length)
 		dump->kept_offset = dump->begin;
-	ret = keep(&dump->kept, event->data, event->data_length, err);
+	ret = dump_keep(&dump->kept, event->data, event->data_length, err);
 	if (ret < 0)
 		return ret;
 	if (dump->described)
@@ -116,15 +117,21 @@ static int take_stream(struct wh_dump *dump, const uint8_t *at, size_t left, siz
 	int ret;
 
 	*used = 0;
-	if (!left)
+	/* the end of a list is there without any byte behind it */
+	if (!left && !(dump->mapping && dump->mapped.done && !dump->inside))
 		return 0;
 	if (!dump->begun)
 		stream_begin(dump, *at);
+	if (dump->mapping)
+		return dump_mapped_take(dump, at, left, used, err);
 	ret = stream_in_next(&dump->stream, at, left, used, &event, err);
 	if (ret <= 0)
 		return ret;
 	dump_say_event(dump, &event);
 	ret = 0;
+	if (event.kind == STREAM_SECTION && event.section == SECTION_START &&
+	    dump->stream.mapped_ram)
+		dump_mapped_begin(dump);
 	if (event.kind == STREAM_PACKAGE)
 		ret = take_package(dump, &event, err);
 	if (event.kind == STREAM_DEVICE || event.kind == STREAM_EOF)
@@ -258,6 +265,12 @@ int wh_dump_new(struct wh_dump **dump, enum wh_dump_kind kind, bool pages,
 	return 0;
 }
 
+void wh_dump_at(struct wh_dump *dump, uint64_t offset)
+{
+	dump->offset = offset;
+	dump->begin = offset;
+}
+
 int wh_dump_feed(struct wh_dump *dump, const void *bytes, size_t length, struct wh_err *err)
 {
 	struct wh_err said = { 0 };
@@ -270,7 +283,7 @@ int wh_dump_feed(struct wh_dump *dump, const void *bytes, size_t length, struct 
 	while (length && !ret) {
 		size_t slice = length < SLICE ? length : SLICE;
 
-		ret = keep(&dump->buffer, at, slice, &said);
+		ret = dump_keep(&dump->buffer, at, slice, &said);
 		if (!ret)
 			ret = take_all(dump, &said);
 		at += slice;

@@ -3,13 +3,14 @@
 #define POSTCOPY_DUMP_INTERNAL_H
 
 #include "wire/device.h"
+#include "wire/mapped_ram.h"
 #include "wire/return_path.h"
 #include "wire/stream.h"
 
 #include <stdbool.h>
 #include <wherry/dump.h>
 
-/* The state of a dump, for dump.c, which takes bytes, and dump_text.c, which makes messages */
+/* The state of a dump, for dump*.c, which take bytes, and dump_text.c, which makes messages */
 
 struct bytes {
 	uint8_t *at;
@@ -47,7 +48,21 @@ struct wh_dump {
 	bool described; /* device state and description are complete */
 
 	bool bitmap; /* of the return path: a bitmap follows */
+
+	bool mapping;	 /* the list of blocks of a mapped-ram file */
+	bool inside;	 /* behind a line of it, of: */
+	uint64_t region; /* the next byte of the file */
+	struct mapped_in mapped;
+	struct mapped_block block;
 };
+
+/* dump.c: more bytes that belong together */
+int dump_keep(struct bytes *bytes, const uint8_t *more, size_t length, struct wh_err *err);
+
+/* dump_mapped.c: instead of the decoder of the stream, as long as dump->mapping */
+void dump_mapped_begin(struct wh_dump *dump);
+int dump_mapped_take(struct wh_dump *dump, const uint8_t *at, size_t left, size_t *used,
+		     struct wh_err *err);
 
 #define DUMP_FIELDS_MAX 8u
 #define DUMP_LINE_MAX 1024u

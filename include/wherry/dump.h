@@ -66,8 +66,18 @@ struct wh_dump_message {
 int wh_dump_new(struct wh_dump **dump, enum wh_dump_kind kind, bool pages,
 		void (*message)(void *opaque, const struct wh_dump_message *message), void *opaque,
 		struct wh_err *err);
+/*
+ * Before the first byte: it is at this offset of its file. Files with mapped-ram (QEMU 9.0) say
+ * where in the file something is
+ */
+void wh_dump_at(struct wh_dump *dump, uint64_t offset);
 /* Next bytes, in pieces of any size. Return: 0, or -EPROTO and the sentence */
 int wh_dump_feed(struct wh_dump *dump, const void *bytes, size_t length, struct wh_err *err);
+/*
+ * After a wh_dump_feed(): so many of the next bytes are contents of pages, which are not shown and
+ * not to be fed. Who cannot leave them out does not ask
+ */
+uint64_t wh_dump_skip(struct wh_dump *dump);
 /* No more bytes: what is left, -EPROTO if the stream breaks off */
 int wh_dump_end(struct wh_dump *dump, struct wh_err *err);
 void wh_dump_free(struct wh_dump *dump);
