@@ -17,7 +17,6 @@
 #include <string.h>
 
 #define BUFFER_FIRST 65536u
-#define FOOTER_BYTES 5u /* in front of the EOF byte */
 
 static unsigned long long ull(uint64_t value)
 {
@@ -262,29 +261,13 @@ int dest_device(struct dest *dest, const uint8_t *data, size_t length, struct wh
 	return ret > 0 ? load_precopy(dest, state, err) : ret;
 }
 
-/* Is there a section that this footer may be of? */
-static bool has_section(const uint8_t *state, const uint8_t *footer)
-{
-	for (; state + FOOTER_BYTES <= footer; state++)
-		if (state[0] == SECTION_FULL && !memcmp(state + 1, footer + 1, FOOTER_BYTES - 1))
-			return true;
-	return false;
-}
-
 int dest_device_closed(struct dest *dest, struct wh_err *err)
 {
 	size_t length = dest->buffered;
-	const uint8_t *state = dest->buffer;
-	const uint8_t *footer;
+	size_t state;
 
-	/* No description, then: a footer and the EOF byte are the last there is. */
-	if (length == 1 && state[0] == SECTION_EOF)
-		return load_precopy(dest, 0, err);
-	if (length > FOOTER_BYTES && state[length - 1] == SECTION_EOF) {
-		footer = state + length - 1 - FOOTER_BYTES;
-		if (footer[0] == SECTION_FOOTER && has_section(state, footer))
-			return load_precopy(dest, length - 1, err);
-	}
+	if (device_undescribed(dest->buffer, length, &state))
+		return load_precopy(dest, state, err);
 	if (!length)
 		return err_set(err, -EPROTO, "the source closed before the end of the stream");
 	return err_set(err, -EPROTO,

@@ -30,6 +30,30 @@ enum scan_state {
 	SCAN_ESCAPE, /* behind a backslash */
 };
 
+/* Is there a section that this footer may be of? */
+static bool has_section(const uint8_t *state, const uint8_t *footer)
+{
+	for (; state + FOOTER <= footer; state++)
+		if (state[0] == SECTION_FULL && !memcmp(state + 1, footer + 1, FOOTER - 1))
+			return true;
+	return false;
+}
+
+bool device_undescribed(const uint8_t *buf, size_t length, size_t *state)
+{
+	const uint8_t *footer;
+
+	if (!length || buf[length - 1] != SECTION_EOF)
+		return false;
+	*state = length - 1;
+	if (length == 1)
+		return true;
+	if (length <= FOOTER)
+		return false;
+	footer = buf + length - 1 - FOOTER;
+	return footer[0] == SECTION_FOOTER && has_section(buf, footer);
+}
+
 static bool frame_at(const uint8_t *buf, size_t at)
 {
 	if (buf[at] != SECTION_EOF || buf[at + 1] != SECTION_VMDESCRIPTION ||

@@ -2,6 +2,7 @@
 #ifndef WIRE_DEVICE_H
 #define WIRE_DEVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <wherry/err.h>
@@ -41,6 +42,12 @@ struct device_scan {
 /* @buf grows from call to call, what was in it stays. As device_end() otherwise */
 int device_scan(struct device_scan *scan, const uint8_t *buf, size_t length, size_t *state,
 		size_t *json, size_t *json_length, struct wh_err *err);
+
+/*
+ * Is it all, without a description: an EOF byte, and in front of it the footer of one of the
+ * sections, or nothing? @state: bytes up to the EOF byte
+ */
+bool device_undescribed(const uint8_t *buf, size_t length, size_t *state);
 
 #define PACKAGE_PINGS_MAX 8u
 

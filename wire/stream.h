@@ -141,6 +141,8 @@ void stream_in_where(const struct stream_in *in, struct wh_err *err);
 #define STREAM_PUT_MAX 320u /* of any of them */
 size_t stream_put_header(uint8_t *buf);
 size_t stream_put_config(uint8_t *buf, const struct wire_name *machine);
+/* Behind the configuration, if it has none but this one */
+size_t stream_put_capability(uint8_t *buf, const struct wire_name *capability);
 size_t stream_put_start(uint8_t *buf, enum section_type start_or_full, uint32_t id,
 			const struct wire_name *name, uint32_t instance, uint32_t version);
 size_t stream_put_part(uint8_t *buf, enum section_type part_or_end, uint32_t id);

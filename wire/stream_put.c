@@ -20,6 +20,19 @@ size_t stream_put_config(uint8_t *buf, const struct wire_name *machine)
 	return 5u + machine->length;
 }
 
+size_t stream_put_capability(uint8_t *buf, const struct wire_name *capability)
+{
+	struct wire_name name;
+	size_t length = 1;
+
+	wire_name_set(&name, "configuration/capabilities");
+	buf[0] = SECTION_SUBSECTION;
+	length += wire_name_put(buf + length, &name);
+	put_be32(buf + length, 1);     /* version */
+	put_be32(buf + length + 4, 1); /* how many */
+	return length + 8 + wire_name_put(buf + length + 8, capability);
+}
+
 size_t stream_put_start(uint8_t *buf, enum section_type start_or_full, uint32_t id,
 			const struct wire_name *name, uint32_t instance, uint32_t version)
 {

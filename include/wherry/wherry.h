@@ -6,6 +6,7 @@
 #include <wherry/check.h>
 #include <wherry/dump.h>
 #include <wherry/err.h>
+#include <wherry/file.h>
 #include <wherry/migration.h>
 
 #define WH_VERSION_MAJOR 0

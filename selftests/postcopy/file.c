@@ -1,0 +1,549 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A guest into a file and out of it again, and what is no such file.
+ */
+#include "base/bytes.h"
+#include "postcopy/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <wherry/wherry.h>
+
+#include "kselftest_harness.h"
+
+#define PAGE 4096u
+#define MIB ((uint64_t)1 << 20)
+#define BLOCKS 3u
+/* Of a mapped-ram file of machine "pc": offsets of what the list says of the first block */
+#define LIST 0x4fu
+#define FIRST (LIST + 8 + 1 + 3)
+#define HEADER (FIRST + 8)
+
+static const char *const names[BLOCKS] = { "ram", "/rom@etc/acpi/tables", "vga.vram" };
+static const uint64_t lengths[BLOCKS] = { 3 * MIB, 5 * PAGE, 65 * PAGE };
+
+FIXTURE(file)
+{
+	char folder[64];
+	char path[96];
+	char uri[128];
+	uint8_t *memory[BLOCKS];
+	uint8_t *loaded[BLOCKS];
+	struct wh_block block[BLOCKS];
+	struct wh_file_save save;
+	struct wh_file_load load;
+	unsigned made;
+	unsigned stops; /* so many looks from now it says yes, 0: never */
+	struct wh_err err;
+};
+
+FIXTURE_SETUP(file)
+{
+	memset(self, 0, sizeof(*self));
+	snprintf(self->folder, sizeof(self->folder), "/dev/shm/wherry-file-XXXXXX");
+	ASSERT_NE(NULL, mkdtemp(self->folder));
+	snprintf(self->path, sizeof(self->path), "%s/vm", self->folder);
+	snprintf(self->uri, sizeof(self->uri), "file:%s", self->path);
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		self->memory[i] = mmap(NULL, lengths[i], PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		/* most pages are zero, the first and the last are not */
+		for (uint64_t at = 0; at < lengths[i]; at += PAGE)
+			if (at % (7 * PAGE) == 0 || at + PAGE == lengths[i])
+				put_be64(self->memory[i] + at + 8 * i, at + i + 1);
+		self->block[i] = (struct wh_block){
+			.name = names[i],
+			.addr = self->memory[i],
+			.length = lengths[i],
+		};
+	}
+	self->save = (struct wh_file_save){
+		.opaque = self,
+		.block = self->block,
+		.blocks = BLOCKS,
+		.machine = "pc",
+		.device = "state",
+		.device_length = 5,
+		.device_format = WH_DEVICE_OWN,
+	};
+}
+
+FIXTURE_TEARDOWN(file)
+{
+	char command[128];
+
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		munmap(self->memory[i], lengths[i]);
+		if (self->loaded[i])
+			munmap(self->loaded[i], lengths[i]);
+	}
+	free(self->load.device);
+	snprintf(command, sizeof(command), "rm -rf %s", self->folder);
+	ASSERT_EQ(0, system(command));
+}
+
+static int on_block(void *opaque, const char *name, uint64_t length, uint64_t page_size,
+		    struct wh_block *block, struct wh_err *err)
+{
+	FIXTURE_DATA(file) *self = opaque;
+	unsigned i = self->made++;
+
+	if (i == BLOCKS || strcmp(name, names[i]) || length != lengths[i] || page_size != PAGE) {
+		err->code = -EINVAL;
+		snprintf(err->text, sizeof(err->text), "block %u is %s of %llu", i, name,
+			 (unsigned long long)length);
+		return -EINVAL;
+	}
+	/* nothing behind its end may be written to */
+	self->loaded[i] = mmap(NULL, length + PAGE, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	mprotect(self->loaded[i] + length, PAGE, PROT_NONE);
+	*block = (struct wh_block){ .addr = self->loaded[i], .length = length, .fd = -1 };
+	return 0;
+}
+
+static bool on_stop(void *opaque)
+{
+	FIXTURE_DATA(file) *self = opaque;
+
+	return self->stops && !--self->stops;
+}
+
+static int load(FIXTURE_DATA(file) *self)
+{
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		if (self->loaded[i])
+			munmap(self->loaded[i], lengths[i] + PAGE);
+		self->loaded[i] = NULL;
+	}
+	free(self->load.device);
+	memset(&self->err, 0, sizeof(self->err));
+	self->made = 0;
+	self->load = (struct wh_file_load){ .opaque = self, .block = on_block, .stop = on_stop };
+	return wh_file_load(self->uri, &self->load, &self->err);
+}
+
+static bool same(const FIXTURE_DATA(file) *self)
+{
+	for (unsigned i = 0; i < BLOCKS; i++)
+		if (!self->loaded[i] || memcmp(self->loaded[i], self->memory[i], lengths[i]) != 0)
+			return false;
+	return self->load.device_length == 5 && !memcmp(self->load.device, "state", 5) &&
+	       self->load.device_format == WH_DEVICE_OWN && !strcmp(self->load.machine, "pc");
+}
+
+#define SAVED()                                                        \
+	ASSERT_EQ(0, wh_file_save(self->uri, &self->save, &self->err)) \
+	{                                                              \
+		TH_LOG("%s", self->err.text);                          \
+	}
+#define LOADED()                                      \
+	do {                                          \
+		ASSERT_EQ(0, load(self))              \
+		{                                     \
+			TH_LOG("%s", self->err.text); \
+		}                                     \
+		ASSERT_TRUE(same(self));              \
+	} while (0)
+#define REFUSED(number, sentence)                                   \
+	do {                                                        \
+		ASSERT_EQ(number, load(self))                       \
+		{                                                   \
+			TH_LOG("%s: %s", sentence, self->err.text); \
+		}                                                   \
+		ASSERT_EQ(number, self->err.code);                  \
+		ASSERT_NE(NULL, strstr(self->err.text, sentence))   \
+		{                                                   \
+			TH_LOG("%s: %s", sentence, self->err.text); \
+		}                                                   \
+	} while (0)
+
+TEST_F(file, there_and_back)
+{
+	for (unsigned mapped = 0; mapped < 2; mapped++) {
+		self->save.mapped_ram = mapped;
+		self->save.replace = mapped;
+		SAVED();
+		LOADED();
+		ASSERT_EQ(mapped, self->load.mapped_ram);
+		ASSERT_EQ(self->save.pages_normal, self->load.pages_normal);
+		ASSERT_EQ(self->save.pages_zero, self->load.pages_zero);
+		ASSERT_EQ((3 * MIB) / PAGE + 70, self->load.pages_normal + self->load.pages_zero);
+	}
+}
+
+/* Zero pages are holes, and a file of 3 MiB is smaller than that */
+TEST_F(file, mapped_ram_is_sparse)
+{
+	struct stat st;
+
+	self->save.mapped_ram = true;
+	SAVED();
+	ASSERT_EQ(0, stat(self->path, &st));
+	ASSERT_LT(5 * MIB, st.st_size);
+	ASSERT_GT(2 * MIB, st.st_blocks * 512ull);
+}
+
+/* Behind somebody else's bytes, which stay what they were */
+TEST_F(file, at_an_offset)
+{
+	static const char theirs[] = "0123456789";
+	char there[sizeof(theirs)];
+	int fd = open(self->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(10, write(fd, theirs, 10));
+	for (unsigned mapped = 0; mapped < 2; mapped++) {
+		self->save.mapped_ram = mapped;
+		self->save.replace = mapped;
+		snprintf(self->uri, sizeof(self->uri), "file:%s,offset=%s", self->path,
+			 mapped ? "0x10001" : "10");
+		SAVED();
+		LOADED();
+		ASSERT_EQ(10, pread(fd, there, 10, 0));
+		ASSERT_EQ(0, memcmp(theirs, there, 10));
+	}
+	snprintf(self->uri, sizeof(self->uri), "file:%s,offset=0x10000", self->path);
+	REFUSED(-EPROTO, "magic 0x00514556");
+	close(fd);
+}
+
+TEST_F(file, addresses)
+{
+	static const struct {
+		const char *text, *path;
+		uint64_t offset;
+	} good[] = {
+		{ "file:a", "a", 0 },
+		{ "file:/a,b", "/a,b", 0 },
+		{ "file:a,offset=0", "a", 0 },
+		{ "file:a,offset=0x1fF", "a", 0x1ff },
+		{ "file:a,offset=4K", "a", 4096 },
+		{ "file:a,offset=3G", "a", (uint64_t)3 << 30 },
+		{ "file:a,offset=1,offset=2", "a,offset=1", 2 },
+		{ "file:a,offset=9223372036854775807", "a", INT64_MAX },
+	};
+	static const char *const bad[] = {
+		"file:",
+		"file:,offset=1",
+		"file:a,offset=",
+		"file:a,offset=-1",
+		"file:a,offset= 1",
+		"file:a,offset=1T",
+		"file:a,offset=1KK",
+		"file:a,offset=x",
+		"file:a,offset=0x",
+		"tcp:a:1",
+		"file:a,offset=9223372036854775808",
+		"file:a,offset=8589934592G",
+	};
+	struct file_address address;
+
+	for (unsigned i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		ASSERT_EQ(0, file_address_parse(&address, good[i].text, &self->err))
+		{
+			TH_LOG("%s", good[i].text);
+		}
+		ASSERT_STREQ(good[i].path, address.path);
+		ASSERT_EQ(good[i].offset, address.offset);
+	}
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		ASSERT_EQ(-EINVAL, file_address_parse(&address, bad[i], &self->err))
+		{
+			TH_LOG("%s", bad[i]);
+		}
+	}
+}
+
+static bool there(const FIXTURE_DATA(file) *self, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", self->folder, name);
+	return !access(path, F_OK);
+}
+
+TEST_F(file, what_is_there_stays)
+{
+	SAVED();
+	ASSERT_EQ(-EEXIST, wh_file_save(self->uri, &self->save, &self->err));
+	ASSERT_NE(NULL, strstr(self->err.text, "there is something already"));
+	LOADED();
+	/* until the new one is whole */
+	self->memory[0][1] = 0x55;
+	self->save.replace = true;
+	self->save.stop = on_stop;
+	self->stops = 2;
+	ASSERT_EQ(-EINTR, wh_file_save(self->uri, &self->save, &self->err));
+	ASSERT_EQ(0, load(self));
+	ASSERT_EQ(0, self->loaded[0][1]);
+	ASSERT_FALSE(there(self, "vm.part"));
+	SAVED();
+	LOADED();
+}
+
+/* A disk that is full in the middle: a sentence, and what there was is there */
+TEST_F(file, no_room)
+{
+	struct rlimit limit = { 0, RLIM_INFINITY }, before;
+
+	SAVED();
+	self->memory[0][1] = 0x55;
+	self->save.replace = true;
+	ASSERT_EQ(0, getrlimit(RLIMIT_FSIZE, &before));
+	signal(SIGXFSZ, SIG_IGN);
+	for (unsigned mapped = 0; mapped < 2; mapped++) {
+		self->save.mapped_ram = mapped;
+		for (limit.rlim_cur = 4; limit.rlim_cur < MIB / 2; limit.rlim_cur *= 5) {
+			limit.rlim_max = before.rlim_max;
+			ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &limit));
+			ASSERT_EQ(-EFBIG, wh_file_save(self->uri, &self->save, &self->err));
+			ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &before));
+			ASSERT_NE(NULL, strstr(self->err.text, "writing it: File too large"));
+			ASSERT_FALSE(there(self, "vm.part"));
+			ASSERT_EQ(0, load(self));
+			ASSERT_EQ(0, self->loaded[0][1]);
+		}
+	}
+}
+
+/* In a file of somebody else nothing looks like a stream before all of it is there. */
+TEST_F(file, an_offset_and_no_room)
+{
+	struct rlimit limit, before;
+	uint8_t bytes[16];
+	int fd = open(self->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	ASSERT_EQ(0, getrlimit(RLIMIT_FSIZE, &before));
+	limit = (struct rlimit){ MIB / 8, before.rlim_max };
+	signal(SIGXFSZ, SIG_IGN);
+	snprintf(self->uri, sizeof(self->uri), "file:%s,offset=16", self->path);
+	ASSERT_EQ(16, write(fd, "0123456789abcdef", 16));
+	ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &limit));
+	ASSERT_EQ(-EFBIG, wh_file_save(self->uri, &self->save, &self->err));
+	ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &before));
+	ASSERT_EQ(16, lseek(fd, 0, SEEK_END));
+	ASSERT_EQ(16, pread(fd, bytes, 16, 0));
+	ASSERT_EQ(0, memcmp(bytes, "0123456789abcdef", 16));
+	close(fd);
+}
+
+TEST_F(file, what_cannot_be_saved)
+{
+	struct wh_file_save good = self->save;
+
+	self->save.machine = "";
+	self->save.mapped_ram = true;
+	ASSERT_EQ(-EINVAL, wh_file_save(self->uri, &self->save, &self->err));
+	self->save.mapped_ram = false;
+	SAVED();
+	ASSERT_EQ(0, load(self));
+	ASSERT_STREQ("", self->load.machine);
+	self->save = good;
+	self->save.blocks = 0;
+	ASSERT_EQ(-EINVAL, wh_file_save(self->uri, &self->save, &self->err));
+	self->save = good;
+	self->block[1].length--;
+	ASSERT_EQ(-EINVAL, wh_file_save(self->uri, &self->save, &self->err));
+	self->block[1].length++;
+	ASSERT_EQ(-ENOENT, wh_file_save("file:/no/such/folder", &good, &self->err));
+	ASSERT_EQ(-EINVAL, wh_file_save("file:/dev/null", &good, &self->err));
+}
+
+TEST_F(file, what_cannot_be_read)
+{
+	REFUSED(-ENOENT, "No such file");
+	snprintf(self->uri, sizeof(self->uri), "file:%s", self->folder);
+	ASSERT_GT(0, load(self));
+	snprintf(self->uri, sizeof(self->uri), "file:/dev/null");
+	REFUSED(-EPROTO, "the file has 0 bytes");
+}
+
+/* Cut anywhere it is refused: nothing less than all of it will do. */
+TEST_F(file, cut)
+{
+	for (unsigned mapped = 0; mapped < 2; mapped++) {
+		struct stat st;
+
+		self->save.mapped_ram = mapped;
+		self->save.replace = true;
+		SAVED();
+		ASSERT_EQ(0, stat(self->path, &st));
+		/* thoroughly at both ends */
+		for (off_t at = st.st_size - 1; at > 0;
+		     at -= at < 400 || at > st.st_size - 200 ? 1 : at / 7) {
+			ASSERT_EQ(0, truncate(self->path, at));
+			ASSERT_EQ(-EPROTO, load(self))
+			{
+				TH_LOG("%lld of %lld", (long long)at, (long long)st.st_size);
+			}
+			ASSERT_NE(0, self->err.text[0]);
+		}
+	}
+}
+
+/* What the list of a mapped-ram file may say, and what becomes of it */
+TEST_F(file, mapped_ram_lies)
+{
+	static const struct {
+		off_t at;
+		uint64_t value;
+		const char *sentence;
+	} lies[] = {
+		{ FIRST, 64 * MIB, "of the total" },
+		{ HEADER + 4, 8192, "pages of 0x2000" },
+		{ HEADER + 12, 0, "bitmap at 0x0 of the file" },
+		{ HEADER + 12, 0x100000, "its bitmap is" },
+		{ HEADER + 20, 0x100001, "whole MiB" },
+		{ HEADER + 20, 0, "its bitmap is" },
+		{ HEADER + 20, 64 * MIB, "of the file, which has" },
+		{ HEADER + 20, UINT64_C(0x7fffffffff000000), "of the file, which has" },
+		{ HEADER + 20, UINT64_C(0xfffffffffff00000), "bytes of pages at" },
+		{ LIST, UINT64_C(0x7fffffffff000004), "within the list of blocks" },
+		{ LIST, 0x1000004, "within the list of blocks" },
+	};
+	uint8_t bytes[8], before[8];
+	int fd;
+
+	self->save.mapped_ram = true;
+	SAVED();
+	fd = open(self->path, O_RDWR | O_CLOEXEC);
+	for (unsigned i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+		ASSERT_EQ(8, pread(fd, before, 8, lies[i].at));
+		put_be64(bytes, lies[i].value);
+		ASSERT_EQ(8, pwrite(fd, bytes, 8, lies[i].at));
+		if (i + 2 < sizeof(lies) / sizeof(lies[0]))
+			REFUSED(-EPROTO, lies[i].sentence);
+		else
+			ASSERT_GT(0, load(self));
+		ASSERT_EQ(8, pwrite(fd, before, 8, lies[i].at));
+	}
+	LOADED();
+	close(fd);
+}
+
+/* Bits behind the last page; and pages without a bit are zero, whatever lies in their place. */
+TEST_F(file, bitmaps_lie)
+{
+	uint64_t pages = 0, bitmap;
+	uint8_t bytes[8], word[8];
+	int fd;
+
+	self->save.mapped_ram = true;
+	SAVED();
+	fd = open(self->path, O_RDWR | O_CLOEXEC);
+	/* the second block: 5 pages */
+	ASSERT_EQ(8, pread(fd, bytes, 8, HEADER + 20));
+	bitmap = get_be64(bytes) + lengths[0] + 1 + strlen(names[1]) + 8 + 28;
+	ASSERT_EQ(8, pread(fd, bytes, 8, (off_t)bitmap - 8));
+	pages = get_be64(bytes);
+	ASSERT_EQ(8, pread(fd, word, 8, (off_t)bitmap));
+	ASSERT_EQ(0x11, word[0]);
+	word[0] |= 0x20;
+	ASSERT_EQ(8, pwrite(fd, word, 8, (off_t)bitmap));
+	REFUSED(-EPROTO, "bitmap has bits behind its 5 pages");
+	word[0] = 0x10;
+	ASSERT_EQ(8, pwrite(fd, word, 8, (off_t)bitmap));
+	ASSERT_EQ(8, pread(fd, bytes, 8, (off_t)pages + 8));
+	ASSERT_NE(0, get_be64(bytes));
+	ASSERT_EQ(0, load(self));
+	ASSERT_EQ(0, get_be64(self->loaded[1] + 8));
+	ASSERT_EQ(0, memcmp(self->loaded[0], self->memory[0], lengths[0]));
+	close(fd);
+}
+
+/* Any single byte of what is not contents: refused, or the same memory, or nothing worse */
+TEST_F(file, wrong_bytes)
+{
+	uint8_t byte, wrong;
+	int fd;
+
+	self->save.mapped_ram = true;
+	SAVED();
+	fd = open(self->path, O_RDWR | O_CLOEXEC);
+	for (off_t at = 0; at < HEADER + 28; at++)
+		for (unsigned bit = 0; bit < 8; bit++) {
+			ASSERT_EQ(1, pread(fd, &byte, 1, at));
+			wrong = byte ^ (uint8_t)(1u << bit);
+			ASSERT_EQ(1, pwrite(fd, &wrong, 1, at));
+			if (load(self))
+				ASSERT_NE(0, self->err.text[0]);
+			ASSERT_EQ(1, pwrite(fd, &byte, 1, at));
+		}
+	LOADED();
+	close(fd);
+}
+
+TEST_F(file, commands_that_need_an_answer)
+{
+	static const uint8_t bytes[] = "QEVM\0\0\0\3\7\0\0\0\2pc\x8\0\1\0\0\x8\0\2\0\4\0\0\0\1"
+				       "\x8\0\4\0\0";
+	FILE *to = fopen(self->path, "w");
+
+	ASSERT_EQ(1, fwrite(bytes, sizeof(bytes) - 1, 1, to));
+	fclose(to);
+	REFUSED(-EPROTO, "command POSTCOPY_LISTEN");
+}
+
+static void print_to(void *opaque, const struct wh_dump_message *message)
+{
+	fprintf(opaque, "%llx %s\n", (unsigned long long)message->offset, message->line);
+}
+
+/* Shown the same whether contents of pages are read or passed over, in pieces of any size */
+TEST_F(file, shown)
+{
+	static uint8_t bytes[8 * MIB];
+	static const size_t pieces[] = { 8 * MIB, 1, 4099 };
+	char *text[4] = { NULL };
+	size_t length, size;
+	FILE *from, *to;
+
+	self->save.mapped_ram = true;
+	SAVED();
+	from = fopen(self->path, "r");
+	length = fread(bytes, 1, sizeof(bytes), from);
+	fclose(from);
+	for (unsigned i = 0; i < 4; i++) {
+		size_t piece = pieces[i % 3];
+		struct wh_dump *dump;
+
+		to = open_memstream(&text[i], &size);
+		ASSERT_EQ(0, wh_dump_new(&dump, WH_DUMP_STREAM, false, print_to, to, &self->err));
+		for (size_t at = 0; at < length;) {
+			size_t n = piece < length - at ? piece : length - at;
+
+			ASSERT_EQ(0, wh_dump_feed(dump, bytes + at, n, &self->err));
+			at += n;
+			/* bytes one by one, but not the contents */
+			if (i == 1)
+				at += wh_dump_skip(dump);
+		}
+		ASSERT_EQ(0, wh_dump_end(dump, &self->err))
+		{
+			TH_LOG("%s", self->err.text);
+		}
+		wh_dump_free(dump);
+		fclose(to);
+		ASSERT_STREQ(text[0], text[i]);
+	}
+	ASSERT_NE(NULL, strstr(text[0], "\n4f block ram 0x300000 bytes, bitmap at 0x"))
+	{
+		TH_LOG("%s", text[0]);
+	}
+	ASSERT_NE(NULL, strstr(text[0], "bitmap of 96 bytes, 111 pages are in place\n"));
+	ASSERT_NE(NULL, strstr(text[0], "\n107000 ram 0x7000+0x1000 page x1\n"));
+	ASSERT_NE(NULL, strstr(text[0], "wherry/vmm of 5 bytes\n"));
+	for (unsigned i = 0; i < 4; i++)
+		free(text[i]);
+}
+
+TEST_HARNESS_MAIN
