@@ -59,7 +59,7 @@ _wherry()
 				--quiet --help'
 			;;
 		send:*)
-			words='--from --postcopy --urgent --return-path --bandwidth --machine
+			words='--from --mapped-ram --force --postcopy --urgent --return-path --bandwidth --machine
 				--recover --verify --timeout --json --quiet --help'
 			;;
 		qmp:* | top:*)

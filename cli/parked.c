@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -204,10 +205,16 @@ static int read_manifest(struct parked *parked, json_object *manifest, struct wh
 int parked_open(struct parked *parked, const char *path, struct wh_err *err)
 {
 	json_object *manifest = NULL;
+	char uri[4096];
 	struct stat st;
 	int fd, ret;
 
 	*parked = (struct parked){ .path = path, .fd = -1 };
+	parked->in_file = wh_is_file(path) || (stat(path, &st) == 0 && S_ISREG(st.st_mode));
+	if (parked->in_file) {
+		snprintf(uri, sizeof(uri), "%s%s", wh_is_file(path) ? "" : "file:", path);
+		return parked_load(parked, uri, err);
+	}
 	parked->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (parked->fd < 0)
 		return receive_fail(err, -errno, "%s: %m", path);

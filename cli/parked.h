@@ -10,14 +10,16 @@
 #include "cli/receive.h"
 
 /*
- * A parked VM, read: the folder that wherry receive has written (Documentation/parked-vm.rst).
+ * A parked VM, read: the folder that wherry receive has written (Documentation/parked-vm.rst), or
+ * a file to which a QEMU has migrated.
  * Nothing in it is trusted before it is checked: anybody may have been there since.
  */
 
 /**
  * struct parked_block - A block of RAM
  * @page_size:	Host pages of the machine that it came from
- * @at:		@length bytes, read only, aligned to @page_size
+ * @at:		@length bytes, only to be read, aligned to @page_size
+ * @digest:	"" of a file, which has none
  * @pages:	File of page digests, "" if there is none
  */
 struct parked_block {
@@ -34,6 +36,7 @@ struct parked_block {
 
 struct parked {
 	const char *path;
+	bool in_file;
 	int fd;
 	char machine[256];
 	struct parked_block block[RECEIVE_BLOCKS_MAX];
@@ -47,6 +50,7 @@ struct parked {
 
 /**
  * parked_open() - Read the manifest, map RAM, read device state
+ * @path:	Of the folder; or file:PATH, or the path of a file: then all of it is read
  *
  * Nobody else writes there until parked_close().
  *
@@ -54,8 +58,11 @@ struct parked {
  */
 int parked_open(struct parked *parked, const char *path, struct wh_err *err);
 
+/* parked_file.c: of parked_open(), for a file: address */
+int parked_load(struct parked *parked, const char *uri, struct wh_err *err);
+
 /**
- * parked_verify() - Compare everything with its digests
+ * parked_verify() - Compare everything with its digests; not for a file
  *
  * Return: 0; or -EILSEQ and the first block and page that are not as they came
  */

@@ -28,7 +28,8 @@ static const char usage[] =
 	"keeps what comes: a file for each block of RAM (sparse), the device state as it is,\n"
 	"and manifest.json with lengths and digests, which is written last. Nothing runs here.\n"
 	"\n"
-	"  URI                     tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or fd:N\n"
+	"  URI                     tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or fd:N; or\n"
+	"                          file:PATH[,offset=N], to which a QEMU has migrated\n"
 	"  --out DIR               a folder that is empty, or is made\n"
 	"  --force                 DIR may hold a capture, which is given up\n"
 	"  --postcopy on|off       as at the source (on)\n"
@@ -90,6 +91,12 @@ static void on_signal(int number)
 	interrupted = 1;
 }
 
+static bool is_interrupted(void *opaque)
+{
+	(void)opaque;
+	return interrupted;
+}
+
 static void on_event(void *opaque, const struct wh_event *event)
 {
 	struct receive *receive = opaque;
@@ -115,10 +122,9 @@ static void on_log(void *opaque, enum wh_log_level level, const char *line)
 		receive_say(opaque, "note", "%s", line);
 }
 
-static int on_block(void *opaque, const char *name, uint64_t length, uint64_t page_size,
-		    struct wh_block *block, struct wh_err *err)
+int receive_block(struct receive *receive, const char *name, uint64_t length, uint64_t page_size,
+		  struct wh_block *block, struct wh_err *err)
 {
-	struct receive *receive = opaque;
 	int ret = receive_block_make(receive, name, length, page_size, block, err);
 
 	if (ret)
@@ -127,6 +133,12 @@ static int on_block(void *opaque, const char *name, uint64_t length, uint64_t pa
 		    name, length >> 10, block->page_size >> 10);
 	receive_out_room(receive);
 	return 0;
+}
+
+static int on_block(void *opaque, const char *name, uint64_t length, uint64_t page_size,
+		    struct wh_block *block, struct wh_err *err)
+{
+	return receive_block(opaque, name, length, page_size, block, err);
 }
 
 static void *writer_main(void *arg)
@@ -356,6 +368,10 @@ static int run(struct receive *receive, const struct wh_config *config, const ch
 	int ret;
 
 	ret = receive_out_open(receive, err);
+	if (!ret && wh_is_file(uri)) {
+		ret = receive_file(receive, uri, is_interrupted, config->device_state_max, err);
+		return ret ? ret : keep(receive, err);
+	}
 	if (!ret)
 		ret = wh_new(&receive->migration, WH_DEST, config, err);
 	if (!ret)

@@ -15,6 +15,7 @@
  * wherry receive: the end of a migration that keeps the guest instead of running it.
  *
  *	receive.c	options, the migration and its callbacks
+ *	receive_file.c	the same out of a file
  *	receive_block.c	memory for the blocks that the stream names
  *	receive_touch.c	threads that read it while pages are missing
  *	receive_write.c	the capture: a file a block, device state, manifest
@@ -124,6 +125,9 @@ struct receive {
 	bool touching;
 	struct receive_toucher toucher[RECEIVE_TOUCH_MAX];
 
+	bool from_file;
+	struct wh_file_load file;
+
 	bool postcopy;	 /* it came to that */
 	bool started;	 /* a guest would run */
 	bool broken;	 /* and looked for; of the library's thread */
@@ -138,6 +142,17 @@ struct receive {
 int receive_fail(struct wh_err *err, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 uint64_t receive_now_ns(void);
+
+/* A block that is named: its memory, and a line about it. As wh_callbacks.block */
+int receive_block(struct receive *receive, const char *name, uint64_t length, uint64_t page_size,
+		  struct wh_block *block, struct wh_err *err);
+
+/* receive_file.c */
+int receive_file(struct receive *receive, const char *uri, bool (*stop)(void *opaque),
+		 uint64_t device_max, struct wh_err *err);
+/* Of the migration, or of the file */
+void receive_stats(const struct receive *receive, struct wh_stats *stats);
+const char *receive_machine(const struct receive *receive);
 
 /* receive_block.c: as wh_callbacks.block */
 int receive_block_make(struct receive *receive, const char *name, uint64_t length,

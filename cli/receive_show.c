@@ -134,7 +134,7 @@ json_object *receive_figures(const struct receive *receive)
 	json_object *object = json_object_new_object();
 	struct wh_stats stats;
 
-	wh_get_stats(receive->migration, &stats);
+	receive_stats(receive, &stats);
 	json_object_object_add(object, "postcopy", json_object_new_boolean(receive->postcopy));
 	add_number(object, "total_ms", stats.now_ns / NS_PER_MS);
 	add_number(object, "bytes", stats.bytes);
@@ -196,13 +196,16 @@ static void summary_lines(struct receive *receive)
 
 	for (unsigned i = 0; i < receive->blocks; i++)
 		stored += receive->block[i].stored;
-	wh_get_stats(receive->migration, &stats);
+	receive_stats(receive, &stats);
 	receive_say(receive, "summary",
-		    "received by %s in %.2f s: %" PRIu64 " pages, %" PRIu64 " zero, %" PRIu64
-		    " urgent; %.1f MiB on the wire",
-		    receive->postcopy ? "postcopy" : "precopy",
+		    "%s in %.2f s: %" PRIu64 " pages, %" PRIu64 " zero, %" PRIu64
+		    " urgent; %.1f MiB%s",
+		    receive->from_file ? "read" :
+		    receive->postcopy  ? "received by postcopy" :
+					 "received by precopy",
 		    (double)stats.now_ns / (double)NS_PER_S, stats.pages_normal, stats.pages_zero,
-		    stats.pages_urgent, (double)stats.bytes / (1 << 20));
+		    stats.pages_urgent, (double)stats.bytes / (1 << 20),
+		    receive->from_file ? "" : " on the wire");
 	if (stats.faults)
 		receive_say(receive, "summary",
 			    "faults %" PRIu64 ": p50 %.0f us, p99 %.0f us, max %.0f us",
@@ -231,7 +234,7 @@ void receive_summary(struct receive *receive, int result, const struct wh_err *e
 	add_string(object, "result", result ? "failed" : "ok");
 	if (result)
 		add_string(object, "error", err->text);
-	if (receive->migration)
+	if (receive->migration || receive->from_file)
 		json_object_object_add(object, "migration", receive_figures(receive));
 	print_object(receive, object);
 }

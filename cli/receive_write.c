@@ -336,7 +336,7 @@ static json_object *manifest_new(const struct receive *receive)
 	add_string(manifest, "made_by", wh_version());
 	for (unsigned i = 0; i < receive->blocks; i++)
 		json_object_array_add(blocks, manifest_block(&receive->block[i], receive->verify));
-	add_machine(manifest, wh_get_machine(receive->migration));
+	add_machine(manifest, receive_machine(receive));
 	json_object_object_add(manifest, "blocks", blocks);
 	json_object_object_add(manifest, "device_state", manifest_device(receive));
 	json_object_object_add(manifest, "migration", receive_figures(receive));

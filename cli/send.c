@@ -29,8 +29,12 @@ static const char usage[] =
 	"Is the source of a migration: what wherry receive has kept in DIR goes to a destination\n"
 	"that waits, a QEMU with -incoming or another. DIR is not changed.\n"
 	"\n"
-	"  URI                    tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or fd:N\n"
-	"  --from DIR             the parked VM\n"
+	"  URI                    tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or fd:N; or\n"
+	"                         file:PATH[,offset=N], for a QEMU's -incoming file: later\n"
+	"  --from DIR             the parked VM; or a file to which a QEMU has migrated\n"
+	"  --mapped-ram           into a file: each page has its place there\n"
+	"                         (at the QEMU: the capability mapped-ram)\n"
+	"  --force                the file may be there already, and is replaced\n"
 	"  --postcopy             the guest runs at once, its memory comes as it is touched\n"
 	"                         (at the destination: the capability postcopy-ram)\n"
 	"  --urgent off|switch|start\n"
@@ -51,6 +55,8 @@ static const char usage[] =
 
 enum {
 	OPTION_FROM = 1,
+	OPTION_MAPPED_RAM,
+	OPTION_FORCE,
 	OPTION_POSTCOPY,
 	OPTION_URGENT,
 	OPTION_RETURN_PATH,
@@ -66,6 +72,8 @@ enum {
 
 static const struct option options[] = {
 	{ "from", required_argument, NULL, OPTION_FROM },
+	{ "mapped-ram", no_argument, NULL, OPTION_MAPPED_RAM },
+	{ "force", no_argument, NULL, OPTION_FORCE },
 	{ "postcopy", no_argument, NULL, OPTION_POSTCOPY },
 	{ "urgent", required_argument, NULL, OPTION_URGENT },
 	{ "return-path", required_argument, NULL, OPTION_RETURN_PATH },
@@ -86,6 +94,12 @@ static void on_signal(int number)
 {
 	(void)number;
 	interrupted = 1;
+}
+
+static bool is_interrupted(void *opaque)
+{
+	(void)opaque;
+	return interrupted;
 }
 
 /* A line of text, or an object with the figures of the migration */
@@ -189,6 +203,12 @@ static int read_option(struct send *send, struct wh_config *config, int option)
 	case OPTION_FROM:
 		send->from = optarg;
 		break;
+	case OPTION_MAPPED_RAM:
+		send->mapped_ram = true;
+		break;
+	case OPTION_FORCE:
+		send->force = true;
+		break;
 	case OPTION_POSTCOPY:
 		send->postcopy = true;
 		break;
@@ -252,6 +272,10 @@ static int read_options(struct send *send, struct wh_config *config, int argc, c
 		return cli_usage("send", "--from DIR is missing");
 	if (config->urgent && !send->postcopy)
 		return cli_usage("send", "--urgent is for --postcopy");
+	if (wh_is_file(send->uri) && send->postcopy)
+		return cli_usage("send", "--postcopy needs somebody who asks, a file does not");
+	if (!wh_is_file(send->uri) && (send->mapped_ram || send->force))
+		return cli_usage("send", "--mapped-ram and --force are for file:PATH");
 	config->postcopy = send->postcopy;
 	return 0;
 }
@@ -345,6 +369,8 @@ static int run(struct send *send, struct wh_config *config, struct wh_err *err)
 	int ret;
 
 	ret = parked_open(&send->parked, send->from, err);
+	if (send->parked.in_file)
+		send->verify = false;
 	if (!ret && send->verify)
 		ret = parked_verify(&send->parked, err);
 	if (ret)
@@ -355,6 +381,8 @@ static int run(struct send *send, struct wh_config *config, struct wh_err *err)
 	say(send, "parked", text);
 	if (!config->machine)
 		config->machine = send->parked.machine;
+	if (wh_is_file(send->uri))
+		return send_file(send, config->machine, is_interrupted, err);
 	ret = send_start(send, config, err);
 	return ret ? ret : wait_for_it(send, err);
 }
@@ -368,10 +396,15 @@ void send_summary(const struct send *send, int ret)
 		return;
 	if (send->migration)
 		wh_get_stats(send->migration, &stats);
+	else if (send->written)
+		stats = *send->written;
 	snprintf(text, sizeof(text),
-		 "%s by %s in %.2f s: %" PRIu64 " pages, %" PRIu64 " zero, %" PRIu64
-		 " requests; %.1f MiB on the wire",
-		 ret ? "failed" : "sent", send->postcopy ? "postcopy" : "precopy",
+		 "%s %s in %.2f s: %" PRIu64 " pages, %" PRIu64 " zero, %" PRIu64
+		 " requests; %.1f MiB",
+		 ret ? "failed" : "sent",
+		 wh_is_file(send->uri) ? "to a file" :
+		 send->postcopy	       ? "by postcopy" :
+					 "by precopy",
 		 (double)stats.now_ns / (double)NS_PER_S, stats.pages_normal, stats.pages_zero,
 		 stats.requests, (double)stats.bytes / (1 << 20));
 	say(send, "summary", text);

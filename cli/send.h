@@ -20,8 +20,11 @@ struct send {
 	const char *uri;
 	bool postcopy;
 	bool verify;
+	bool mapped_ram; /* into a file */
+	bool force;	 /* one that is there */
 	bool json;
 	bool quiet;
+	const struct wh_stats *written; /* to a file, once that is done */
 	uint64_t recover_ns;
 	uint64_t begin_ns;
 	uint64_t shown_ns;
@@ -38,6 +41,9 @@ int send_urgent(const char *name, const char *text, enum wh_urgent *urgent);
 int send_start(struct send *send, struct wh_config *config, struct wh_err *err);
 /* A turn of 100 ms at most. Return: 1 it goes on, 0 all of it is there, or a negative errno */
 int send_step(struct send *send, struct wh_err *err);
+/* send_file.c: URI is a file */
+int send_file(struct send *send, const char *machine, bool (*stop)(void *opaque),
+	      struct wh_err *err);
 void send_summary(const struct send *send, int ret);
 
 #endif /* CLI_SEND_H */
