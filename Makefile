@@ -81,6 +81,7 @@ CLI_SRCS := $(filter-out $(QMP_SRCS),$(sort $(wildcard cli/*.c)))
 VMM_SRCS := $(sort $(wildcard examples/*/*.c examples/*/*.S))
 
 TEST_DIRS := base wire recover ring uffd postcopy checkpoint sim model e2e interop cli lab
+TEST_DIRS += $(if $(filter-out 0,$(RDMA)),rdma)
 TEST_SRCS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.c)))
 TEST_SCRIPTS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.sh)))
 TEST_LIB_SRCS := $(sort $(wildcard selftests/lib/*.c))
@@ -109,7 +110,7 @@ FUZZERS := $(FUZZ_SRCS:%.c=$(BUILD)/%)
 # Bytes, structs and decisions: no libc but memcpy() and its like (make check-pure)
 PURE_SRCS := $(sort $(wildcard wire/*.c recover/*.c postcopy/phase*.c postcopy/source*.c \
 	       postcopy/dest*.c checkpoint/*.c) $(filter base/bits.c base/region.c base/hist.c \
-	       base/siphash.c base/walk.c base/zero.c, $(LIB_SRCS)))
+	       base/siphash.c base/walk.c base/zero.c rdma/vdest.c, $(LIB_SRCS)))
 CONVERSION_SRCS := $(sort $(wildcard base/*.c) $(PURE_SRCS))
 
 TEST_EXTRA :=
@@ -306,10 +307,10 @@ benches: $(BENCH_EXTRA)
 
 # Tests by name, as they call themselves: wire/ram, e2e/pairs, check-layers
 TEST_NAMES := $(patsubst selftests/%,%,$(basename $(TEST_SRCS) $(TEST_SCRIPTS)))
-QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd postcopy checkpoint cli),$(TEST_NAMES))
+QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd rdma postcopy checkpoint cli),$(TEST_NAMES))
 # Under the sanitizers: what handles bytes of strangers, and what has threads. These are
 # programs of ours, so that those which they start are of the same folder
-ASAN_NAMES := $(filter base/% wire/% recover/% postcopy/% checkpoint/% ring/% uffd/% cli/% e2e/two \
+ASAN_NAMES := $(filter base/% wire/% rdma/% recover/% postcopy/% checkpoint/% ring/% uffd/% cli/% e2e/two \
 	        e2e/recover e2e/agent,$(TEST_NAMES))
 TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads ring/% uffd/% \
 	        e2e/two e2e/faults e2e/cuts e2e/recover e2e/agent postcopy/ahead postcopy/agent_% \
