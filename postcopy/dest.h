@@ -93,6 +93,7 @@ struct dest_block {
  *		thread, if it sleeps, is to call dest_idle(). On the fault thread; may be NULL
  * @last_page:	No page is missing any more: called once, on the thread that placed it
  *		(the bulk thread if none was missing from the beginning)
+ * @hook:	What comes next beside the stream may begin (RDMA); bulk thread. NULL: nothing does
  * @random:	A number that nobody can know; bulk thread. NULL: no migration has an id
  */
 struct dest_ops {
@@ -124,6 +125,7 @@ struct dest_ops {
 		      const struct wh_err *err);
 	void (*hurry)(void *ctx);
 	void (*last_page)(void *ctx);
+	int (*hook)(void *ctx, struct wh_err *err);
 	int (*random)(void *ctx, struct identity_number *number, struct wh_err *err);
 };
 

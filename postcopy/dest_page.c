@@ -86,6 +86,7 @@ static int page_precopy(struct dest *dest, const struct ram_event *event, struct
 		break;
 	case RAM_GOT_BLOCKS:
 	case RAM_GOT_FLUSH:
+	case RAM_GOT_HOOK:
 	case RAM_GOT_EOS:
 		break;
 	}

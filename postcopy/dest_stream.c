@@ -215,6 +215,19 @@ static int command(struct dest *dest, const struct cmd_msg *msg, struct wh_err *
 	return err_set(err, -EPROTO, "%s, which is not supported", cmd_name(msg->kind));
 }
 
+/* What it announces writes to memory beside the stream: not once pages are placed */
+static int hook(struct dest *dest, struct wh_err *err)
+{
+	enum dest_phase phase = dest_get_phase(dest);
+
+	if (!dest->have_blocks || (phase != DEST_PRECOPY && phase != DEST_ADVISED))
+		return err_set(err, -EPROTO, "flag HOOK in phase '%s'%s", dest_phase_name(phase),
+			       dest->have_blocks ? "" : ", before the block list");
+	if (!dest->ops->hook)
+		return err_set(err, -EPROTO, "flag HOOK, which is for RDMA only");
+	return dest->ops->hook(dest->ctx, err);
+}
+
 static int ram(struct dest *dest, const struct ram_event *event, uint64_t now_ns,
 	       struct wh_err *err)
 {
@@ -225,6 +238,8 @@ static int ram(struct dest *dest, const struct ram_event *event, uint64_t now_ns
 		return dest_page(dest, CHANNEL_MAIN, event, now_ns, err);
 	case RAM_GOT_BLOCKS:
 		return dest_block_list(dest, err);
+	case RAM_GOT_HOOK:
+		return hook(dest, err);
 	case RAM_GOT_FLUSH:
 	case RAM_GOT_EOS:
 		return dest_multifd_mark(dest, event->record == RAM_GOT_FLUSH, now_ns, err);

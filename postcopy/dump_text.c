@@ -126,6 +126,7 @@ static const char *record_name(enum ram_record record)
 		return "xbzrle";
 	case RAM_GOT_BLOCKS:
 	case RAM_GOT_FLUSH:
+	case RAM_GOT_HOOK:
 	case RAM_GOT_EOS:
 		break;
 	}
@@ -229,6 +230,8 @@ void dump_say_ram(struct wh_dump *dump, const struct ram_event *event)
 		say_blocks(dump);
 	if (event->record == RAM_GOT_FLUSH)
 		dump_say_kind(dump, dump->begin, "MULTIFD_FLUSH");
+	if (event->record == RAM_GOT_HOOK)
+		dump_say_kind(dump, dump->begin, "HOOK");
 	/* in a section its footer says the same */
 	if (event->record == RAM_GOT_EOS && dump->kind == WH_DUMP_URGENT)
 		dump_say_kind(dump, dump->begin, "EOS");

@@ -160,7 +160,7 @@ static int head_other(uint64_t head, struct wh_err *err)
 	if (head & RAM_FULL)
 		return refuse_flags(head, "obsolete flag FULL", err);
 	if (head & RAM_HOOK)
-		return refuse_flags(head, "flag HOOK, which is for RDMA only", err);
+		return refuse_flags(head, "flag HOOK with others, or on the urgent channel", err);
 	if (head & RAM_COMPRESS_PAGE)
 		return refuse_flags(head, "COMPRESS_PAGE, which is not supported", err);
 	if (head & (0x400 | 0x800))
@@ -188,6 +188,8 @@ static int step_head(struct ram_in *in, struct ram_blocks *blocks, struct input 
 		return got(in, event, RAM_GOT_EOS);
 	if (head == RAM_MULTIFD_FLUSH && !in->urgent)
 		return got(in, event, RAM_GOT_FLUSH);
+	if (head == RAM_HOOK && !in->urgent)
+		return got(in, event, RAM_GOT_HOOK);
 	if ((head & FLAGS) == RAM_MEM_SIZE)
 		return head_list(in, blocks, head, event, err);
 	return head_other(head, err);

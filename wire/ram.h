@@ -47,6 +47,7 @@ enum ram_record {
 	RAM_GOT_XBZRLE, /* data, data_length: the delta */
 	RAM_GOT_BLOCKS, /* the list is complete and in *blocks */
 	RAM_GOT_FLUSH,
+	RAM_GOT_HOOK, /* RDMA: something beside the stream comes next */
 	RAM_GOT_EOS,
 };
 

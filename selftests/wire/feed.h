@@ -101,6 +101,9 @@ static inline void text_ram(struct text *text, const struct ram_blocks *blocks,
 	case RAM_GOT_FLUSH:
 		fprintf(text->file, "flush\n");
 		break;
+	case RAM_GOT_HOOK:
+		fprintf(text->file, "hook\n");
+		break;
 	case RAM_GOT_EOS:
 		fprintf(text->file, "eos\n");
 		break;

@@ -16,6 +16,7 @@ TEST_F(ram, every_kind_of_record)
 	add_name(self, "rom");
 	add(self, "", 1);
 	add_be64(self, RAM_MULTIFD_FLUSH);
+	add_be64(self, RAM_HOOK);
 	add_be64(self, PAGE | RAM_XBZRLE | RAM_CONTINUE);
 	add(self, "\1\0\3\0\1x", 6);
 	add_be64(self, RAM_EOS);
@@ -33,6 +34,7 @@ TEST_F(ram, every_kind_of_record)
 		     "zero ram 0x4000\n"
 		     "zero rom 0x0\n"
 		     "flush\n"
+		     "hook\n"
 		     "xbzrle rom 0x1000 3 00000097\n"
 		     "eos\n"
 		     "zero rom 0x1000\n"

@@ -161,6 +161,7 @@ TEST_F(ram, only_known_flags_alone)
 					 RAM_XBZRLE,
 					 RAM_EOS,
 					 RAM_MULTIFD_FLUSH,
+					 RAM_HOOK,
 					 RAM_PAGE | RAM_CONTINUE,
 					 RAM_ZERO | RAM_CONTINUE,
 					 RAM_XBZRLE | RAM_CONTINUE };
@@ -169,7 +170,7 @@ TEST_F(ram, only_known_flags_alone)
 	for (flags = 0; flags < 4096; flags++) {
 		bool is_good = false;
 
-		for (i = 0; i < 8; i++)
+		for (i = 0; i < sizeof(good) / sizeof(good[0]); i++)
 			is_good |= flags == good[i];
 		ram_in_init(&self->in, false);
 		add_list(self);
@@ -193,7 +194,8 @@ TEST_F(ram, refused_flags_are_named)
 		const char *expect;
 	} bad[] = {
 		{ RAM_FULL, "FULL" },
-		{ RAM_HOOK, "HOOK" },
+		{ RAM_HOOK | RAM_EOS, "HOOK" },
+		{ PAGE | RAM_HOOK, "HOOK" },
 		{ RAM_COMPRESS_PAGE, "COMPRESS_PAGE" },
 		{ 0x400, "unknown flag" },
 		{ 0x800, "unknown flag" },

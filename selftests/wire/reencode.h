@@ -56,6 +56,7 @@ static inline size_t reencode_ram(uint8_t *out, const struct ram_blocks *blocks,
 	case RAM_GOT_EOS:
 		return ram_put_eos(out);
 	case RAM_GOT_FLUSH:
+	case RAM_GOT_HOOK:
 		return 0;
 	}
 	memcpy(out + length, event->data, event->data_length);
