@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Edge: librdmacm. Its calls return -1 and errno, and its events come on a descriptor.
+ */
+#include "rdma/link.h"
+
+#include "base/err.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <rdma/rdma_cma.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BACKLOG 5
+/* As QEMU: reads by the destination are its to use, none by the source */
+#define READS 2u
+#define RETRIES 7u
+/* The connection manager's unit of time, 4.096 us << N, and how often it tries */
+#define ACK_UNIT_NS UINT64_C(4096)
+#define ACK_MOST 31u
+
+static int open_channel(struct rdma_event_channel **channel, struct wh_err *err)
+{
+	int flags;
+
+	*channel = rdma_create_event_channel();
+	if (!*channel)
+		return err_sys(err, errno, "rdma: /dev/infiniband/rdma_cm (modprobe rdma_ucm)");
+	flags = fcntl((*channel)->fd, F_GETFL);
+	if (flags < 0 || fcntl((*channel)->fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
+	    fcntl((*channel)->fd, F_SETFD, FD_CLOEXEC) < 0)
+		return err_sys(err, errno, "rdma: events");
+	return 0;
+}
+
+int vcm_listen(struct vcm *vcm, const struct sockaddr *at, uint32_t *port, struct wh_err *err)
+{
+	struct sockaddr_storage copy = { 0 };
+	int on = 1;
+	int ret;
+
+	memcpy(&copy, at,
+	       at->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) :
+					   sizeof(struct sockaddr_in));
+	*vcm = (struct vcm){ 0 };
+	ret = open_channel(&vcm->channel, err);
+	if (ret < 0)
+		goto out_close;
+	if (rdma_create_id(vcm->channel, &vcm->id, NULL, RDMA_PS_TCP) < 0) {
+		ret = err_sys(err, errno, "rdma: an id");
+		goto out_close;
+	}
+	(void)rdma_set_option(vcm->id, RDMA_OPTION_ID, RDMA_OPTION_ID_REUSEADDR, &on, sizeof(on));
+	(void)rdma_set_option(vcm->id, RDMA_OPTION_ID, RDMA_OPTION_ID_AFONLY, &on, sizeof(on));
+	if (rdma_bind_addr(vcm->id, (struct sockaddr *)&copy) < 0) {
+		ret = errno == ENODEV || errno == EADDRNOTAVAIL ?
+			      err_set(err, -ENODEV,
+				      "rdma: no RDMA device has this address (rdma link shows "
+				      "which there are)") :
+			      err_sys(err, errno, "rdma: bind");
+		goto out_close;
+	}
+	if (rdma_listen(vcm->id, BACKLOG) < 0) {
+		ret = err_sys(err, errno, "rdma: listen");
+		goto out_close;
+	}
+	*port = ntohs(rdma_get_src_port(vcm->id));
+	return 0;
+
+out_close:
+	vcm_close(vcm);
+	return ret;
+}
+
+int vcm_fd(const struct vcm *vcm)
+{
+	return vcm->channel->fd;
+}
+
+void vcm_close(struct vcm *vcm)
+{
+	if (vcm->id)
+		rdma_destroy_id(vcm->id);
+	if (vcm->channel)
+		rdma_destroy_event_channel(vcm->channel);
+	*vcm = (struct vcm){ 0 };
+}
+
+void vcm_reject(struct rdma_cm_id *id)
+{
+	(void)rdma_reject(id, NULL, 0);
+	rdma_destroy_id(id);
+}
+
+/* An event is acknowledged once, and what it holds is not looked at afterwards */
+static int next_event(struct rdma_event_channel *channel, struct rdma_cm_event **event,
+		      struct wh_err *err)
+{
+	if (rdma_get_cm_event(channel, event) == 0)
+		return 1;
+	if (errno == EAGAIN || errno == EINTR)
+		return 0;
+	return err_sys(err, errno, "rdma: events");
+}
+
+int vcm_next(struct vcm *vcm, struct rdma_cm_id **id, struct control_hello *hello,
+	     struct wh_err *err)
+{
+	struct rdma_cm_event *event;
+	int ret = next_event(vcm->channel, &event, err);
+
+	if (ret <= 0)
+		return ret;
+	*id = event->id;
+	if (event->event != RDMA_CM_EVENT_CONNECT_REQUEST) {
+		/* of one who has gone before he was accepted there is nothing to be said */
+		ret = event->event == RDMA_CM_EVENT_DEVICE_REMOVAL ?
+			      err_set(err, -ENODEV, "rdma: the device was removed") :
+			      0;
+		rdma_ack_cm_event(event);
+		return ret;
+	}
+	ret = control_get_hello(event->param.conn.private_data, event->param.conn.private_data_len,
+				hello, err);
+	rdma_ack_cm_event(event);
+	if (ret == 0)
+		return 1;
+	vcm_reject(*id);
+	return ret;
+}
+
+static void set_timeout(struct rdma_cm_id *id, uint64_t dead_peer_ns)
+{
+	uint8_t bits = 0;
+
+	while (bits < ACK_MOST && (ACK_UNIT_NS << (bits + 1)) * (RETRIES + 1) <= dead_peer_ns)
+		bits++;
+	/* what is older than Linux 5.2 keeps its two seconds */
+	if (bits)
+		(void)rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &bits,
+				      sizeof(bits));
+}
+
+int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control_hello *hello,
+		 uint64_t dead_peer_ns, struct wh_err *err)
+{
+	uint8_t bytes[CONTROL_HELLO];
+	/* Whoever accepts sets how often the other one knocks where no room is */
+	struct rdma_conn_param param = {
+		.private_data = bytes,
+		.private_data_len = sizeof(bytes),
+		.responder_resources = READS,
+		.rnr_retry_count = RETRIES,
+	};
+	int ret;
+
+	*link = (struct vlink){ .id = id };
+	control_put_hello(bytes, hello);
+	ret = open_channel(&link->channel, err);
+	if (ret == 0 && rdma_migrate_id(id, link->channel) < 0)
+		ret = err_sys(err, errno, "rdma: an id of its own");
+	if (ret == 0)
+		ret = vlink_open(link, err);
+	/* in front of whatever could come */
+	if (ret == 0)
+		ret = vlink_receive(link, err);
+	if (ret == 0)
+		set_timeout(id, dead_peer_ns);
+	if (ret == 0 && rdma_accept(id, &param) < 0)
+		ret = err_sys(err, errno, "rdma: accept");
+	if (ret < 0) {
+		(void)rdma_reject(id, NULL, 0);
+		vlink_close(link);
+	}
+	return ret;
+}
+
+int vlink_event_fd(const struct vlink *link)
+{
+	return link->channel->fd;
+}
+
+int vlink_event(struct vlink *link, struct wh_err *err)
+{
+	struct rdma_cm_event *event;
+	enum rdma_cm_event_type type;
+	int ret = next_event(link->channel, &event, err);
+	int status;
+
+	if (ret <= 0)
+		return ret;
+	type = event->event;
+	status = event->status;
+	rdma_ack_cm_event(event);
+	if (type == RDMA_CM_EVENT_ESTABLISHED) {
+		link->up = true;
+		return 1;
+	}
+	if (type == RDMA_CM_EVENT_ADDR_CHANGE)
+		return err_set(err, -ENOTCONN, "rdma: the address has moved to another device");
+	if (type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+		return err_set(err, -ENODEV, "rdma: the device was removed");
+	if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_TIMEWAIT_EXIT)
+		return err_set(err, -ENOTCONN, "rdma: the peer has disconnected");
+	return err_set(err, -ENOTCONN, "rdma: %s (%d)", rdma_event_str(type), status);
+}
+
+/* The queue pair goes before the memory it could write into */
+void vlink_disconnect(struct vlink *link)
+{
+	if (!link->id)
+		return;
+	if (link->up)
+		(void)rdma_disconnect(link->id);
+	if (link->id->qp)
+		rdma_destroy_qp(link->id);
+}
+
+void vlink_close(struct vlink *link)
+{
+	vlink_release(link);
+	if (link->id)
+		rdma_destroy_id(link->id);
+	if (link->channel)
+		rdma_destroy_event_channel(link->channel);
+	*link = (struct vlink){ 0 };
+}

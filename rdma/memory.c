@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Edge: memory registration.
+ */
+#include "rdma/memory.h"
+
+#include "base/err.h"
+#include "wire/control.h"
+
+#include <errno.h>
+#include <infiniband/verbs.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+int vmem_open(struct vmem *vmem, struct ibv_pd *pd, unsigned blocks, struct wh_err *err)
+{
+	*vmem = (struct vmem){ .pd = pd };
+	vmem->block = calloc(blocks, sizeof(*vmem->block));
+	return vmem->block ? 0 : err_set(err, -ENOMEM, "rdma: no memory for %u blocks", blocks);
+}
+
+static uint64_t chunks(const struct vmem_block *block)
+{
+	return (block->length + CONTROL_CHUNK - 1) >> CONTROL_CHUNK_BITS;
+}
+
+int vmem_add(struct vmem *vmem, uint8_t *addr, uint64_t length, struct wh_err *err)
+{
+	struct vmem_block *block = &vmem->block[vmem->blocks];
+
+	*block = (struct vmem_block){ .addr = addr, .length = length };
+	block->chunk = calloc(chunks(block), sizeof(*block->chunk));
+	if (!block->chunk)
+		return err_set(err, -ENOMEM, "rdma: no memory for %llu chunks",
+			       (unsigned long long)chunks(block));
+	vmem->blocks++;
+	return 0;
+}
+
+static int failed(const struct vmem *vmem, uint64_t bytes, int code, struct wh_err *err)
+{
+	unsigned long long limit_kib = 0, have_kib = vmem->bytes >> 10;
+	struct rlimit limit = { 0 };
+
+	if (code == EFAULT)
+		return err_set(err, -EFAULT,
+			       "rdma: pinning %llu KiB: it is not all there, or cannot be written",
+			       (unsigned long long)bytes >> 10);
+	(void)getrlimit(RLIMIT_MEMLOCK, &limit);
+	limit_kib = limit.rlim_cur >> 10;
+	if (code == ENOMEM && limit.rlim_cur != RLIM_INFINITY)
+		return err_set(err, -ENOMEM,
+			       "rdma: pinning %llu KiB beside %llu KiB: the limit is %llu KiB "
+			       "(ulimit -l)",
+			       (unsigned long long)bytes >> 10, have_kib, limit_kib);
+	return err_sys(err, code, "rdma: pinning %llu KiB beside %llu KiB",
+		       (unsigned long long)bytes >> 10, have_kib);
+}
+
+/* QEMU takes a key of 0 for none: if a device gives that, it is asked for another */
+static struct ibv_mr *pin(struct ibv_pd *pd, void *addr, uint64_t bytes)
+{
+	const int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+	struct ibv_mr *mr = ibv_reg_mr(pd, addr, bytes, access);
+	struct ibv_mr *second;
+
+	if (!mr || mr->rkey)
+		return mr;
+	second = ibv_reg_mr(pd, addr, bytes, access);
+	ibv_dereg_mr(mr);
+	return second;
+}
+
+static int grant(struct vmem *vmem, struct ibv_mr **mr, uint8_t *addr, uint64_t bytes,
+		 uint32_t *rkey, struct wh_err *err)
+{
+	if (!*mr) {
+		*mr = pin(vmem->pd, addr, bytes);
+		if (!*mr)
+			return failed(vmem, bytes, errno, err);
+		vmem->bytes += bytes;
+	}
+	*rkey = (*mr)->rkey;
+	return 0;
+}
+
+int vmem_grant(struct vmem *vmem, unsigned at, uint64_t chunk, uint32_t *rkey, struct wh_err *err)
+{
+	struct vmem_block *block = &vmem->block[at];
+	uint64_t offset = chunk << CONTROL_CHUNK_BITS;
+	uint64_t bytes = block->length - offset;
+
+	if (bytes > CONTROL_CHUNK)
+		bytes = CONTROL_CHUNK;
+	return grant(vmem, &block->chunk[chunk], block->addr + offset, bytes, rkey, err);
+}
+
+int vmem_grant_whole(struct vmem *vmem, unsigned at, uint32_t *rkey, struct wh_err *err)
+{
+	struct vmem_block *block = &vmem->block[at];
+
+	return grant(vmem, &block->whole, block->addr, block->length, rkey, err);
+}
+
+static int take_back(struct vmem *vmem, struct ibv_mr **mr, struct wh_err *err)
+{
+	uint64_t bytes;
+	int ret;
+
+	if (!*mr)
+		return 0;
+	bytes = (*mr)->length;
+	ret = ibv_dereg_mr(*mr);
+	if (ret)
+		return err_sys(err, ret, "rdma: unpinning %llu KiB",
+			       (unsigned long long)bytes >> 10);
+	vmem->bytes -= bytes;
+	*mr = NULL;
+	return 0;
+}
+
+int vmem_revoke(struct vmem *vmem, unsigned at, uint64_t chunk, struct wh_err *err)
+{
+	return take_back(vmem, &vmem->block[at].chunk[chunk], err);
+}
+
+void vmem_close(struct vmem *vmem)
+{
+	for (unsigned i = 0; i < vmem->blocks; i++) {
+		struct vmem_block *block = &vmem->block[i];
+
+		(void)take_back(vmem, &block->whole, NULL);
+		for (uint64_t chunk = 0; chunk < chunks(block); chunk++)
+			(void)take_back(vmem, &block->chunk[chunk], NULL);
+		free(block->chunk);
+	}
+	free(vmem->block);
+	*vmem = (struct vmem){ 0 };
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef RDMA_MEMORY_H
+#define RDMA_MEMORY_H
+
+#include <stdint.h>
+#include <wherry/err.h>
+
+struct ibv_mr;
+struct ibv_pd;
+
+/*
+ * Which memory a peer may write to: chunks of blocks, or whole ones. What is registered is
+ * pinned. Not for memory whose pages are missing: on some kernels that fails, on others it
+ * waits for each of them.
+ */
+struct vmem {
+	struct ibv_pd *pd;
+	struct vmem_block {
+		uint8_t *addr;
+		uint64_t length;
+		struct ibv_mr *whole;
+		struct ibv_mr **chunk;
+	} * block;
+	unsigned blocks;
+	uint64_t bytes; /* registered now */
+};
+
+/* @pd outlives it: first vlink_disconnect(), then vmem_close(), then vlink_close() */
+int vmem_open(struct vmem *vmem, struct ibv_pd *pd, unsigned blocks, struct wh_err *err);
+int vmem_add(struct vmem *vmem, uint8_t *addr, uint64_t length, struct wh_err *err);
+/* Zeroed is fine */
+void vmem_close(struct vmem *vmem);
+
+/* The peer may write to a chunk, or the block; no-op if it may. @rkey: never 0 */
+int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *rkey,
+	       struct wh_err *err);
+int vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *rkey, struct wh_err *err);
+/* It may not any more; no-op if it may not */
+int vmem_revoke(struct vmem *vmem, unsigned block, uint64_t chunk, struct wh_err *err);
+
+#endif /* RDMA_MEMORY_H */

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Edge: the queue pair of a connection and the messages on it. libibverbs has three ways to
+ * say that something failed (errno returned, NULL and errno, -1); each call is here once.
+ *
+ * The two directions have completion queues of their own: a queue for both would have to keep
+ * for one what it was asked about the other.
+ */
+#include "rdma/link.h"
+
+#include "base/err.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <rdma/rdma_cma.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define QUEUE 16
+#define MEMORY_BYTES (CONTROL_MSG_MAX + (size_t)VLINK_SENDS * VLINK_SEND_MAX)
+
+static int queue_open(struct vlink_queue *queue, struct ibv_context *verbs, struct wh_err *err)
+{
+	int flags;
+
+	queue->channel = ibv_create_comp_channel(verbs);
+	if (!queue->channel)
+		return err_sys(err, errno, "rdma: completion channel");
+	flags = fcntl(queue->channel->fd, F_GETFL);
+	if (flags < 0 || fcntl(queue->channel->fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return err_sys(err, errno, "rdma: completion channel");
+	queue->cq = ibv_create_cq(verbs, QUEUE * 2, NULL, queue->channel, 0);
+	if (!queue->cq)
+		return err_sys(err, errno, "rdma: completion queue");
+	if (ibv_req_notify_cq(queue->cq, 0))
+		return err_set(err, -EIO, "rdma: completion queue: no events");
+	return 0;
+}
+
+static void queue_close(struct vlink_queue *queue)
+{
+	if (queue->cq)
+		ibv_destroy_cq(queue->cq);
+	if (queue->channel)
+		ibv_destroy_comp_channel(queue->channel);
+}
+
+/*
+ * The next completion. When it returns 0 the descriptor becomes readable with the one after:
+ * the events that were are taken, then the queue is armed, then looked at once more for what
+ * came between the two.
+ */
+static int queue_next(struct vlink_queue *queue, struct ibv_wc *wc, struct wh_err *err)
+{
+	struct ibv_cq *cq;
+	void *context;
+	int count = ibv_poll_cq(queue->cq, 1, wc);
+
+	if (count == 0) {
+		while (ibv_get_cq_event(queue->channel, &cq, &context) == 0)
+			ibv_ack_cq_events(cq, 1);
+		if (ibv_req_notify_cq(queue->cq, 0))
+			return err_set(err, -EIO, "rdma: completion queue: no events");
+		count = ibv_poll_cq(queue->cq, 1, wc);
+	}
+	if (count < 0)
+		return err_set(err, -EIO, "rdma: completion queue cannot be read");
+	if (count > 0 && wc->status == IBV_WC_WR_FLUSH_ERR)
+		return err_set(err, -ENOTCONN, "rdma: the connection has ended");
+	if (count > 0 && wc->status != IBV_WC_SUCCESS)
+		return err_set(err, -EIO, "rdma: %s", ibv_wc_status_str(wc->status));
+	return count;
+}
+
+int vlink_open(struct vlink *link, struct wh_err *err)
+{
+	struct ibv_qp_init_attr attr = {
+		.cap = { .max_send_wr = QUEUE,
+			 .max_recv_wr = QUEUE,
+			 .max_send_sge = 1,
+			 .max_recv_sge = 1 },
+		.qp_type = IBV_QPT_RC,
+	};
+	struct ibv_context *verbs = link->id->verbs;
+	int ret;
+
+	link->pd = ibv_alloc_pd(verbs);
+	if (!link->pd)
+		return err_sys(err, errno, "rdma: protection domain");
+	ret = queue_open(&link->send, verbs, err);
+	if (ret == 0)
+		ret = queue_open(&link->receive, verbs, err);
+	if (ret < 0)
+		return ret;
+	attr.send_cq = link->send.cq;
+	attr.recv_cq = link->receive.cq;
+	if (rdma_create_qp(link->id, link->pd, &attr) < 0)
+		return err_sys(err, errno, "rdma: queue pair");
+	/* Pages of its own: what is pinned is not shared with anything after a fork() */
+	link->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
+	if (link->memory == MAP_FAILED) {
+		link->memory = NULL;
+		return err_sys(err, errno, "rdma: no memory for messages");
+	}
+	link->mr = ibv_reg_mr(link->pd, link->memory, MEMORY_BYTES, IBV_ACCESS_LOCAL_WRITE);
+	if (!link->mr)
+		return err_sys(err, errno, "rdma: pinning the %zu KiB for messages (ulimit -l)",
+			       MEMORY_BYTES >> 10);
+	return 0;
+}
+
+/* The queue pair first: nothing is written into memory whose registration ends */
+void vlink_release(struct vlink *link)
+{
+	if (link->id && link->id->qp)
+		rdma_destroy_qp(link->id);
+	if (link->mr)
+		ibv_dereg_mr(link->mr);
+	if (link->memory)
+		munmap(link->memory, MEMORY_BYTES);
+	queue_close(&link->send);
+	queue_close(&link->receive);
+	if (link->pd)
+		ibv_dealloc_pd(link->pd);
+	link->pd = NULL;
+	link->mr = NULL;
+	link->memory = NULL;
+	link->send = link->receive = (struct vlink_queue){ 0 };
+}
+
+int vlink_receive(struct vlink *link, struct wh_err *err)
+{
+	struct ibv_sge sge = {
+		.addr = (uintptr_t)link->memory,
+		.length = CONTROL_MSG_MAX,
+		.lkey = link->mr->lkey,
+	};
+	struct ibv_recv_wr wr = { .sg_list = &sge, .num_sge = 1 };
+	struct ibv_recv_wr *bad;
+	int ret = ibv_post_recv(link->id->qp, &wr, &bad);
+
+	return ret ? err_sys(err, ret, "rdma: receive") : 0;
+}
+
+int vlink_received(struct vlink *link, size_t *bytes, struct wh_err *err)
+{
+	struct ibv_wc wc;
+	int ret = queue_next(&link->receive, &wc, err);
+
+	if (ret > 0)
+		*bytes = wc.byte_len;
+	return ret;
+}
+
+int vlink_receive_fd(const struct vlink *link)
+{
+	return link->receive.channel->fd;
+}
+
+int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err)
+{
+	struct ibv_wc wc;
+	int ret;
+
+	while ((ret = queue_next(&link->send, &wc, err)) > 0)
+		link->sending--;
+	if (ret < 0)
+		return ret;
+	*at = link->memory + CONTROL_MSG_MAX + (size_t)link->next * VLINK_SEND_MAX;
+	return link->sending < VLINK_SENDS;
+}
+
+int vlink_send(struct vlink *link, size_t bytes, struct wh_err *err)
+{
+	struct ibv_sge sge = {
+		.addr = (uintptr_t)link->memory + CONTROL_MSG_MAX +
+			(size_t)link->next * VLINK_SEND_MAX,
+		.length = (uint32_t)bytes,
+		.lkey = link->mr->lkey,
+	};
+	struct ibv_send_wr wr = {
+		.sg_list = &sge,
+		.num_sge = 1,
+		.opcode = IBV_WR_SEND,
+		.send_flags = IBV_SEND_SIGNALED,
+	};
+	struct ibv_send_wr *bad;
+	int ret = ibv_post_send(link->id->qp, &wr, &bad);
+
+	if (ret)
+		return err_sys(err, ret, "rdma: send");
+	link->sending++;
+	link->next = (link->next + 1) % VLINK_SENDS;
+	return 0;
+}
+
+int vlink_send_fd(const struct vlink *link)
+{
+	return link->send.channel->fd;
+}
