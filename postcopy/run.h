@@ -146,6 +146,8 @@ struct mailbox {
 	bool announce;	   /* to the fault loop: dest_announce() */
 	bool fault_failed; /* to the bulk loop: serving faults ended with an error */
 	struct wh_err fault_err;
+	bool bridge_failed; /* to the bulk loop, by the bridge */
+	struct wh_err bridge_err;
 };
 
 /* What the VMM wants of a paused migration, or to pause it: done on the bulk loop */
@@ -173,6 +175,7 @@ struct again {
 
 struct dest_side {
 	struct dest engine;
+	struct bridge *bridge; /* run_bridge.c; NULL: it has nothing to do with RDMA */
 	/* [listening] is where it listens; the other one is on its way out */
 	struct dest_listener {
 		struct wh_migration *m;
@@ -384,10 +387,23 @@ int accept_at(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 bool accept_gathered(struct wh_migration *m);
 /* The pages begin: who has said nothing yet is the urgent channel (QEMU 7.x), or nobody */
 void accept_told(struct wh_migration *m);
+/* One more: what it is, its first bytes tell */
+void accept_connection(struct wh_migration *m, int fd);
 /* No more connections. Return: something of that is under way yet */
 bool accept_close(struct wh_migration *m);
 /* Loops are closed */
 void accept_free(struct wh_migration *m);
+
+/* run_bridge.c: RDMA, a thread between its messages and a socket that is read as any other */
+int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* The stream announces what is beside it; bulk loop */
+int bridge_hook(struct wh_migration *m, struct wh_err *err);
+/* All has come: from here on the peer cannot write to memory. May wait for milliseconds */
+void bridge_fence(struct wh_migration *m);
+/* Return: something of it is under way yet */
+bool bridge_close(struct wh_migration *m);
+/* Loops are closed */
+void bridge_free(struct wh_migration *m);
 
 /* run_inlet.c */
 int inlet_open(struct inlet *inlet, struct wh_migration *m, enum channel channel, struct loop *loop,

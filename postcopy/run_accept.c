@@ -277,10 +277,8 @@ static void pending_timeout(struct op *op, int result)
 	pending_settle(pending);
 }
 
-static void accept_more(struct listener *listener, int fd)
+void accept_connection(struct wh_migration *m, int fd)
 {
-	struct wh_migration *m =
-		((struct dest_listener *)((char *)listener - offsetof(struct dest_listener, at)))->m;
 	struct dest_side *side = m->dest;
 
 	bool begun = side->main_up && dest_multifd_begun(&side->engine);
@@ -316,6 +314,14 @@ static void accept_more(struct listener *listener, int fd)
 	close(fd);
 }
 
+static void accept_more(struct listener *listener, int fd)
+{
+	accept_connection(((struct dest_listener *)((char *)listener -
+						    offsetof(struct dest_listener, at)))
+				  ->m,
+			  fd);
+}
+
 int accept_at(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 {
 	struct dest_side *side = m->dest;
@@ -324,6 +330,8 @@ int accept_at(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
 	int ret;
 
+	if (uri->kind == URI_RDMA)
+		return bridge_listen(m, uri, err);
 	if (listener_busy(&next->at))
 		return err_set(err, -EBUSY, "listen: the address before is not given up yet");
 	*next = (struct dest_listener){ .m = m, .at.accepted = accept_more };

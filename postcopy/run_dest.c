@@ -79,6 +79,7 @@ static void dest_mail(struct wh_migration *m)
 	m->post.urgent_lost = false;
 	m->post.device_loaded = false;
 	m->post.fault_failed = false;
+	m->post.bridge_failed = false;
 	pthread_mutex_unlock(&m->post_lock);
 
 	if (post.device_loaded)
@@ -87,6 +88,8 @@ static void dest_mail(struct wh_migration *m)
 	if (post.urgent_lost && !side->closing)
 		dest_link_lost(&side->engine, CHANNEL_URGENT,
 			       post.urgent_err.code ? &post.urgent_err : NULL);
+	if (post.bridge_failed && !side->closing)
+		dest_link_lost(&side->engine, CHANNEL_MAIN, &post.bridge_err);
 	if (post.fault_failed) {
 		run_log(m, WH_LOG_ERROR, "faults are not served any more: %s", post.fault_err.text);
 		dest_link_lost(&side->engine, CHANNEL_MAIN, &post.fault_err);
@@ -106,6 +109,7 @@ static bool dest_unlink(struct wh_migration *m)
 	side->closing = true;
 	busy = accept_close(m);
 	busy |= lanes_close(m);
+	busy |= bridge_close(m);
 	inlet_close(inlet);
 	if (op_busy(&side->reply.poll))
 		loop_cancel(m->bulk, &side->reply.poll);
@@ -326,6 +330,7 @@ void dest_side_free(struct wh_migration *m)
 			free(side->engine.block[i].received);
 		free(side->engine.block[i].asked);
 	}
+	bridge_free(m);
 	accept_free(m);
 	reply_reset(m, -1);
 	free(side->device);

@@ -362,7 +362,10 @@ static int op_device(void *ctx, const void *data, size_t length, enum wh_device_
 static int op_start(void *ctx, struct wh_err *err)
 {
 	struct wh_migration *m = ctx;
-	int ret = m->cb.start ? m->cb.start(m->config.opaque, err) : 0;
+	int ret;
+
+	bridge_fence(m);
+	ret = m->cb.start ? m->cb.start(m->config.opaque, err) : 0;
 
 	if (ret < 0 && err && !err->text[0])
 		return err_sys(err, ret, "starting the guest");
@@ -384,6 +387,11 @@ static void op_moved(void *ctx, enum dest_phase from, enum dest_phase to, const 
 static void op_last_page(void *ctx)
 {
 	loop_wake(((struct wh_migration *)ctx)->bulk);
+}
+
+static int op_hook(void *ctx, struct wh_err *err)
+{
+	return bridge_hook(ctx, err);
 }
 
 static void op_hurry(void *ctx)
@@ -433,6 +441,7 @@ const struct dest_ops run_dest_ops = {
 	.start = op_start,
 	.moved = op_moved,
 	.hurry = op_hurry,
+	.hook = op_hook,
 	.last_page = op_last_page,
 	.random = run_random,
 };

@@ -194,6 +194,7 @@ int address_resolve(const struct uri *uri, bool listening, struct address *addre
 		address_vsock(&addresses[0], uri->cid, uri->port ? uri->port : VMADDR_PORT_ANY);
 		return 1;
 	case URI_TCP:
+	case URI_RDMA:
 		break;
 	case URI_FD:
 	case URI_KIND_COUNT:

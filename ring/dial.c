@@ -215,6 +215,8 @@ int dial_start(struct dial *dial, struct loop *loop, const struct uri *uri, uint
 	dial->fd = -1;
 	dial->expired = false;
 	dial->cancelled = false;
+	if (uri->kind == URI_RDMA)
+		return err_set(err, -EOPNOTSUPP, "rdma: a source does not connect over RDMA yet");
 	if (uri->kind == URI_FD)
 		return dial_fd(dial, err);
 

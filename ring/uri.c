@@ -105,7 +105,8 @@ static int tcp_parse(struct uri *uri, const char *rest, const char *text, struct
 		return v6_parse(uri, rest + 1, text, err);
 	length = strcspn(rest, ":");
 	if (rest[length] != ':')
-		return err_set(err, -EINVAL, "address '%.100s': expected tcp:HOST:PORT", text);
+		return err_set(err, -EINVAL, "address '%.100s': expected %.5sHOST:PORT", text,
+			       strncmp(text, "rdma", 4) ? "tcp:" : "rdma:");
 	if (strchr(rest + length + 1, ':'))
 		return err_set(err, -EINVAL,
 			       "address '%.100s': a second ':' in it; an IPv6 address is put in "
@@ -178,10 +179,9 @@ static const struct {
 	const char *prefix;
 	int (*parse)(struct uri *uri, const char *rest, const char *text, struct wh_err *err);
 } uri_kinds[] = {
-	[URI_TCP] = { "tcp:", tcp_parse },
-	[URI_UNIX] = { "unix:", unix_parse },
-	[URI_FD] = { "fd:", fd_parse },
-	[URI_VSOCK] = { "vsock:", vsock_parse },
+	[URI_TCP] = { "tcp:", tcp_parse },   [URI_UNIX] = { "unix:", unix_parse },
+	[URI_FD] = { "fd:", fd_parse },	     [URI_VSOCK] = { "vsock:", vsock_parse },
+	[URI_RDMA] = { "rdma:", tcp_parse },
 };
 static_assert(sizeof(uri_kinds) / sizeof(uri_kinds[0]) == URI_KIND_COUNT, "a row a kind");
 
@@ -197,7 +197,7 @@ int uri_parse(struct uri *uri, const char *text, struct wh_err *err)
 	}
 	return err_set(err, -EINVAL,
 		       "address '%.100s': expected tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, "
-		       "vsock:CID:PORT or fd:N",
+		       "vsock:CID:PORT, fd:N or rdma:HOST:PORT",
 		       text);
 }
 
@@ -207,8 +207,9 @@ void uri_format(const struct uri *uri, char *text, size_t room)
 
 	switch (uri->kind) {
 	case URI_TCP:
-		snprintf(text, room, "tcp:%s%s%s:%u", brackets ? "[" : "", uri->host,
-			 brackets ? "]" : "", uri->port);
+	case URI_RDMA:
+		snprintf(text, room, "%s:%s%s%s:%u", uri->kind == URI_TCP ? "tcp" : "rdma",
+			 brackets ? "[" : "", uri->host, brackets ? "]" : "", uri->port);
 		return;
 	case URI_UNIX:
 		snprintf(text, room, "unix:%s", uri->path);

@@ -11,15 +11,16 @@ enum uri_kind {
 	URI_UNIX,  /* unix:PATH */
 	URI_FD,	   /* fd:N, a connected or (listening side) listening socket */
 	URI_VSOCK, /* vsock:CID:PORT */
+	URI_RDMA,  /* rdma:HOST:PORT, otherwise as tcp: */
 	URI_KIND_COUNT
 };
 
 struct uri {
 	enum uri_kind kind;
-	char host[256]; /* TCP; "" is every address */
+	char host[256]; /* TCP, RDMA; "" is every address */
 	char path[108]; /* UNIX */
 	uint32_t cid;
-	uint32_t port; /* TCP, VSOCK; 0 lets the kernel choose (listening side) */
+	uint32_t port; /* TCP, RDMA, VSOCK; 0 lets the kernel choose (listening side) */
 	int fd;
 };
 

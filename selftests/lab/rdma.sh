@@ -8,4 +8,9 @@ if "${WH_BUILD:-build}/wherry" check | grep -q 'built without RDMA'; then
 	echo '1..0 # SKIP built without RDMA'
 	exit 4
 fi
-exec selftests/lab/run -n pair lab/rdma
+# A real QEMU, and the accelerator that it loads
+qemu=$(command -v qemu-system-x86_64)
+exec selftests/lab/run -n pair -m 2048 -f "$qemu:$qemu" \
+	$(for file in /usr/lib/*/qemu/accel-tcg-x86_64.so; do
+		[ -e "$file" ] && echo "-f $file:$file"
+	done) lab/rdma

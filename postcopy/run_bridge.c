@@ -1,0 +1,665 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Joining: RDMA at the destination.
+ *
+ * A thread stands between the messages of a connection and a pair of sockets: what they carry
+ * of the stream goes into one socket, and the other one is read by the bulk loop as any
+ * connection is. So everything above knows streams only. What is beside the stream, the thread
+ * does itself: registering memory may take long and must not hold up anything else.
+ *
+ * One message is under way at a time. The next is asked for (READY) when all of the one before
+ * has been done, or is in the socket: a reader who is slow slows the source down.
+ *
+ * The guest is not started before the peer's way into its memory is closed (bridge_fence()).
+ */
+#include "postcopy/run.h"
+
+#ifdef WH_NO_RDMA
+#include <errno.h>
+
+int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	(void)m, (void)uri;
+	return err_set(err, -EOPNOTSUPP, "rdma: the library was built without RDMA (RDMA=0)");
+}
+
+int bridge_hook(struct wh_migration *m, struct wh_err *err)
+{
+	(void)m;
+	return err_set(err, -EPROTO, "flag HOOK, which is for RDMA only");
+}
+
+void bridge_fence(struct wh_migration *m)
+{
+	(void)m;
+}
+
+bool bridge_close(struct wh_migration *m)
+{
+	(void)m;
+	return false;
+}
+
+void bridge_free(struct wh_migration *m)
+{
+	(void)m;
+}
+#else
+#include "base/zero.h"
+#include "rdma/link.h"
+#include "rdma/memory.h"
+#include "rdma/vdest.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define BRIDGE_ENTRIES 16
+#define SOCKET_BYTES (1 << 20)
+#define FLUSH_NS (500 * NS_PER_MS)
+
+static_assert(VDEST_BLOCKS_MAX >= RAM_BLOCKS_MAX, "every block is one of its own");
+static_assert(VLINK_SEND_MAX >= VDEST_ANSWER_MAX, "an answer is one message");
+
+/* What of the message that has come is to be done yet */
+enum bridge_step {
+	STEP_NONE,   /* none has come */
+	STEP_TAKE,   /* all of it: an answer has no room, or the stream is not read so far */
+	STEP_STREAM, /* bytes of the stream */
+	STEP_READY,  /* say so */
+};
+
+struct bridge {
+	struct wh_migration *m;
+	/* the bulk loop's */
+	struct vcm cm[LISTENERS_MAX];
+	struct bridge_request {
+		struct op op;
+		struct bridge *bridge;
+	} request[LISTENERS_MAX];
+	unsigned listeners;
+	bool refusing; /* it listens no longer */
+	bool running;  /* there is a thread */
+	pthread_t thread;
+	bool ended; /* atomic: the thread touches nothing any more */
+
+	pthread_mutex_t lock; /* what the bulk loop has for the thread */
+	uint64_t hooks;
+	bool stop;
+
+	/* the thread's */
+	struct loop *loop;
+	struct op event, receive, send, reader, room, timer;
+	struct vlink link;
+	struct vmem memory;
+	struct vdest engine;
+	int fd;
+	enum bridge_step step;
+	size_t message_bytes;
+	const uint8_t *left;
+	size_t left_bytes;
+	uint64_t since_ns; /* it is waited for the connection, or for the stream's reader */
+	bool gone;	   /* the peer has disconnected */
+	bool over;
+	struct wh_err err;
+};
+
+/* ---- What the engine does to memory --------------------------------------------- */
+
+static int op_grant(void *ctx, unsigned block, uint64_t chunk, uint32_t *rkey, struct wh_err *err)
+{
+	struct bridge *bridge = ctx;
+
+	return chunk == VDEST_WHOLE ? vmem_grant_whole(&bridge->memory, block, rkey, err) :
+				      vmem_grant(&bridge->memory, block, chunk, rkey, err);
+}
+
+static int op_revoke(void *ctx, unsigned block, uint64_t chunk, struct wh_err *err)
+{
+	return vmem_revoke(&((struct bridge *)ctx)->memory, block, chunk, err);
+}
+
+/* In place: dropping the memory would leave the pages behind that are registered */
+static void op_clear(void *ctx, unsigned block, uint64_t offset, uint64_t length)
+{
+	struct bridge *bridge = ctx;
+	struct dest *dest = &bridge->m->dest->engine;
+	uint8_t *at = bridge->memory.block[block].addr + offset;
+
+	for (uint64_t page = 0; page < length; page += TARGET_PAGE)
+		if (!zero_page(at + page, TARGET_PAGE))
+			memset(at + page, 0, TARGET_PAGE);
+	__atomic_fetch_add(&dest->counters.pages_zero, length / TARGET_PAGE, __ATOMIC_RELAXED);
+}
+
+static const struct vdest_ops bridge_ops = { op_grant, op_revoke, op_clear };
+
+/* ---- The thread ------------------------------------------------------------------ */
+
+static void polled(struct op *op, int result)
+{
+	(void)op, (void)result; /* bridge_turn() looks at everything */
+}
+
+static void watch(struct bridge *bridge, struct op *op, int fd, short events)
+{
+	if (!op_busy(op))
+		loop_poll(bridge->loop, op, fd, events);
+}
+
+/* The first reason counts */
+static void fail(struct bridge *bridge, const struct wh_err *err)
+{
+	if (!bridge->err.code)
+		bridge->err = *err;
+	bridge->over = true;
+}
+
+/* The list, as the stream gave it: the engine has it before it calls bridge_hook() */
+static int open_memory(struct bridge *bridge, struct wh_err *err)
+{
+	const struct dest *dest = &bridge->m->dest->engine;
+	struct vdest_block block[RAM_BLOCKS_MAX];
+	int ret;
+
+	ret = vmem_open(&bridge->memory, bridge->link.pd, dest->blocks, err);
+	for (unsigned i = 0; i < dest->blocks && ret == 0; i++) {
+		uint8_t *addr = dest->block[i].region->addr;
+
+		block[i] = (struct vdest_block){ .host = (uintptr_t)addr,
+						 .length = dest->block[i].used };
+		ret = vmem_add(&bridge->memory, addr, dest->block[i].used, err);
+	}
+	if (ret == 0)
+		vdest_blocks(&bridge->engine, block, dest->blocks);
+	return ret;
+}
+
+/* What the bulk loop has said since */
+static int take_mail(struct bridge *bridge, struct wh_err *err)
+{
+	uint64_t hooks;
+	int ret = 0;
+
+	pthread_mutex_lock(&bridge->lock);
+	hooks = bridge->hooks;
+	if (bridge->stop)
+		bridge->over = true;
+	pthread_mutex_unlock(&bridge->lock);
+	if (hooks && !bridge->engine.blocks)
+		ret = open_memory(bridge, err);
+	while (bridge->engine.hooks < hooks)
+		vdest_hook(&bridge->engine);
+	return ret;
+}
+
+/* Return: 1 go on, 0 wait, or a negative errno */
+static int step_take(struct bridge *bridge, struct wh_err *err)
+{
+	struct control control;
+	uint8_t *answer = NULL;
+	size_t length;
+	int ret;
+
+	/* The stream is not answered: the last of it counts even if the peer has gone since */
+	ret = control_get(bridge->link.memory, bridge->message_bytes, &control, err);
+	if (ret < 0)
+		return ret;
+	if (control.kind != CONTROL_STREAM) {
+		ret = vlink_room(&bridge->link, &answer, err);
+		if (ret <= 0)
+			return ret;
+	}
+	ret = vdest_take(&bridge->engine, bridge->link.memory, bridge->message_bytes, &control,
+			 answer, &length, err);
+	if (ret < 0)
+		return ret;
+	switch ((enum vdest_next)ret) {
+	case VDEST_STREAM:
+		bridge->left = control.payload;
+		bridge->left_bytes = control.length;
+		bridge->step = STEP_STREAM;
+		return 1;
+	case VDEST_WAIT:
+		if (!bridge->since_ns)
+			bridge->since_ns = clock_now_ns();
+		return 0;
+	case VDEST_READY:
+		break;
+	}
+	bridge->since_ns = 0;
+	bridge->step = STEP_READY;
+	if (length)
+		ret = vlink_send(&bridge->link, length, err);
+	return ret < 0 ? ret : 1;
+}
+
+static int step_stream(struct bridge *bridge, struct wh_err *err)
+{
+	ssize_t sent =
+		send(bridge->fd, bridge->left, bridge->left_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
+		watch(bridge, &bridge->room, bridge->fd, POLLOUT);
+		return 0;
+	}
+	/* whoever reads has ended, and knows why */
+	if (sent < 0) {
+		bridge->over = true;
+		return 0;
+	}
+	(void)err;
+	bridge->left += sent;
+	bridge->left_bytes -= (size_t)sent;
+	if (!bridge->left_bytes)
+		bridge->step = STEP_READY;
+	return 1;
+}
+
+/* Room for the next message first, then the peer is told of it */
+static int step_ready(struct bridge *bridge, struct wh_err *err)
+{
+	uint8_t *at;
+	int ret = vlink_room(&bridge->link, &at, err);
+
+	if (ret <= 0)
+		return ret;
+	/* the first one was posted before the connection was there */
+	if (bridge->message_bytes)
+		ret = vlink_receive(&bridge->link, err);
+	if (ret >= 0)
+		ret = vlink_send(&bridge->link, control_put(at, CONTROL_READY, 1, 0), err);
+	if (ret < 0)
+		return ret;
+	bridge->step = STEP_NONE;
+	return 1;
+}
+
+static int step_none(struct bridge *bridge, struct wh_err *err)
+{
+	int ret = vlink_received(&bridge->link, &bridge->message_bytes, err);
+
+	if (ret > 0)
+		bridge->step = STEP_TAKE;
+	return ret;
+}
+
+static int step(struct bridge *bridge, struct wh_err *err)
+{
+	switch (bridge->step) {
+	case STEP_TAKE:
+		return step_take(bridge, err);
+	case STEP_STREAM:
+		return step_stream(bridge, err);
+	case STEP_READY:
+		return step_ready(bridge, err);
+	case STEP_NONE:
+		break;
+	}
+	return step_none(bridge, err);
+}
+
+/* Has whoever reads the stream closed, or said something that nobody can carry? */
+static void look_at_reader(struct bridge *bridge)
+{
+	struct wh_err err = { 0 };
+	char byte;
+	ssize_t got = recv(bridge->fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
+
+	if (got == 0)
+		bridge->over = true;
+	if (got <= 0)
+		return;
+	err_set(&err, -EOPNOTSUPP, "rdma: the return path is not carried over RDMA yet");
+	fail(bridge, &err);
+}
+
+/* Who waits too long */
+static void look_at_clock(struct bridge *bridge)
+{
+	uint64_t limit_ns = bridge->m->config.connect_timeout_ns;
+	struct wh_err err = { 0 };
+
+	if (!bridge->since_ns)
+		return;
+	if (clock_now_ns() - bridge->since_ns >= limit_ns) {
+		err_set(&err, bridge->link.up ? -EPROTO : -ETIMEDOUT,
+			bridge->link.up ?
+				"rdma: a message about memory which the stream does not announce" :
+				"rdma: the connection was accepted, and not established in time");
+		fail(bridge, &err);
+	} else if (!op_busy(&bridge->timer)) {
+		loop_timer(bridge->loop, &bridge->timer, bridge->since_ns + limit_ns);
+	}
+}
+
+/* The peer has gone: what it said before is passed on first, then the reader is told */
+static void hang_up(struct bridge *bridge)
+{
+	if (bridge->step == STEP_STREAM)
+		return;
+	bridge->over = true;
+	shutdown(bridge->fd, SHUT_WR);
+}
+
+static void look_at_peer(struct bridge *bridge)
+{
+	struct wh_err err = { 0 };
+	int ret;
+
+	while ((ret = vlink_event(&bridge->link, &err)) > 0)
+		bridge->since_ns = 0;
+	if (ret == -ENOTCONN && bridge->link.up)
+		bridge->gone = true;
+	else if (ret < 0)
+		fail(bridge, &err);
+}
+
+static void bridge_turn(struct bridge *bridge)
+{
+	struct wh_err err = { 0 };
+	int ret;
+
+	look_at_peer(bridge);
+	ret = take_mail(bridge, &err);
+	if (bridge->link.up)
+		while (ret >= 0 && !bridge->over && (ret = step(bridge, &err)) > 0)
+			;
+	if (ret == -ENOTCONN || (ret >= 0 && bridge->gone))
+		hang_up(bridge);
+	else if (ret < 0)
+		fail(bridge, &err);
+	if (bridge->over)
+		return;
+	look_at_reader(bridge);
+	look_at_clock(bridge);
+	watch(bridge, &bridge->event, vlink_event_fd(&bridge->link), POLLIN);
+	watch(bridge, &bridge->receive, vlink_receive_fd(&bridge->link), POLLIN);
+	watch(bridge, &bridge->send, vlink_send_fd(&bridge->link), POLLIN);
+	watch(bridge, &bridge->reader, bridge->fd, POLLIN);
+}
+
+/*
+ * What was handed over leaves before the connection goes. That it has arrived says also that
+ * what came before it was acknowledged: the source does not take its last message for lost.
+ */
+static void flush(struct bridge *bridge)
+{
+	uint64_t until_ns = clock_now_ns() + FLUSH_NS, now_ns;
+	struct wh_err err = { 0 };
+	uint8_t *at;
+
+	while (vlink_room(&bridge->link, &at, &err) >= 0 && bridge->link.sending &&
+	       (now_ns = clock_now_ns()) < until_ns) {
+		watch(bridge, &bridge->send, vlink_send_fd(&bridge->link), POLLIN);
+		if (loop_step(bridge->loop, (int64_t)(until_ns - now_ns), &err) < 0)
+			return;
+	}
+}
+
+/* The source hears that it was no orderly end, if it can be told */
+static void say_error(struct bridge *bridge)
+{
+	struct wh_err err = { 0 };
+	uint8_t *at;
+
+	if (bridge->gone || !bridge->link.up || vlink_room(&bridge->link, &at, &err) <= 0)
+		return;
+	(void)vlink_send(&bridge->link, control_put(at, CONTROL_ERROR, 1, 0), &err);
+}
+
+/*
+ * The loop and the socket stay until the thread is joined: the bulk loop wakes the one, and an
+ * end of the other would tell less than what bridge->err says.
+ */
+static void bridge_end(struct bridge *bridge)
+{
+	struct wh_migration *m = bridge->m;
+
+	if (bridge->err.code != -ECONNABORTED &&
+	    (bridge->err.code || wh_get_phase(m) == WH_PHASE_FAILED))
+		say_error(bridge);
+	flush(bridge);
+	vlink_disconnect(&bridge->link);
+	vmem_close(&bridge->memory);
+	if (bridge->err.code) {
+		pthread_mutex_lock(&m->post_lock);
+		m->post.bridge_failed = true;
+		m->post.bridge_err = bridge->err;
+		pthread_mutex_unlock(&m->post_lock);
+	}
+	vlink_close(&bridge->link);
+	__atomic_store_n(&bridge->ended, true, __ATOMIC_RELEASE);
+	loop_wake(m->bulk);
+}
+
+static void *bridge_main(void *arg)
+{
+	struct bridge *bridge = arg;
+	struct wh_err err = { 0 };
+
+	while (!bridge->over) {
+		bridge_turn(bridge);
+		if (!bridge->over && loop_step(bridge->loop, -1, &err) < 0)
+			fail(bridge, &err);
+	}
+	bridge_end(bridge);
+	return NULL;
+}
+
+/* ---- The bulk loop ---------------------------------------------------------------- */
+
+static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
+			const struct control_hello *hello, int fd, struct wh_err *err)
+{
+	struct control_hello answer = { CONTROL_VERSION, hello->flags & CONTROL_PIN_ALL };
+	struct wh_migration *m = bridge->m;
+	int ret;
+
+	ret = loop_open(&bridge->loop, BRIDGE_ENTRIES, err);
+	if (ret < 0) {
+		vcm_reject(id);
+		return ret;
+	}
+	ret = vlink_accept(&bridge->link, id, &answer, m->config.dead_peer_ns, err);
+	if (ret < 0)
+		goto out_loop;
+	vdest_init(&bridge->engine, &bridge_ops, bridge, answer.flags & CONTROL_PIN_ALL);
+	bridge->event.done = bridge->receive.done = bridge->send.done = polled;
+	bridge->reader.done = bridge->room.done = bridge->timer.done = polled;
+	bridge->step = STEP_READY;
+	bridge->since_ns = clock_now_ns();
+	bridge->fd = fd;
+	ret = pthread_create(&bridge->thread, NULL, bridge_main, bridge);
+	if (ret == 0) {
+		bridge->running = true;
+		return 0;
+	}
+	ret = err_sys(err, ret, "rdma: a thread");
+	vlink_close(&bridge->link);
+out_loop:
+	loop_close(bridge->loop);
+	return ret;
+}
+
+static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
+			   const struct control_hello *hello, struct wh_err *err)
+{
+	int bytes = SOCKET_BYTES;
+	int fd[2];
+	int ret;
+
+	if (bridge->running || bridge->refusing) {
+		vcm_reject(id);
+		return err_set(err, -EBUSY, "rdma: there is one already");
+	}
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) < 0) {
+		ret = -errno;
+		vcm_reject(id);
+		return err_sys(err, ret, "rdma: a pair of sockets");
+	}
+	(void)setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	ret = start_thread(bridge, id, hello, fd[0], err);
+	if (ret < 0) {
+		close(fd[0]);
+		close(fd[1]);
+		return ret;
+	}
+	accept_connection(bridge->m, fd[1]);
+	return 0;
+}
+
+static void requested(struct op *op, int result)
+{
+	struct bridge_request *request =
+		(struct bridge_request *)((char *)op - offsetof(struct bridge_request, op));
+	struct bridge *bridge = request->bridge;
+	struct vcm *cm = &bridge->cm[request - bridge->request];
+	struct control_hello hello;
+	struct wh_err err = { 0 };
+	struct rdma_cm_id *id;
+	int ret;
+
+	if (result == -ECANCELED || bridge->refusing)
+		return;
+	while ((ret = vcm_next(cm, &id, &hello, &err)) != 0) {
+		if (ret > 0)
+			ret = take_connection(bridge, id, &hello, &err);
+		else if (ret != -EPROTO)
+			break;
+		if (ret < 0)
+			run_log(bridge->m, WH_LOG_WARNING, "a connection was refused: %s",
+				err.text);
+		err.code = 0;
+	}
+	if (ret == 0)
+		loop_poll(bridge->m->bulk, op, vcm_fd(cm), POLLIN);
+	else
+		dest_link_lost(&bridge->m->dest->engine, CHANNEL_MAIN, &err);
+}
+
+static int listen_at(struct bridge *bridge, struct uri *uri, struct wh_err *err)
+{
+	struct address addresses[LISTENERS_MAX];
+	char text[ADDRESS_TEXT];
+	int count, ret = 0;
+
+	count = address_resolve(uri, true, addresses, LISTENERS_MAX, err);
+	for (int i = 0; i < count && i < LISTENERS_MAX && ret == 0; i++) {
+		address_set_port(&addresses[i], uri->port);
+		ret = vcm_listen(&bridge->cm[i], (const struct sockaddr *)&addresses[i].at,
+				 &uri->port, err);
+		if (ret < 0) {
+			address_format(&addresses[i], text);
+			err_wrap(err, "listen at %s", text);
+			break;
+		}
+		bridge->listeners++;
+	}
+	return count < 0 ? count : ret;
+}
+
+int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	struct uri where = *uri;
+	struct bridge *bridge;
+	int ret;
+
+	if (m->dest->bridge || m->handover || wh_get_phase(m) == WH_PHASE_PAUSED)
+		return err_set(err, -EOPNOTSUPP,
+			       "rdma: neither an agent nor a recovery goes over RDMA yet");
+	bridge = calloc(1, sizeof(*bridge));
+	if (!bridge)
+		return err_set(err, -ENOMEM, "rdma: no memory");
+	bridge->m = m;
+	pthread_mutex_init(&bridge->lock, NULL);
+	m->dest->bridge = bridge;
+	ret = listen_at(bridge, &where, err);
+	if (ret < 0) {
+		bridge_free(m);
+		return ret;
+	}
+	/* its discards would drop memory that the peer goes on writing to */
+	m->dest->engine.config.postcopy = false;
+	for (unsigned i = 0; i < bridge->listeners; i++) {
+		bridge->request[i] =
+			(struct bridge_request){ .op.done = requested, .bridge = bridge };
+		loop_poll(m->bulk, &bridge->request[i].op, vcm_fd(&bridge->cm[i]), POLLIN);
+	}
+	uri_format(&where, m->uri, sizeof(m->uri));
+	return 0;
+}
+
+int bridge_hook(struct wh_migration *m, struct wh_err *err)
+{
+	struct bridge *bridge = m->dest->bridge;
+
+	if (!bridge || !bridge->running)
+		return err_set(err, -EPROTO, "flag HOOK, which is for RDMA only");
+	pthread_mutex_lock(&bridge->lock);
+	bridge->hooks++;
+	pthread_mutex_unlock(&bridge->lock);
+	loop_wake(bridge->loop);
+	return 0;
+}
+
+static void stop(struct bridge *bridge)
+{
+	pthread_mutex_lock(&bridge->lock);
+	bridge->stop = true;
+	pthread_mutex_unlock(&bridge->lock);
+	loop_wake(bridge->loop);
+}
+
+void bridge_fence(struct wh_migration *m)
+{
+	struct bridge *bridge = m->dest->bridge;
+
+	if (!bridge || !bridge->running)
+		return;
+	stop(bridge);
+	pthread_join(bridge->thread, NULL);
+	loop_close(bridge->loop);
+	close(bridge->fd);
+	bridge->running = false;
+}
+
+bool bridge_close(struct wh_migration *m)
+{
+	struct bridge *bridge = m->dest->bridge;
+	bool busy = false;
+
+	if (!bridge)
+		return false;
+	bridge->refusing = true;
+	for (unsigned i = 0; i < bridge->listeners; i++) {
+		if (op_busy(&bridge->request[i].op))
+			loop_cancel(m->bulk, &bridge->request[i].op);
+		busy |= op_busy(&bridge->request[i].op);
+	}
+	/* it sees that its socket is closed, and what has become of the migration */
+	if (bridge->running && !__atomic_load_n(&bridge->ended, __ATOMIC_ACQUIRE)) {
+		stop(bridge);
+		busy = true;
+	}
+	return busy;
+}
+
+void bridge_free(struct wh_migration *m)
+{
+	struct bridge *bridge = m->dest->bridge;
+
+	if (!bridge)
+		return;
+	bridge_fence(m);
+	for (unsigned i = 0; i < bridge->listeners; i++)
+		vcm_close(&bridge->cm[i]);
+	pthread_mutex_destroy(&bridge->lock);
+	free(bridge);
+	m->dest->bridge = NULL;
+}
+#endif
