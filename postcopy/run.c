@@ -40,6 +40,7 @@ void wh_config_init(struct wh_config *config)
 		.dead_peer_ns = 10 * NS_PER_S,
 		.device_state_max = UINT64_C(256) << 20,
 		.fault_cpu = WH_FAULT_CPU_FOLLOW,
+		.multifd_level = 1,
 	};
 }
 
@@ -53,6 +54,25 @@ static int check_agent(const struct wh_config *config, enum wh_role role, struct
 	if (config->removes)
 		return err_set(err, -EOPNOTSUPP,
 			       "config: agent: removes cannot be followed across a death");
+	return 0;
+}
+
+static int check_multifd(const struct wh_config *config, enum wh_role role, struct wh_err *err)
+{
+	if (config->multifd > WH_MULTIFD_MAX)
+		return err_set(err, -EINVAL, "config: multifd has %u connections, at most %u",
+			       config->multifd, WH_MULTIFD_MAX);
+	if (role == WH_DEST)
+		return 0;
+	if (config->postcopy)
+		return err_set(err, -EINVAL,
+			       "config: multifd is of precopy: postcopy is to be off");
+	if (config->multifd_method > WH_MULTIFD_ZSTD || config->multifd_marks > WH_MULTIFD_BY_ROUND)
+		return err_set(err, -EINVAL, "config: multifd_method %d, multifd_marks %d",
+			       config->multifd_method, config->multifd_marks);
+	if (config->multifd_level < 0 || config->multifd_level > WH_MULTIFD_LEVEL_MAX)
+		return err_set(err, -EINVAL, "config: multifd_level %d is not 0 to %d",
+			       config->multifd_level, WH_MULTIFD_LEVEL_MAX);
 	return 0;
 }
 
@@ -75,6 +95,12 @@ static int check_config(const struct wh_config *config, enum wh_role role, struc
 			       (unsigned long long)config->device_state_max);
 	if (config->fault_cpu >= CPU_SETSIZE || config->fault_cpu < WH_FAULT_CPU_ANY)
 		return err_set(err, -EINVAL, "config: fault_cpu %d", config->fault_cpu);
+	if (config->multifd) {
+		int ret = check_multifd(config, role, err);
+
+		if (ret < 0)
+			return ret;
+	}
 	return config->agent ? check_agent(config, role, err) : 0;
 }
 

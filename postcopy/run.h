@@ -32,6 +32,8 @@
  * of its own.
  */
 
+_Static_assert(WH_MULTIFD_MAX == DEST_LANES_MAX && WH_MULTIFD_MAX == SOURCE_LANES_MAX, "one limit");
+
 #define RUN_LOOP_ENTRIES 128 /* operations under way at once, per loop */
 #define REPLY_BYTES (64u << 10)
 #define REPLY_ROOM ((size_t)16384) /* at the source */
@@ -222,6 +224,9 @@ struct dest_side {
 	size_t device_room;
 };
 
+/* One of multifd's connections: run_source_lane.c */
+struct source_link;
+
 struct source_side {
 	struct wh_migration *owner;
 	struct source *engine;
@@ -229,6 +234,9 @@ struct source_side {
 	struct uri uri;
 	struct dial dial;
 	struct dial urgent_dial;
+	struct dial link_dial;
+	struct source_link *link[SOURCE_LANES_MAX]; /* NULL: there is none */
+	unsigned links;				    /* that are connected */
 	int fd;
 	int urgent_fd;
 	struct op send;
@@ -500,6 +508,19 @@ void agent_vmm_loaded(struct wh_migration *m, int result, const struct wh_err *w
 void agent_vmm_stats(const struct wh_migration *m, struct wh_stats *stats);
 unsigned agent_vmm_waits(const struct wh_migration *m, struct wh_thread_wait *waits, unsigned room);
 void agent_vmm_hist(const struct wh_migration *m, struct hist *hist);
+
+/* The main channel and all of multifd's are connected; or one cannot be */
+void source_links_up(struct wh_migration *m);
+void source_links_failed(struct wh_migration *m, unsigned at, struct wh_err *err);
+
+/* run_source_lane.c, on the bulk thread */
+/* The next connection, until there are all; then, or as one cannot be made, as above */
+int source_links_open(struct wh_migration *m, struct wh_err *err);
+/* Return: something was given to one */
+bool source_links_pump(struct wh_migration *m);
+/* Return: something of them is under way yet */
+bool source_links_close(struct wh_migration *m);
+void source_links_free(struct wh_migration *m);
 
 /* run_source_ops.c */
 extern const struct source_ops run_source_ops;

@@ -8,6 +8,7 @@
 #include "postcopy/run.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -157,6 +158,8 @@ static void source_pump(struct wh_migration *m)
 	struct wh_err err = { 0 };
 	int todo;
 
+	/* in front, since zero pages are found there, and behind: a new round has begun */
+	source_links_pump(m);
 	todo = source_next(side->engine, clock_now_ns(), side->batch, &err);
 	if (todo == SOURCE_SEND) {
 		side->sent = 0;
@@ -169,6 +172,7 @@ static void source_pump(struct wh_migration *m)
 	} else if (todo == SOURCE_WAIT) {
 		run_tick(m, source_wake_ns(side->engine));
 	}
+	source_links_pump(m);
 	/* An end, good or bad, shows in the phase. */
 }
 
@@ -222,6 +226,17 @@ static void source_up(struct wh_migration *m)
 	m->post.armed = true;
 	pthread_mutex_unlock(&m->post_lock);
 	loop_wake(m->fault);
+}
+
+void source_links_up(struct wh_migration *m)
+{
+	source_up(m);
+}
+
+void source_links_failed(struct wh_migration *m, unsigned at, struct wh_err *err)
+{
+	err_wrap(err, "multifd channel %u", at);
+	source_not_up(m, CHANNEL_MAIN, err);
 }
 
 static void urgent_dialed(struct dial *dial, int fd, struct wh_err *err)
@@ -285,8 +300,11 @@ static void main_dialed(struct dial *dial, int fd, struct wh_err *err)
 		return;
 	}
 	side->fd = fd;
-	if (m->config.urgent != WH_URGENT_AT_START || !m->config.postcopy ||
-	    (again && side->uri.kind == URI_FD)) {
+	if (m->config.multifd) {
+		if (source_links_open(m, &failure) < 0)
+			source_links_failed(m, side->links, &failure);
+	} else if (m->config.urgent != WH_URGENT_AT_START || !m->config.postcopy ||
+		   (again && side->uri.kind == URI_FD)) {
 		source_up(m);
 	} else if (source_side_open_urgent(m, &failure) < 0) {
 		err_wrap(&failure, "urgent channel");
@@ -308,6 +326,19 @@ static int source_dial(struct wh_migration *m, const struct uri *uri, struct wh_
 	return dial_start(&side->dial, m->bulk, uri, m->config.connect_timeout_ns, &tuning, err);
 }
 
+/* Which marks a QEMU goes by is in its machine type: up to 8.0 by sections. Ours goes by either */
+static bool by_section(const struct wh_migration *m)
+{
+	const char *version = strrchr(m->machine, '-');
+	unsigned major, minor;
+
+	if (m->config.multifd_marks != WH_MULTIFD_BY_MACHINE)
+		return m->config.multifd_marks == WH_MULTIFD_BY_SECTION;
+	if (!version || sscanf(version, "-%u.%u", &major, &minor) != 2)
+		return false;
+	return major < 8 || (major == 8 && minor == 0);
+}
+
 int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 {
 	struct source_side *side = m->source;
@@ -320,6 +351,8 @@ int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh
 		.downtime_ns = m->config.downtime_ns,
 		.postcopy_after_ns = m->config.postcopy_after_ns,
 		.dead_peer_ns = m->config.dead_peer_ns,
+		.lanes = m->config.multifd,
+		.lanes_by_section = by_section(m),
 	};
 	int ret;
 
@@ -414,17 +447,20 @@ static void source_mail(struct wh_migration *m)
 static bool source_unlink(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
+	bool links;
 
 	side->closing = true;
 	dial_cancel(&side->dial);
 	dial_cancel(&side->urgent_dial);
+	links = source_links_close(m);
 	if (op_busy(&side->send))
 		loop_cancel(m->bulk, &side->send);
 	if (op_busy(&m->tick))
 		loop_cancel(m->bulk, &m->tick);
 	if (!run_fault_closed(m) || dial_busy(&side->dial) || dial_busy(&side->urgent_dial) ||
-	    op_busy(&side->send) || op_busy(&m->tick))
+	    op_busy(&side->send) || op_busy(&m->tick) || links)
 		return false;
+	source_links_free(m);
 	if (side->fd >= 0)
 		close(side->fd);
 	side->fd = -1;
@@ -461,6 +497,7 @@ void source_side_free(struct wh_migration *m)
 	struct source_side *side = m->source;
 
 	run_source_log_stop(m);
+	source_links_free(m);
 	if (side->fd >= 0)
 		close(side->fd);
 	if (side->urgent_fd >= 0)

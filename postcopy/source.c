@@ -25,6 +25,7 @@ void source_init(struct source *source, const struct source_ops *ops, void *ctx,
 	if (!config->postcopy)
 		source->config.urgent = WH_URGENT_OFF;
 	source->return_path = config->return_path || config->postcopy;
+	source->multifd.lanes = config->lanes;
 	source->wake_ns = UINT64_MAX;
 	source->wanted_ns = UINT64_MAX;
 	source->reply_block = -1;
@@ -398,7 +399,8 @@ void source_link_lost(struct source *source, enum channel channel, const struct 
 	if (channel == CHANNEL_URGENT && phase != SOURCE_SETUP &&
 	    (source->urgent != URGENT_OPEN || phase == SOURCE_HANDOVER || phase == SOURCE_ENDING))
 		return;
-	if (phase == SOURCE_HANDOVER && !source->return_path && !source->sending) {
+	if (phase == SOURCE_HANDOVER && !source->return_path && !source->sending &&
+	    source_lanes_idle(source)) {
 		done(source);
 		return;
 	}

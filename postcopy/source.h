@@ -6,6 +6,7 @@
 #include "base/region.h"
 #include "postcopy/dest.h" /* enum channel */
 #include "postcopy/phase.h"
+#include "wire/multifd.h"
 #include "wire/stream.h"
 
 #include <sys/uio.h>
@@ -93,6 +94,8 @@ struct source_config {
 	/* for an answer that is owed: PONG before the switch, SHUT, what recovery asks for */
 	uint64_t dead_peer_ns;
 	struct wire_name machine;
+	unsigned lanes;	       /* of multifd, 0: none. Without postcopy only */
+	bool lanes_by_section; /* the destination takes each section's end for a mark */
 };
 
 #define SOURCE_QUEUE 1024u /* requests waiting; a power of two */
@@ -188,6 +191,36 @@ bool source_urgent(struct source *source, uint64_t now_ns, struct batch *batch);
 void source_urgent_sent(struct source *source, size_t bytes, uint64_t now_ns);
 /* The answer to open_urgent(); bulk thread. result < 0: without one, or, recovering, not at all */
 void source_urgent_opened(struct source *source, int result);
+
+/*
+ * Multifd: lanes, connections beside the main one, which carry pages in precopy. All are
+ * connected before source_connected(). Bulk thread.
+ */
+#define SOURCE_LANES_MAX 32u
+
+/**
+ * struct source_packet - What a lane is to send
+ * @head:	To be written in front; head.bytes is of the pages as they are
+ * @page:	head.normal of them, in the guest
+ */
+struct source_packet {
+	struct multifd_packet head;
+	unsigned block;
+	struct iovec page[MULTIFD_PAGES];
+};
+
+/**
+ * source_lane_next() - The next packet of a lane, if it is idle and there is one
+ *
+ * To be asked for in front of source_next() and behind it. Return: is there one? Then
+ * source_lane_sent(), with the bytes that it had at last
+ */
+bool source_lane_next(struct source *source, unsigned lane, uint64_t now_ns,
+		      struct source_packet *packet);
+void source_lane_sent(struct source *source, unsigned lane, size_t bytes, uint64_t now_ns);
+void source_lane_lost(struct source *source, unsigned lane, const struct wh_err *reason);
+/* Nothing is owed on any */
+bool source_lanes_idle(const struct source *source);
 
 /* A channel broke or was closed by the peer; bulk thread. */
 void source_link_lost(struct source *source, enum channel channel, const struct wh_err *reason,

@@ -103,6 +103,8 @@ int source_end(struct source *source, struct batch *batch)
 /* Everything is written. SHUT was looked at already; a peer that says nothing is gone. */
 int source_answer(struct source *source, uint64_t now_ns, struct wh_err *err)
 {
+	if (!source->return_path && !source_lanes_idle(source))
+		return source_wait(source, UINT64_MAX);
 	if (!source->return_path) {
 		source_move(source, SOURCE_DONE, NULL);
 		return SOURCE_ENDED;

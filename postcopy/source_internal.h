@@ -133,6 +133,26 @@ struct source_meter {
 	bool waiting;
 };
 
+/* Multifd, source_multifd.c; all of it is the bulk thread's */
+#define SOURCE_ZEROS_MAX 4096u
+
+struct source_multifd {
+	unsigned lanes;
+	struct source_lane {
+		bool sending;
+		unsigned syncs; /* that it owes */
+		uint32_t taken; /* bytes off the limit for what it sends */
+	} lane[SOURCE_LANES_MAX];
+	uint64_t number; /* of the next packet */
+	bool section;	 /* of the main channel, begun and not ended */
+	bool unmarked;	 /* a lane has got pages since the last mark */
+	struct source_zero {
+		unsigned block;
+		uint64_t page;
+	} zero[SOURCE_ZEROS_MAX]; /* pages for the main channel, in order */
+	unsigned zeros;
+};
+
 struct source {
 	/* fixed */
 	const struct source_ops *ops;
@@ -170,6 +190,7 @@ struct source {
 	bool sending; /* a batch is out */
 	bool paused;  /* pause() was, resume() was not */
 	bool start_begun;
+	bool start_sent;
 	unsigned start_block;
 	unsigned bitmaps_asked;
 	bool had_urgent; /* a channel, at some time */
@@ -183,6 +204,7 @@ struct source {
 	uint64_t cursor_page;
 	struct source_bucket bucket;
 	struct source_meter meter;
+	struct source_multifd multifd;
 	const void *device;
 	size_t device_bytes;
 	enum wh_device_format device_format;
@@ -266,6 +288,19 @@ bool source_put_span(struct source *source, enum channel channel, struct batch *
 /* From the cursor on, in order. Return: pages put; less than there was room for at the end */
 uint64_t source_fill(struct source *source, struct batch *batch, const struct source_fill *fill);
 void source_rewind(struct source *source);
+/* Is the span, of the main channel, one to be sent? If it is used up, the next one is taken */
+bool source_have_page(struct source *source);
+
+/* source_multifd.c */
+/* A section ends; with a @mark, if there are lanes */
+void source_part_end(struct source *source, struct batch *batch, bool mark);
+/*
+ * Lanes carry pages, here is the main channel's part of it. Return: as source_next();
+ * SOURCE_AGAIN: nothing is dirty, and all of the others are with the lanes
+ */
+int source_lanes_pages(struct source *source, struct batch *batch);
+/* ram's END, which may have begun */
+void source_lanes_end(struct source *source, struct batch *batch);
 
 /* source_start.c */
 int source_start(struct source *source, uint64_t now_ns, struct batch *batch);

@@ -100,6 +100,18 @@ static bool next_page(struct source *source)
 	return false;
 }
 
+bool source_have_page(struct source *source)
+{
+	const struct source_span *span = &source->channel[CHANNEL_MAIN].span;
+
+	if (span->page < span->end)
+		return true;
+	if (!next_page(source))
+		return false;
+	__atomic_fetch_sub(&source->pages_left, span->end - span->page, __ATOMIC_RELAXED);
+	return true;
+}
+
 uint64_t source_fill(struct source *source, struct batch *batch, const struct source_fill *fill)
 {
 	struct source_span *span = &source->channel[CHANNEL_MAIN].span;
@@ -107,13 +119,7 @@ uint64_t source_fill(struct source *source, struct batch *batch, const struct so
 
 	/* one page whatever the limit: a batch with none would mean that there is none left */
 	while ((!put || batch->bytes < fill->bytes_max) && put < fill->pages_max &&
-	       has_room(CHANNEL_MAIN, batch)) {
-		if (span->page == span->end) {
-			if (!next_page(source))
-				break;
-			__atomic_fetch_sub(&source->pages_left, span->end - span->page,
-					   __ATOMIC_RELAXED);
-		}
+	       has_room(CHANNEL_MAIN, batch) && source_have_page(source)) {
 		put_page(source, CHANNEL_MAIN, batch, span->block, span->page++);
 		put++;
 	}

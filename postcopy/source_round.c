@@ -112,6 +112,11 @@ int source_round(struct source *source, uint64_t now_ns, struct batch *batch, st
 	set(&source->counters.bandwidth,
 	    meter_estimate(&source->meter, source->counters.bandwidth, ESTIMATE_NS));
 
+	if (source->multifd.lanes) {
+		int ret = source_lanes_pages(source, batch);
+
+		return ret == SOURCE_AGAIN ? round_end(source, now_ns, err) : ret;
+	}
 	batch_part(batch, SECTION_PART);
 	if (!source_fill(source, batch, &fill))
 		return round_end(source, now_ns, err);

@@ -129,6 +129,13 @@ int source_last_pages(struct source *source, struct batch *batch)
 {
 	const struct source_fill all = { .bytes_max = BATCH_BYTES, .pages_max = UINT64_MAX };
 
+	if (source->multifd.lanes) {
+		int ret = source_lanes_pages(source, batch);
+
+		if (ret == SOURCE_AGAIN)
+			source->step = STEP_DEVICE;
+		return ret;
+	}
 	batch_part(batch, SECTION_PART);
 	if (!source_fill(source, batch, &all)) {
 		source->step = STEP_DEVICE;
@@ -163,8 +170,7 @@ static size_t device_frame(const struct source *source)
 
 int source_device(struct source *source, struct batch *batch)
 {
-	batch_part(batch, SECTION_END);
-	batch_part_end(batch);
+	source_lanes_end(source, batch);
 	put_device(source, batch);
 	source->step = STEP_EOF;
 	return source_send(source, batch, false);

@@ -5,6 +5,7 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <zstd.h>
 
@@ -70,4 +71,52 @@ int unpack(struct unpack *unpack, const uint8_t *packed, size_t bytes, const str
 				       bytes);
 	}
 	return 0;
+}
+
+struct pack {
+	ZSTD_CCtx *context;
+};
+
+struct pack *pack_new(int level)
+{
+	struct pack *pack = calloc(1, sizeof(*pack));
+
+	if (!pack)
+		return NULL;
+	pack->context = ZSTD_createCCtx();
+	if (pack->context &&
+	    !ZSTD_isError(ZSTD_CCtx_setParameter(pack->context, ZSTD_c_compressionLevel, level)))
+		return pack;
+	pack_free(pack);
+	return NULL;
+}
+
+void pack_free(struct pack *pack)
+{
+	if (pack)
+		ZSTD_freeCCtx(pack->context);
+	free(pack);
+}
+
+ssize_t pack(struct pack *pack, const struct iovec *pages, unsigned count, uint8_t *packed,
+	     size_t room, struct wh_err *err)
+{
+	ZSTD_outBuffer out = { .dst = packed, .size = room };
+
+	for (unsigned i = 0; i < count; i++) {
+		/* a page that the guest writes meanwhile is copied once, and comes again */
+		ZSTD_inBuffer in = { .src = pages[i].iov_base, .size = pages[i].iov_len };
+		bool last = i + 1 == count;
+		size_t left;
+
+		do {
+			left = ZSTD_compressStream2(pack->context, &out, &in,
+						    last ? ZSTD_e_flush : ZSTD_e_continue);
+			if (ZSTD_isError(left))
+				return err_set(err, -EIO, "zstd: %s", ZSTD_getErrorName(left));
+			if (out.pos == out.size)
+				return err_set(err, -EIO, "zstd: a packet of over %zu bytes", room);
+		} while (in.pos < in.size || (last && left));
+	}
+	return (ssize_t)out.pos;
 }

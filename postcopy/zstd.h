@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 #include <wherry/err.h>
 
@@ -25,5 +26,14 @@ void unpack_free(struct unpack *unpack);
  */
 int unpack(struct unpack *unpack, const uint8_t *packed, size_t bytes, const struct iovec *pages,
 	   unsigned count, struct wh_err *err);
+
+struct pack;
+
+/* @level: 0 to WH_MULTIFD_LEVEL_MAX. NULL: no memory */
+struct pack *pack_new(int level);
+void pack_free(struct pack *pack);
+/* The next packet. Return: bytes of it, @room at most, or a negative errno and a sentence */
+ssize_t pack(struct pack *pack, const struct iovec *pages, unsigned count, uint8_t *packed,
+	     size_t room, struct wh_err *err);
 
 #endif /* POSTCOPY_ZSTD_H */

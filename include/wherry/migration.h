@@ -182,6 +182,30 @@ enum wh_urgent {
 	WH_URGENT_AT_START,
 };
 
+#define WH_MULTIFD_MAX 32u
+#define WH_MULTIFD_LEVEL_MAX 20
+
+/* Whoever receives them knows either, wherry does and QEMU if multifd-compression says so */
+enum wh_multifd_method {
+	WH_MULTIFD_PLAIN,
+	WH_MULTIFD_ZSTD,
+};
+
+/**
+ * enum wh_multifd_marks - Where a QEMU at the other end waits for all of its connections
+ *
+ * @WH_MULTIFD_BY_MACHINE: What its machine type says, which is that of struct wh_config; BY_ROUND
+ *			if that has no version
+ * @WH_MULTIFD_BY_SECTION: At the end of each section of the main one: machine types up to 8.0, and
+ *			QEMU up to 8.0 with any
+ * @WH_MULTIFD_BY_ROUND: At a mark, once a round
+ */
+enum wh_multifd_marks {
+	WH_MULTIFD_BY_MACHINE,
+	WH_MULTIFD_BY_SECTION,
+	WH_MULTIFD_BY_ROUND,
+};
+
 /* Instead of a processor's number, for struct wh_config.fault_cpu */
 #define WH_FAULT_CPU_FOLLOW (-1)
 #define WH_FAULT_CPU_ANY (-2)
@@ -202,8 +226,12 @@ enum wh_urgent {
  *			as zeros. The kernel does not tell MADV_DONTNEED from MADV_REMOVE: of
  *			shared memory both drop pages that are still missing
  *
- * @multifd:		Destination: connections of QEMU's multifd, exactly so many; 0: as many as
- *			come, or none.
+ * @multifd:		Connections of QEMU's multifd, WH_MULTIFD_MAX at most, which carry the pages
+ *			of precopy. Source: 0 none; there is no postcopy with them. Destination:
+ *			exactly so many; 0: as many as come, or none
+ * @multifd_method:	Source: how their pages are compressed
+ * @multifd_level:	Of zstd, 0 (its default) to 20
+ * @multifd_marks:	Source: see enum wh_multifd_marks
  *
  * @bandwidth:		Source, bytes a second in precopy, 0: no limit
  * @postcopy_bandwidth:	The same for the background pages of postcopy
@@ -252,6 +280,9 @@ struct wh_config {
 	bool removes;
 	enum wh_urgent urgent;
 	unsigned multifd;
+	enum wh_multifd_method multifd_method;
+	enum wh_multifd_marks multifd_marks;
+	int multifd_level;
 
 	uint64_t bandwidth;
 	uint64_t postcopy_bandwidth;

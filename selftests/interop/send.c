@@ -50,6 +50,8 @@ FIXTURE_VARIANT(send)
 	bool postcopy;
 	enum wh_urgent urgent;
 	unsigned rounds;
+	unsigned channels; /* of multifd */
+	bool zstd;
 };
 
 /* clang-format off */
@@ -86,6 +88,27 @@ FIXTURE_VARIANT_ADD(send, preempt)
 	.postcopy = true,
 	.urgent = WH_URGENT_AT_START,
 	.rounds = 1,
+};
+
+FIXTURE_VARIANT_ADD(send, multifd)
+{
+	.capabilities = { "multifd", "return-path" },
+	.return_path = true,
+	.channels = 2,
+};
+
+FIXTURE_VARIANT_ADD(send, multifd_four)
+{
+	.capabilities = { "multifd" },
+	.channels = 4,
+};
+
+FIXTURE_VARIANT_ADD(send, multifd_zstd)
+{
+	.capabilities = { "multifd", "return-path" },
+	.return_path = true,
+	.channels = 4,
+	.zstd = true,
 };
 /* clang-format on */
 
@@ -150,6 +173,11 @@ static int start_qemu(FIXTURE_DATA(send) *self, const FIXTURE_VARIANT(send) * va
 
 	if (!ret)
 		ret = qemu_capabilities(&self->qemu, variant->capabilities, err);
+	if (!ret && variant->channels)
+		ret = qemu_parameter(&self->qemu, "multifd-channels", variant->channels, err);
+	if (!ret && variant->zstd)
+		ret = qemu_command(&self->qemu, NULL, err, "migrate-set-parameters",
+				   "{\"multifd-compression\":\"zstd\"}");
 	return ret ? ret : qemu_migrate_incoming(&self->qemu, self->uri, err);
 }
 
@@ -173,6 +201,10 @@ static int start(FIXTURE_DATA(send) *self, const FIXTURE_VARIANT(send) * variant
 	config.postcopy = variant->postcopy;
 	config.return_path = variant->return_path;
 	config.urgent = variant->urgent;
+	config.multifd = variant->channels;
+	config.multifd_method = variant->zstd ? WH_MULTIFD_ZSTD : WH_MULTIFD_PLAIN;
+	/* machine type "none" does not say that it is 7.2 */
+	config.multifd_marks = WH_MULTIFD_BY_SECTION;
 	if (variant->postcopy) {
 		config.downtime_ns = 1;
 		config.bandwidth = 256 * MIB;
