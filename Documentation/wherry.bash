@@ -34,7 +34,7 @@ _wherry()
 			;;
 		drill:--kinds)
 			words='cut reset half-close one-way truncate delay stall stranger corrupt
-				bitmap handshake pause cancel stop kill removes no-memory agent'
+				bitmap handshake pause cancel stop kill removes no-memory no-space agent'
 			;;
 		drill:--qemu) words='source dest either' ;;
 		drill:--qemu-binary)

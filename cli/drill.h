@@ -48,6 +48,7 @@ enum drill_kind {
 	DRILL_KILL,
 	DRILL_REMOVES,
 	DRILL_NO_MEMORY,
+	DRILL_NO_SPACE,
 	DRILL_AGENT,
 	DRILL_KINDS
 };
@@ -74,6 +75,14 @@ enum drill_way {
 	DRILL_WAYS
 };
 
+/* What placing fails with */
+enum drill_refusal {
+	DRILL_REFUSED_MEMORY,
+	DRILL_REFUSED_AGAIN,
+	DRILL_REFUSED_SPACE,
+	DRILL_REFUSALS
+};
+
 enum drill_lie {
 	DRILL_LIE_SIZE,
 	DRILL_LIE_MARK,
@@ -96,7 +105,7 @@ enum drill_lie {
  * @at:		After so many bytes of @channel in direction @way
  * @ms:		How long: of each piece, of silence, of standing still
  * @side:	Whom it is done to, or who does it
- * @variant:	enum drill_lie, DRILL_STRANGER_*; of DRILL_NO_MEMORY: it is EAGAIN
+ * @variant:	enum drill_lie, DRILL_STRANGER_*; of DRILL_NO_MEMORY: which errno
  */
 struct drill_fault {
 	enum drill_kind kind;
@@ -151,6 +160,7 @@ struct drill_peer {
  * @again:	Recovery by recovery, then over again
  * @qemu:	Where a QEMU is; DRILL_SIDES: nowhere
  * @agent:	The destination is driven by another process
+ * @no_space:	Its memory lies in a file system that is full at times
  */
 struct drill_plan {
 	uint64_t seed;
@@ -165,6 +175,7 @@ struct drill_plan {
 	bool by_command;
 	bool removes;
 	bool agent;
+	bool no_space;
 	enum wh_urgent urgent;
 	unsigned switch_ms;
 	unsigned pace_us;

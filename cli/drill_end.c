@@ -22,7 +22,7 @@
 struct end {
 	const struct drill_plan *plan;
 	enum drill_side side;
-	const struct drill_huge *huge;
+	const struct drill_files *files;
 	const char *agent;
 	int fd;
 	struct drill_shared *shared;
@@ -139,59 +139,21 @@ static int end_load(void *opaque, const void *data, size_t length, enum wh_devic
 	return 0;
 }
 
-/* A shared mapping reserves for the file, and that stays when the mapping goes */
-static bool huge_reserve(int fd, uint64_t bytes)
-{
-	void *at;
-
-	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
-		return false;
-	at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (at == MAP_FAILED)
-		return false;
-	munmap(at, bytes);
-	return true;
-}
-
-void drill_huge_open(struct drill_huge *huge, const struct drill_plan *plan)
-{
-	memset(huge->fd, -1, sizeof(huge->fd));
-	huge->there = plan->memory[DRILL_DEST] == DRILL_HUGETLB;
-	for (unsigned i = 0; i < DRILL_SIDES * plan->blocks && huge->there; i++) {
-		int *fd = &huge->fd[i % DRILL_SIDES][i / DRILL_SIDES];
-
-		*fd = memfd_create("drill", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);
-		huge->there = huge_reserve(*fd, plan->pages[i / DRILL_SIDES] * DRILL_PAGE);
-	}
-	if (!huge->there)
-		drill_huge_close(huge);
-}
-
-void drill_huge_close(struct drill_huge *huge)
-{
-	for (unsigned i = 0; i < DRILL_SIDES * DRILL_BLOCKS; i++) {
-		int *fd = &huge->fd[i % DRILL_SIDES][i / DRILL_SIDES];
-
-		if (*fd >= 0)
-			close(*fd);
-		*fd = -1;
-	}
-}
-
 static int end_memory(struct end *end, unsigned i, struct wh_block *block)
 {
 	enum drill_memory kind = end->plan->memory[end->side];
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 
 	block->length = end->plan->pages[i] * DRILL_PAGE;
-	block->page_size = end->huge->there ? DRILL_HUGE : DRILL_PAGE;
-	block->fd = end->huge->fd[end->side][i];
+	block->page_size = end->files->huge ? DRILL_HUGE : DRILL_PAGE;
+	block->fd = end->files->fd[end->side][i];
 	if (kind != DRILL_PRIVATE) {
 		if (block->fd < 0)
 			block->fd = memfd_create("drill", MFD_CLOEXEC);
 		if (block->fd < 0 || ftruncate(block->fd, (off_t)block->length) < 0)
 			return -errno;
-		flags = MAP_SHARED;
+		/* what is to be full must not be reserved */
+		flags = MAP_SHARED | (end->plan->no_space ? MAP_NORESERVE : 0);
 	}
 	block->addr = mmap(NULL, block->length, PROT_READ | PROT_WRITE, flags, block->fd, 0);
 	return block->addr == MAP_FAILED ? -errno : 0;
@@ -348,7 +310,7 @@ static void end_do(struct end *end, const struct drill_order *order)
 }
 
 void drill_end_main(const struct drill_plan *plan, enum drill_side side,
-		    const struct drill_huge *huge, const char *agent, struct drill_shared *shared,
+		    const struct drill_files *files, const char *agent, struct drill_shared *shared,
 		    int fd)
 {
 	static struct end end;
@@ -362,10 +324,12 @@ void drill_end_main(const struct drill_plan *plan, enum drill_side side,
 			(void)drill_memory_guard(&shared->place_error, &shared->place_refused);
 			break;
 		}
+	if (plan->no_space && side == DRILL_DEST)
+		drill_guest_waits_for_room();
 	end = (struct end){
 		.plan = plan,
 		.side = side,
-		.huge = huge,
+		.files = files,
 		.agent = agent,
 		.fd = fd,
 		.shared = shared,

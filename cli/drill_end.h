@@ -2,6 +2,7 @@
 #ifndef CLI_DRILL_END_H
 #define CLI_DRILL_END_H
 
+#include "cli/drill_files.h"
 #include "cli/drill_guest.h"
 
 /*
@@ -41,19 +42,9 @@ struct drill_note {
 	char text[WH_ERR_TEXT];
 };
 
-/* Files of huge pages for both ends, where the plan wants them and the pool has them */
-struct drill_huge {
-	bool there;
-	int fd[DRILL_SIDES][DRILL_BLOCKS];
-};
-
-/* Before the processes are made: all of it is theirs then, or nothing */
-void drill_huge_open(struct drill_huge *huge, const struct drill_plan *plan);
-void drill_huge_close(struct drill_huge *huge);
-
 /* In a process of its own; does not return. @agent: where one waits, if one is planned */
 void drill_end_main(const struct drill_plan *plan, enum drill_side side,
-		    const struct drill_huge *huge, const char *agent, struct drill_shared *shared,
+		    const struct drill_files *files, const char *agent, struct drill_shared *shared,
 		    int fd) __attribute__((noreturn));
 
 #endif /* CLI_DRILL_END_H */

@@ -93,6 +93,7 @@ static void pair_suffer(struct drill_pair *pair, const struct drill_fault *fault
 	case DRILL_KILL:
 	case DRILL_REMOVES:
 	case DRILL_NO_MEMORY:
+	case DRILL_NO_SPACE:
 	case DRILL_AGENT:
 	case DRILL_KINDS:
 		break;

@@ -5,6 +5,7 @@
 #include "cli/drill_guest.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -137,10 +138,34 @@ static void go(struct drill_guest *g)
 	}
 }
 
+static __thread bool is_guest;
+
+/*
+ * As a hypervisor does whose guest's page there is no space for: it stands still, and tries again.
+ * Nobody else may come here.
+ */
+static void on_bus_error(int number)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+
+	if (!is_guest)
+		signal(number, SIG_DFL);
+	else
+		nanosleep(&pause, NULL);
+}
+
+void drill_guest_waits_for_room(void)
+{
+	struct sigaction action = { .sa_handler = on_bus_error };
+
+	sigaction(SIGBUS, &action, NULL);
+}
+
 static void *guest_main(void *arg)
 {
 	struct drill_guest *g = arg;
 
+	is_guest = true;
 	for (;;) {
 		pthread_mutex_lock(&g->lock);
 		g->parked = true;

@@ -57,6 +57,8 @@ struct drill_guest {
 	bool parked;
 };
 
+/* In this process a guest whose page finds no space waits for some */
+void drill_guest_waits_for_room(void);
 /* Without a thread: for drill_guest_fill() and drill_guest_verify() */
 void drill_guest_shape(struct drill_guest *guest);
 /* @guest: memory, pages and so on filled in by the caller. It is parked at first */

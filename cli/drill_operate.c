@@ -95,8 +95,15 @@ static bool kill_early(struct drill_run *run, enum drill_side side)
 	return end->killed;
 }
 
+void drill_room(struct drill_run *run)
+{
+	__atomic_store_n(&run->shared->place_error, 0, __ATOMIC_SEQ_CST);
+	drill_files_empty(&run->files);
+}
+
 void drill_hit(void *opaque, unsigned number)
 {
+	static const uint32_t refusals[DRILL_REFUSALS] = { ENOMEM, EAGAIN, ENOSPC };
 	struct drill_run *run = opaque;
 	const struct drill_fault *fault = &run->plan->fault[number];
 	char text[160];
@@ -109,11 +116,13 @@ void drill_hit(void *opaque, unsigned number)
 		run->end[fault->side].want_pause = true;
 	if (fault->kind == DRILL_CANCEL)
 		run->end[DRILL_SOURCE].want_cancel = true;
-	if (fault->kind == DRILL_NO_MEMORY) {
+	if (fault->kind == DRILL_NO_MEMORY || fault->kind == DRILL_NO_SPACE)
 		run->room_ns = run->now_ns + fault->ms * DRILL_NS_PER_MS;
-		__atomic_store_n(&run->shared->place_error, fault->variant ? EAGAIN : ENOMEM,
+	if (fault->kind == DRILL_NO_MEMORY)
+		__atomic_store_n(&run->shared->place_error, refusals[fault->variant],
 				 __ATOMIC_SEQ_CST);
-	}
+	if (fault->kind == DRILL_NO_SPACE)
+		run->proxy.happened[number] = drill_files_fill(&run->files);
 	if (fault->kind == DRILL_AGENT && !drill_agent_kill(run))
 		run->proxy.happened[number] = false;
 	if (fault->kind == DRILL_STOP)
@@ -212,7 +221,7 @@ void drill_operate(struct drill_run *run)
 	if (run->room_ns && run->now_ns >= run->room_ns) {
 		run->room_ns = 0;
 		drill_say(run, "there is memory again");
-		__atomic_store_n(&run->shared->place_error, 0, __ATOMIC_SEQ_CST);
+		drill_room(run);
 	}
 	drill_agent_supervise(run);
 	operate_wishes(run);

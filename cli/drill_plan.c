@@ -33,7 +33,8 @@ static const struct {
 	[DRILL_KILL] = { "kill", "SIGKILL of one end before the switch" },
 	[DRILL_REMOVES] = { "removes", "the guest drops memory all the time, and wants zeros" },
 	[DRILL_NO_MEMORY] = { "no-memory",
-			      "a page cannot be placed for some time: ENOMEM or EAGAIN" },
+			      "a page cannot be placed for some time: ENOMEM, EAGAIN or ENOSPC" },
+	[DRILL_NO_SPACE] = { "no-space", "the file system of the memory is full for some time" },
 	[DRILL_AGENT] = { "agent", "SIGKILL of the process that serves faults, and the next one" },
 };
 _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == DRILL_KINDS, "a line for each kind");
@@ -121,7 +122,9 @@ unsigned drill_kinds_with(unsigned from, enum drill_side qemu)
 {
 	/* its guest is nobody's who could be killed, and nobody who drops memory */
 	from &= ~(1u << DRILL_KILL | 1u << DRILL_AGENT);
-	return qemu == DRILL_DEST ? from & ~(1u << DRILL_REMOVES | 1u << DRILL_NO_MEMORY) : from;
+	return qemu != DRILL_DEST ?
+		       from :
+		       from & ~(1u << DRILL_REMOVES | 1u << DRILL_NO_MEMORY | 1u << DRILL_NO_SPACE);
 }
 
 /*
@@ -224,6 +227,7 @@ static bool fault_breaks(const struct drill_plan *plan, const struct drill_fault
 	case DRILL_STALL:
 	case DRILL_STOP:
 	case DRILL_NO_MEMORY:
+	case DRILL_NO_SPACE:
 		return fault->ms > plan->dead_peer_ms;
 	case DRILL_DELAY:
 	case DRILL_STRANGER:
@@ -240,7 +244,8 @@ static void fault_when(const struct drill_plan *plan, struct drill_random *rando
 	uint64_t bytes = plan_bytes(plan);
 	bool only_precopy = fault->kind == DRILL_CANCEL || fault->kind == DRILL_KILL;
 	bool after_switch = fault->kind == DRILL_PAUSE || fault->kind == DRILL_REMOVES ||
-			    fault->kind == DRILL_NO_MEMORY || fault->kind == DRILL_AGENT;
+			    fault->kind == DRILL_NO_MEMORY || fault->kind == DRILL_NO_SPACE ||
+			    fault->kind == DRILL_AGENT;
 	bool handshake =
 		fault->kind == DRILL_HANDSHAKE || fault->kind == DRILL_BITMAP ||
 		(fault->kind == DRILL_AGENT && fault->connection && drill_one_in(random, 2));
@@ -285,9 +290,9 @@ static void fault_how(const struct drill_plan *plan, struct drill_random *random
 	if (fault->kind == DRILL_DELAY)
 		fault->ms = 1 + (unsigned)drill_pick(random, 15);
 	if (fault->kind == DRILL_NO_MEMORY)
-		fault->variant = (unsigned)drill_pick(random, 2);
+		fault->variant = (unsigned)drill_pick(random, DRILL_REFUSALS);
 	if (fault->kind == DRILL_STALL || fault->kind == DRILL_STOP ||
-	    fault->kind == DRILL_NO_MEMORY)
+	    fault->kind == DRILL_NO_MEMORY || fault->kind == DRILL_NO_SPACE)
 		fault->ms = 1 + (unsigned)drill_pick(random, 3 * (uint64_t)plan->dead_peer_ms);
 	if (fault->kind == DRILL_BITMAP)
 		fault->variant = (unsigned)drill_pick(random, DRILL_LIES);
@@ -328,7 +333,7 @@ static bool kind_recovers(enum drill_kind kind)
 static bool only_postcopy(enum drill_kind kind)
 {
 	return kind_recovers(kind) || kind == DRILL_PAUSE || kind == DRILL_REMOVES ||
-	       kind == DRILL_NO_MEMORY || kind == DRILL_AGENT;
+	       kind == DRILL_NO_MEMORY || kind == DRILL_NO_SPACE || kind == DRILL_AGENT;
 }
 
 /* Memory that it can write, which nobody drops; and the drill's own filter is not in it */
@@ -340,12 +345,23 @@ static bool kind_not_with(const struct drill_plan *plan, enum drill_kind kind)
 	return plan->agent && (kind == DRILL_REMOVES || kind == DRILL_NO_MEMORY);
 }
 
+static void plan_file(struct drill_plan *plan)
+{
+	if (plan->memory[DRILL_DEST] == DRILL_PRIVATE)
+		plan->memory[DRILL_DEST] = DRILL_MEMFD;
+}
+
 static void plan_agent(struct drill_plan *plan)
 {
 	plan->agent = true;
 	plan->own_loop[DRILL_DEST] = false;
-	if (plan->memory[DRILL_DEST] == DRILL_PRIVATE)
-		plan->memory[DRILL_DEST] = DRILL_MEMFD;
+	plan_file(plan);
+}
+
+static void plan_no_space(struct drill_plan *plan)
+{
+	plan->no_space = true;
+	plan_file(plan);
 }
 
 /*
@@ -380,6 +396,8 @@ static void plan_faults(struct drill_plan *plan, struct drill_random *random, un
 			plan->removes = true;
 		if (kind == DRILL_AGENT)
 			plan_agent(plan);
+		if (kind == DRILL_NO_SPACE)
+			plan_no_space(plan);
 		if (kind_recovers(kind) && !connection) {
 			struct drill_fault *cut = plan_add(plan, random, DRILL_CUT, connection++);
 

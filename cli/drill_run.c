@@ -106,7 +106,8 @@ static void sockets_remove(const struct drill_run *run)
 }
 
 /* No thread is in this process: what a child inherits is whole. */
-static int process_start(struct drill_run *run, enum drill_side side, const struct drill_huge *huge)
+static int process_start(struct drill_run *run, enum drill_side side,
+			 const struct drill_files *files)
 {
 	struct drill_process *end = &run->end[side];
 	pid_t parent = getpid();
@@ -131,7 +132,7 @@ static int process_start(struct drill_run *run, enum drill_side side, const stru
 			_exit(1);
 		if (side == run->plan->qemu)
 			drill_qemu_main(run->plan, run->binary, run->folder, run->shared, fds[1]);
-		drill_end_main(run->plan, side, huge, run->agent_path, run->shared, fds[1]);
+		drill_end_main(run->plan, side, files, run->agent_path, run->shared, fds[1]);
 	}
 	close(fds[1]);
 	end->fd = fds[0];
@@ -399,7 +400,7 @@ static void run_migration(struct drill_run *run)
 		run_step(run);
 	}
 	/* the guest goes on touching what was never written */
-	__atomic_store_n(&run->shared->place_error, 0, __ATOMIC_SEQ_CST);
+	drill_room(run);
 	check_runners(run);
 	check_memory(run);
 	check_runners(run);
@@ -410,12 +411,9 @@ void drill_run(const struct drill_plan *plan, const char *folder, const char *bi
 {
 	static struct drill_run run;
 	size_t length = 0;
-	struct drill_huge huge;
 	int ret;
 
 	*result = (struct drill_result){ .outcome = DRILL_OUTCOMES };
-	drill_huge_open(&huge, plan);
-	result->small_pages = plan->memory[DRILL_DEST] == DRILL_HUGETLB && !huge.there;
 	run = (struct drill_run){
 		.plan = plan,
 		.result = result,
@@ -428,16 +426,18 @@ void drill_run(const struct drill_plan *plan, const char *folder, const char *bi
 	};
 	for (unsigned i = 0; i < DRILL_FAULTS; i++)
 		run.stranger[i] = -1;
+	drill_files_open(&run.files, plan);
+	result->small_pages = plan->memory[DRILL_DEST] == DRILL_HUGETLB && !run.files.huge;
 	run.shared = mmap(NULL, sizeof(*run.shared), PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ret = run.shared == MAP_FAILED ? -errno : drill_agent_start(&run);
 	if (ret == 0)
-		ret = process_start(&run, DRILL_DEST, &huge);
+		ret = process_start(&run, DRILL_DEST, &run.files);
 	if (ret == 0)
-		ret = process_start(&run, DRILL_SOURCE, &huge);
+		ret = process_start(&run, DRILL_SOURCE, &run.files);
 	if (ret == 0)
 		ret = drill_proxy_open(&run.proxy, plan, folder);
-	drill_huge_close(&huge);
+	drill_files_close(&run.files);
 	run.proxy.hit = drill_hit;
 	run.proxy.opaque = &run;
 	if (ret < 0)
@@ -451,6 +451,7 @@ void drill_run(const struct drill_plan *plan, const char *folder, const char *bi
 	if (drill_signal)
 		result->outcome = DRILL_OUTCOMES;
 	drill_proxy_close(&run.proxy);
+	drill_files_end(&run.files);
 	sockets_remove(&run);
 	drill_strangers_leave(&run);
 	for (unsigned side = 0; side < DRILL_SIDES; side++)

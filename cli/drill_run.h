@@ -57,6 +57,7 @@ struct drill_run {
 	struct drill_process end[DRILL_SIDES];
 	struct drill_proxy proxy;
 	int stranger[DRILL_FAULTS];
+	struct drill_files files;
 	pid_t agent; /* 0: there is none */
 	char agent_path[DRILL_URI];
 };
@@ -71,6 +72,9 @@ const char *drill_side_name(enum drill_side side);
 void drill_tell(struct drill_run *run, enum drill_side side, enum drill_what what, const char *uri);
 /* Where the destination is to listen next */
 void drill_new_uri(struct drill_run *run, bool tcp, char *uri);
+
+/* There is memory again, and space */
+void drill_room(struct drill_run *run);
 
 /* drill_judge.c: what is there to be done about a QEMU, and what it has ended with */
 void drill_judge(struct drill_run *run);

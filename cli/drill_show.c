@@ -64,6 +64,7 @@ static void show_place(const struct drill_fault *fault, char *text, size_t room)
 
 void drill_show_fault(const struct drill_fault *fault, char *text, size_t room)
 {
+	static const char *const refusals[] = { "ENOMEM", "EAGAIN", "ENOSPC" };
 	static const char *const lies[] = { "size", "end mark", "bits beyond" };
 
 	snprintf(text, room, "%s", drill_kind_name(fault->kind));
@@ -82,11 +83,11 @@ void drill_show_fault(const struct drill_fault *fault, char *text, size_t room)
 		break;
 	case DRILL_DELAY:
 	case DRILL_STALL:
+	case DRILL_NO_SPACE:
 		add_text(text, room, " %u ms", fault->ms);
 		break;
 	case DRILL_NO_MEMORY:
-		add_text(text, room, " (%s) %u ms", fault->variant ? "EAGAIN" : "ENOMEM",
-			 fault->ms);
+		add_text(text, room, " (%s) %u ms", refusals[fault->variant], fault->ms);
 		break;
 	case DRILL_STOP:
 		add_text(text, room, " %s %u ms", fault->side == DRILL_DEST ? "dest" : "source",

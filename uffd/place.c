@@ -164,6 +164,7 @@ static enum placed place_outcome(const struct place *p, int code, struct wh_err 
 	case ENOENT:
 		return PLACED_GONE;
 	case ENOMEM:
+	case ENOSPC: /* of a full file system too they say ENOMEM, all that there are today */
 		return PLACED_NO_MEMORY;
 	case ESRCH:
 		return PLACED_DEAD;

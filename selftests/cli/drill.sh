@@ -118,4 +118,5 @@ try "as JSON" json
 try "nothing stays behind" tidy
 try "nor after SIGTERM" ends_by TERM 15
 try "nor after SIGHUP" ends_by HUP 1
+try "nor after SIGINT" ends_by INT 2
 tap_end

@@ -68,6 +68,8 @@ TEST(plans_are_possible)
 
 			ASSERT_TRUE(fault->kind != DRILL_AGENT || plan.agent);
 			ASSERT_TRUE(fault->kind != DRILL_NO_MEMORY || !plan.agent);
+			ASSERT_TRUE(fault->kind != DRILL_NO_SPACE ||
+				    (plan.no_space && plan.memory[DRILL_DEST] != DRILL_PRIVATE));
 			if (fault->kind == DRILL_AGENT)
 				ASSERT_TRUE(fault->connection || fault->postcopy);
 			ASSERT_GT(DRILL_KINDS, fault->kind);
