@@ -7,6 +7,7 @@
 #	make demo		what a new user runs: packages, build, wherry demo
 #	make check		packages, build, every test; T="wire/ram check-layers" for some
 #	make check-quick	the same without what is slow
+#	make check-interop	every way that selftests/interop/runs.def has with real QEMUs
 #	make lab CMD="..."	a command in a VM with RDMA; NET=pair, FILES="..."
 #	make check-lab		what needs such a VM; T="lab/rdma" for some
 #	make bench		figures beside their floors and beside QEMU; QUICK=1
@@ -365,6 +366,10 @@ endif
 .PHONY: run-built
 run-built: all $(TEST_EXTRA) $(filter $(BUILD)/%,$(call paths,$($(if $(filter \
 	     asan,$(SAN)),ASAN,TSAN)_NAMES)))
+
+.PHONY: check-interop
+check-interop:
+	+@WHERRY_RUNS=all $(MAKE) --no-print-directory check T=interop/runs
 
 asan tsan:
 	@$(MAKE) --no-print-directory deps
