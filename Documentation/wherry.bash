@@ -19,6 +19,8 @@ _wherry()
 		demo:--urgent) words='off switch start' ;;
 		receive:--memory) words='memfd private' ;;
 		receive:--postcopy | receive:--urgent | send:--return-path | relay:--return-path) words='on off' ;;
+		send:--multifd-compression | relay:--multifd-compression) words='none zstd' ;;
+		send:--multifd-sync | relay:--multifd-sync) words='section round' ;;
 		send:--urgent | relay:--urgent) words='off switch start' ;;
 		receive:--out | send:--from | relay:--out)
 			mapfile -t COMPREPLY < <(compgen -d -- "$current")
@@ -26,7 +28,8 @@ _wherry()
 			;;
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
-			relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
+			relay:--multifd | relay:--multifd-level | send:--multifd | send:--multifd-level | \
+			receive:--multifd | relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
 			receive:--device-max | receive:--recover | receive:--timeout | qmp:--timeout | \
 			top:--interval | top:--count | drill:--runs | drill:--seed | \
 			drill:--replay | drill:--memory)
@@ -51,15 +54,17 @@ _wherry()
 				--own-loop --json --help'
 			;;
 		receive:*)
-			words='--out --force --postcopy --urgent --touch --memory --hugetlb
+			words='--out --force --postcopy --urgent --multifd --touch --memory --hugetlb
 				--verify --device-max --recover --timeout --json --quiet --help'
 			;;
 		relay:*)
-			words='--out --postcopy --urgent --return-path --recover --timeout --json
+			words='--out --postcopy --urgent --return-path --multifd --multifd-compression
+				--multifd-level --multifd-sync --recover --timeout --json
 				--quiet --help'
 			;;
 		send:*)
-			words='--from --mapped-ram --force --postcopy --urgent --return-path --bandwidth --machine
+			words='--from --mapped-ram --force --postcopy --urgent --return-path --multifd
+				--multifd-compression --multifd-level --multifd-sync --bandwidth --machine
 				--recover --verify --timeout --json --quiet --help'
 			;;
 		qmp:* | top:*)

@@ -37,7 +37,7 @@ static const struct capability {
 	{ "block", 0 },
 	{ "return-path", QMP_RETURN_PATH },
 	{ "pause-before-switchover", 0 },
-	{ "multifd", 0 },
+	{ "multifd", QMP_MULTIFD },
 	{ "dirty-bitmaps", 0 },
 	{ "postcopy-blocktime", QMP_BLOCKTIME },
 	{ "late-block-activate", 0 },
@@ -48,14 +48,19 @@ static const struct capability {
 	{ "postcopy-preempt", QMP_PREEMPT },
 };
 
-/* @text: a string; else a number, or a flag if @flag. Without @unit it is fixed */
+/*
+ * @text: a string; @words: one of these, told by its place; else a number, or a flag if
+ * @flag. Without @unit it is fixed
+ */
 static const struct parameter {
 	const char *name;
 	const char *text;
 	uint64_t value;
 	bool flag;
-	size_t at; /* in struct wh_config, in @unit */
+	const char *words; /* each with its end, and an empty one behind them */
+	size_t at;	   /* in struct qmp_settings, in @unit */
 	uint64_t unit;
+	uint64_t min;
 	uint64_t max;
 } parameters[] = {
 	{ .name = "announce-initial", .value = 50 },
@@ -75,27 +80,37 @@ static const struct parameter {
 	{ .name = "tls-hostname", .text = "" },
 	{ .name = "tls-authz", .text = "" },
 	{ .name = "max-bandwidth",
-	  .at = offsetof(struct wh_config, bandwidth),
+	  .at = offsetof(struct qmp_settings, config.bandwidth),
 	  .unit = 1,
 	  .max = INT64_MAX },
 	{ .name = "downtime-limit",
-	  .at = offsetof(struct wh_config, downtime_ns),
+	  .at = offsetof(struct qmp_settings, config.downtime_ns),
 	  .unit = NS_PER_MS,
 	  .max = DOWNTIME_MAX_MS },
 	{ .name = "x-checkpoint-delay", .value = 20000 },
 	{ .name = "block-incremental", .flag = true },
-	{ .name = "multifd-channels", .value = 2 },
+	{ .name = "multifd-channels",
+	  .at = offsetof(struct qmp_settings, channels),
+	  .unit = 1,
+	  .min = 1,
+	  .max = WH_MULTIFD_MAX },
 	{ .name = "xbzrle-cache-size", .value = 67108864 },
 	{ .name = "max-postcopy-bandwidth",
-	  .at = offsetof(struct wh_config, postcopy_bandwidth),
+	  .at = offsetof(struct qmp_settings, config.postcopy_bandwidth),
 	  .unit = 1,
 	  .max = INT64_MAX },
-	{ .name = "multifd-compression", .text = "none" },
+	{ .name = "multifd-compression",
+	  .words = "none\0zstd\0",
+	  .at = offsetof(struct qmp_settings, method),
+	  .unit = 1 },
 	{ .name = "multifd-zlib-level", .value = 1 },
-	{ .name = "multifd-zstd-level", .value = 1 },
+	{ .name = "multifd-zstd-level",
+	  .at = offsetof(struct qmp_settings, level),
+	  .unit = 1,
+	  .max = WH_MULTIFD_LEVEL_MAX },
 	/* ours: see wh_config */
 	{ .name = "x-wherry-auto-recover",
-	  .at = offsetof(struct wh_config, auto_recover_ns),
+	  .at = offsetof(struct qmp_settings, config.auto_recover_ns),
 	  .unit = NS_PER_MS,
 	  .max = INT64_MAX / NS_PER_MS },
 };
@@ -105,7 +120,11 @@ void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *de
 	wh_config_init(&settings->config);
 	if (defaults)
 		settings->config = *defaults;
-	settings->on = (settings->config.postcopy ? QMP_POSTCOPY : 0u) |
+	settings->channels = settings->config.multifd ? settings->config.multifd : 2;
+	settings->method = settings->config.multifd_method;
+	settings->level = (uint64_t)settings->config.multifd_level;
+	settings->on = (settings->config.multifd ? QMP_MULTIFD : 0u) |
+		       (settings->config.postcopy ? QMP_POSTCOPY : 0u) |
 		       (settings->config.return_path ? QMP_RETURN_PATH : 0u) |
 		       (settings->config.postcopy && settings->config.urgent ? QMP_PREEMPT : 0u);
 }
@@ -116,6 +135,9 @@ struct wh_config qmp_settings_config(const struct qmp_settings *settings)
 
 	config.postcopy = settings->on & QMP_POSTCOPY;
 	config.return_path = settings->on & QMP_RETURN_PATH;
+	config.multifd = settings->on & QMP_MULTIFD ? (unsigned)settings->channels : 0;
+	config.multifd_method = (enum wh_multifd_method)settings->method;
+	config.multifd_level = (int)settings->level;
 	if (!(settings->on & QMP_PREEMPT))
 		config.urgent = WH_URGENT_OFF;
 	else if (config.urgent == WH_URGENT_OFF)
@@ -143,8 +165,18 @@ static uint64_t value_of(const struct qmp_settings *settings, const struct param
 
 	if (!parameter->unit)
 		return parameter->value;
-	memcpy(&value, (const char *)&settings->config + parameter->at, sizeof(value));
+	memcpy(&value, (const char *)settings + parameter->at, sizeof(value));
 	return value / parameter->unit;
+}
+
+/* Return: the word at that place, "" if there are fewer */
+static const char *word(const struct parameter *parameter, uint64_t place)
+{
+	const char *at = parameter->words;
+
+	while (*at && place--)
+		at += strlen(at) + 1;
+	return at;
 }
 
 bool qmp_settings_alike(const struct qmp_settings *a, const struct qmp_settings *b)
@@ -165,7 +197,10 @@ struct json_object *qmp_settings_parameters(const struct qmp_settings *settings)
 		/* A QEMU has none of ours: it is told of where it was set */
 		if (!strncmp(parameter->name, "x-wherry-", 9) && !value_of(settings, parameter))
 			continue;
-		if (parameter->text)
+		if (parameter->words)
+			qmp_add_text(all, parameter->name,
+				     word(parameter, value_of(settings, parameter)));
+		else if (parameter->text)
 			qmp_add_text(all, parameter->name, parameter->text);
 		else if (parameter->flag)
 			qmp_add_flag(all, parameter->name, parameter->value);
@@ -231,6 +266,8 @@ int qmp_settings_set_capabilities(struct qmp_settings *settings, struct json_obj
 	}
 	if ((on & QMP_PREEMPT) && !(on & QMP_POSTCOPY))
 		return qmp_fail(err, -EINVAL, "Postcopy preempt requires postcopy-ram");
+	if ((on & QMP_MULTIFD) && (on & QMP_POSTCOPY))
+		return qmp_fail(err, -EINVAL, "Postcopy is not yet compatible with multifd");
 	settings->on = on;
 	return 0;
 }
@@ -247,7 +284,8 @@ static const struct parameter *parameter_named(const char *name)
 static int check_type(const struct parameter *parameter, struct json_object *value,
 		      struct wh_err *err)
 {
-	enum json_type type = parameter->text ? json_type_string :
+	bool text = parameter->text || parameter->words;
+	enum json_type type = text	      ? json_type_string :
 			      parameter->flag ? json_type_boolean :
 						json_type_int;
 
@@ -256,12 +294,26 @@ static int check_type(const struct parameter *parameter, struct json_object *val
 		return 0;
 	return qmp_fail(err, -EINVAL, "Invalid parameter type for '%s', expected: %s",
 			parameter->name,
-			parameter->text ? "string" :
+			text		? "string" :
 			parameter->flag ? "boolean" :
 					  "integer");
 }
 
-static int set_parameter(struct wh_config *config, const struct parameter *parameter,
+static int set_word(struct qmp_settings *settings, const struct parameter *parameter,
+		    const char *value, struct wh_err *err)
+{
+	uint64_t place = 0;
+
+	while (*word(parameter, place) && strcmp(word(parameter, place), value) != 0)
+		place++;
+	if (!*word(parameter, place))
+		return qmp_fail(err, -EINVAL, "Parameter '%s': '%s' is not supported",
+				parameter->name, value);
+	memcpy((char *)settings + parameter->at, &place, sizeof(place));
+	return 0;
+}
+
+static int set_parameter(struct qmp_settings *settings, const struct parameter *parameter,
 			 struct json_object *value, struct wh_err *err)
 {
 	uint64_t number;
@@ -279,19 +331,23 @@ static int set_parameter(struct wh_config *config, const struct parameter *param
 				       "Parameter '%s' has no effect and cannot be changed",
 				       parameter->name);
 	}
+	if (parameter->words)
+		return set_word(settings, parameter, value ? json_object_get_string(value) : "",
+				err);
 	number = json_object_get_uint64(value); /* of less than zero it is 0 */
-	if (json_object_get_int64(value) < 0 || number > parameter->max)
-		return qmp_fail(err, -EINVAL, "Parameter '%s' expects a number from 0 to %" PRIu64,
-				parameter->name, parameter->max);
+	if (json_object_get_int64(value) < 0 || number < parameter->min || number > parameter->max)
+		return qmp_fail(err, -EINVAL,
+				"Parameter '%s' expects a number from %" PRIu64 " to %" PRIu64,
+				parameter->name, parameter->min, parameter->max);
 	number *= parameter->unit;
-	memcpy((char *)config + parameter->at, &number, sizeof(number));
+	memcpy((char *)settings + parameter->at, &number, sizeof(number));
 	return 0;
 }
 
 int qmp_settings_set_parameters(struct qmp_settings *settings, struct json_object *arguments,
 				struct wh_err *err)
 {
-	struct wh_config config = settings->config;
+	struct qmp_settings set = *settings;
 
 	json_object_object_foreach(arguments, name, value)
 	{
@@ -299,9 +355,9 @@ int qmp_settings_set_parameters(struct qmp_settings *settings, struct json_objec
 
 		if (!parameter)
 			return qmp_fail(err, -EINVAL, "Parameter '%s' is unexpected", name);
-		if (set_parameter(&config, parameter, value, err))
+		if (set_parameter(&set, parameter, value, err))
 			return -EINVAL;
 	}
-	settings->config = config;
+	*settings = set;
 	return 0;
 }

@@ -14,16 +14,23 @@ enum qmp_capability {
 	QMP_RETURN_PATH = 1 << 2,
 	QMP_BLOCKTIME = 1 << 3,
 	QMP_PREEMPT = 1 << 4,
+	QMP_MULTIFD = 1 << 5,
 };
 
 /**
  * struct qmp_settings - What clients have set
  * @on:		enum qmp_capability
  * @config:	The VMM's defaults and the parameters; capabilities are not in it
+ * @channels:	Of multifd, if that is on
+ * @method:	Of their pages: enum wh_multifd_method
+ * @level:	Of zstd
  */
 struct qmp_settings {
 	unsigned on;
 	struct wh_config config;
+	uint64_t channels;
+	uint64_t method;
+	uint64_t level;
 };
 
 void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *defaults);

@@ -36,6 +36,7 @@ static const char usage[] =
 	"  --force                 DIR may hold a capture, which is given up\n"
 	"  --postcopy on|off       as at the source (on)\n"
 	"  --urgent on|off         as postcopy-preempt at the source; on takes either (on)\n"
+	"  --multifd N             of its connections exactly so many (as many as come)\n"
 	"  --touch[=THREADS]       read memory at random while pages are missing (1)\n"
 	"  --memory memfd|private  where RAM lies meanwhile (memfd)\n"
 	"  --verify[=on|off]       a digest of each page, so that damage can be found later (on)\n"
@@ -55,6 +56,7 @@ enum {
 	OPTION_FORCE,
 	OPTION_POSTCOPY,
 	OPTION_URGENT,
+	OPTION_MULTIFD,
 	OPTION_TOUCH,
 	OPTION_MEMORY,
 	OPTION_HUGETLB,
@@ -72,6 +74,7 @@ static const struct option options[] = {
 	{ "force", no_argument, NULL, OPTION_FORCE },
 	{ "postcopy", required_argument, NULL, OPTION_POSTCOPY },
 	{ "urgent", required_argument, NULL, OPTION_URGENT },
+	{ "multifd", required_argument, NULL, OPTION_MULTIFD },
 	{ "touch", optional_argument, NULL, OPTION_TOUCH },
 	{ "memory", required_argument, NULL, OPTION_MEMORY },
 	{ "hugetlb", no_argument, NULL, OPTION_HUGETLB },
@@ -244,6 +247,10 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 	case OPTION_URGENT:
 		ret = cli_word("receive", "urgent", optarg, "off", "on", &yes);
 		config->urgent = yes ? WH_URGENT_AT_SWITCH : WH_URGENT_OFF;
+		break;
+	case OPTION_MULTIFD:
+		ret = cli_number("receive", "multifd", optarg, WH_MULTIFD_MAX, &number);
+		config->multifd = (unsigned)number;
 		break;
 	case OPTION_TOUCH:
 		if (optarg)

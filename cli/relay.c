@@ -36,6 +36,8 @@ static const char usage[] =
 	"  --urgent off|switch|start\n"
 	"                         to TO, as for wherry send (off)\n"
 	"  --return-path off|on   to TO, without --postcopy (off)\n"
+	"  --multifd N, --multifd-compression, --multifd-level, --multifd-sync\n"
+	"                         to TO, as for wherry send (0); from FROM as many as come\n"
 	"  --recover SECONDS      to TO: a link that breaks in postcopy (0)\n"
 	"  --timeout SECONDS      until a silent peer is taken for dead (10)\n"
 	"  --json                 one JSON object a line\n"
@@ -49,6 +51,10 @@ enum {
 	OPTION_POSTCOPY,
 	OPTION_URGENT,
 	OPTION_RETURN_PATH,
+	OPTION_MULTIFD,
+	OPTION_MULTIFD_METHOD,
+	OPTION_MULTIFD_LEVEL,
+	OPTION_MULTIFD_SYNC,
 	OPTION_RECOVER,
 	OPTION_TIMEOUT,
 	OPTION_JSON,
@@ -61,6 +67,10 @@ static const struct option options[] = {
 	{ "postcopy", no_argument, NULL, OPTION_POSTCOPY },
 	{ "urgent", required_argument, NULL, OPTION_URGENT },
 	{ "return-path", required_argument, NULL, OPTION_RETURN_PATH },
+	{ "multifd", required_argument, NULL, OPTION_MULTIFD },
+	{ "multifd-compression", required_argument, NULL, OPTION_MULTIFD_METHOD },
+	{ "multifd-level", required_argument, NULL, OPTION_MULTIFD_LEVEL },
+	{ "multifd-sync", required_argument, NULL, OPTION_MULTIFD_SYNC },
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
 	{ "json", no_argument, NULL, OPTION_JSON },
@@ -164,6 +174,13 @@ static int read_option(struct relay *relay, struct wh_config *in, struct wh_conf
 	case OPTION_RETURN_PATH:
 		ret = cli_word("relay", "return-path", optarg, "off", "on", &out->return_path);
 		break;
+	case OPTION_MULTIFD:
+	case OPTION_MULTIFD_METHOD:
+	case OPTION_MULTIFD_LEVEL:
+	case OPTION_MULTIFD_SYNC:
+		ret = send_multifd("relay", (enum send_multifd)(option - OPTION_MULTIFD), optarg,
+				   out);
+		break;
 	case OPTION_RECOVER:
 		ret = cli_number("relay", "recover", optarg, 86400, &number);
 		relay->send.recover_ns = number * NS_PER_S;
@@ -207,6 +224,8 @@ static int read_options(struct relay *relay, struct wh_config *in, struct wh_con
 		return cli_usage("relay", "--out DIR is missing");
 	if (out->urgent && !relay->send.postcopy)
 		return cli_usage("relay", "--urgent is for --postcopy");
+	if (out->multifd && relay->send.postcopy)
+		return cli_usage("relay", "--multifd and --postcopy do not go together");
 	out->postcopy = relay->send.postcopy;
 	return 0;
 }

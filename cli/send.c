@@ -42,6 +42,14 @@ static const char usage[] =
 	"                         waited for; from QEMU 8.0 on switch, before that start (off)\n"
 	"  --return-path off|on   without --postcopy: the destination says whether it took over\n"
 	"                         (at a QEMU: the capability return-path) (off)\n"
+	"  --multifd N            pages by N connections, at the same time; no --postcopy with it\n"
+	"                         (at a QEMU: the capability multifd, and multifd-channels)\n"
+	"  --multifd-compression none|zstd\n"
+	"                         as multifd-compression there (none)\n"
+	"  --multifd-level N      of zstd, 0 to 20 (1)\n"
+	"  --multifd-sync section|round\n"
+	"                         as machine types up to 8.0 have it, or later ones (what the\n"
+	"                         machine type says)\n"
 	"  --bandwidth SIZE       bytes a second of what was not asked for (no limit)\n"
 	"  --machine NAME         instead of the machine type in DIR\n"
 	"  --recover SECONDS      a link that breaks in postcopy: try so long to resume (0)\n"
@@ -60,6 +68,10 @@ enum {
 	OPTION_POSTCOPY,
 	OPTION_URGENT,
 	OPTION_RETURN_PATH,
+	OPTION_MULTIFD,
+	OPTION_MULTIFD_METHOD,
+	OPTION_MULTIFD_LEVEL,
+	OPTION_MULTIFD_SYNC,
 	OPTION_BANDWIDTH,
 	OPTION_MACHINE,
 	OPTION_RECOVER,
@@ -77,6 +89,10 @@ static const struct option options[] = {
 	{ "postcopy", no_argument, NULL, OPTION_POSTCOPY },
 	{ "urgent", required_argument, NULL, OPTION_URGENT },
 	{ "return-path", required_argument, NULL, OPTION_RETURN_PATH },
+	{ "multifd", required_argument, NULL, OPTION_MULTIFD },
+	{ "multifd-compression", required_argument, NULL, OPTION_MULTIFD_METHOD },
+	{ "multifd-level", required_argument, NULL, OPTION_MULTIFD_LEVEL },
+	{ "multifd-sync", required_argument, NULL, OPTION_MULTIFD_SYNC },
 	{ "bandwidth", required_argument, NULL, OPTION_BANDWIDTH },
 	{ "machine", required_argument, NULL, OPTION_MACHINE },
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
@@ -194,6 +210,49 @@ int send_urgent(const char *name, const char *text, enum wh_urgent *urgent)
 	return cli_usage(name, "--urgent %s: off, switch or start was expected", text);
 }
 
+/* The other names are QEMU's: a setting of it that is not to be had here */
+static int multifd_method(const char *name, const char *text, struct wh_config *config)
+{
+	static const char *const others[] = { "zlib", "qpl", "uadk", "qatzip" };
+
+	for (unsigned i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		if (!strcmp(text, others[i]))
+			return cli_usage(name,
+					 "--multifd-compression %s is not supported: none and zstd are",
+					 text);
+	if (strcmp(text, "none") != 0 && strcmp(text, "zstd") != 0)
+		return cli_usage(name, "--multifd-compression %s: none or zstd was expected", text);
+	config->multifd_method = *text == 'z' ? WH_MULTIFD_ZSTD : WH_MULTIFD_PLAIN;
+	return 0;
+}
+
+int send_multifd(const char *name, enum send_multifd option, const char *text,
+		 struct wh_config *config)
+{
+	uint64_t number = 0;
+	bool round = false;
+	int ret = 0;
+
+	switch (option) {
+	case SEND_MULTIFD:
+		ret = cli_number(name, "multifd", text, WH_MULTIFD_MAX, &number);
+		config->multifd = (unsigned)number;
+		break;
+	case SEND_MULTIFD_METHOD:
+		ret = multifd_method(name, text, config);
+		break;
+	case SEND_MULTIFD_LEVEL:
+		ret = cli_number(name, "multifd-level", text, WH_MULTIFD_LEVEL_MAX, &number);
+		config->multifd_level = (int)number;
+		break;
+	case SEND_MULTIFD_SYNC:
+		ret = cli_word(name, "multifd-sync", text, "section", "round", &round);
+		config->multifd_marks = round ? WH_MULTIFD_BY_ROUND : WH_MULTIFD_BY_SECTION;
+		break;
+	}
+	return ret;
+}
+
 static int read_option(struct send *send, struct wh_config *config, int option)
 {
 	uint64_t number = 0;
@@ -217,6 +276,13 @@ static int read_option(struct send *send, struct wh_config *config, int option)
 		break;
 	case OPTION_RETURN_PATH:
 		ret = cli_word("send", "return-path", optarg, "off", "on", &config->return_path);
+		break;
+	case OPTION_MULTIFD:
+	case OPTION_MULTIFD_METHOD:
+	case OPTION_MULTIFD_LEVEL:
+	case OPTION_MULTIFD_SYNC:
+		ret = send_multifd("send", (enum send_multifd)(option - OPTION_MULTIFD), optarg,
+				   config);
 		break;
 	case OPTION_BANDWIDTH:
 		ret = cli_number("send", "bandwidth", optarg, INT64_MAX, &number);
@@ -276,6 +342,10 @@ static int read_options(struct send *send, struct wh_config *config, int argc, c
 		return cli_usage("send", "--postcopy needs somebody who asks, a file does not");
 	if (!wh_is_file(send->uri) && (send->mapped_ram || send->force))
 		return cli_usage("send", "--mapped-ram and --force are for file:PATH");
+	if (config->multifd && send->postcopy)
+		return cli_usage("send", "--multifd and --postcopy do not go together");
+	if (config->multifd && wh_is_file(send->uri))
+		return cli_usage("send", "--multifd needs connections, a file has none");
 	config->postcopy = send->postcopy;
 	return 0;
 }

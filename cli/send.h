@@ -37,6 +37,17 @@ extern const struct wh_callbacks send_callbacks;
 /* Returns 0 or EXIT_USAGE */
 int send_urgent(const char *name, const char *text, enum wh_urgent *urgent);
 
+/* --multifd, --multifd-compression, --multifd-level and --multifd-sync, in this order */
+enum send_multifd {
+	SEND_MULTIFD,
+	SEND_MULTIFD_METHOD,
+	SEND_MULTIFD_LEVEL,
+	SEND_MULTIFD_SYNC,
+};
+
+int send_multifd(const char *name, enum send_multifd option, const char *text,
+		 struct wh_config *config);
+
 /* Connects: of send.parked blocks, machine and device state count. Return: 0 or a negative errno */
 int send_start(struct send *send, struct wh_config *config, struct wh_err *err);
 /* A turn of 100 ms at most. Return: 1 it goes on, 0 all of it is there, or a negative errno */

@@ -313,7 +313,7 @@ static int step(struct source *source, uint64_t now_ns, struct batch *batch, str
 	case STEP_ROUND:
 		return source_round(source, now_ns, batch, err);
 	case STEP_LAST_PAGES:
-		return source_last_pages(source, batch);
+		return source_last_pages(source, now_ns, batch, err);
 	case STEP_DEVICE:
 		return source_device(source, batch);
 	case STEP_EOF:

@@ -298,7 +298,8 @@ void source_part_end(struct source *source, struct batch *batch, bool mark);
  * Lanes carry pages, here is the main channel's part of it. Return: as source_next();
  * SOURCE_AGAIN: nothing is dirty, and all of the others are with the lanes
  */
-int source_lanes_pages(struct source *source, struct batch *batch);
+int source_lanes_pages(struct source *source, uint64_t now_ns, struct batch *batch,
+		       struct wh_err *err);
 /* ram's END, which may have begun */
 void source_lanes_end(struct source *source, struct batch *batch);
 
@@ -325,7 +326,8 @@ bool source_urgent_settled(struct source *source, uint64_t now_ns);
 /* Is it known whether the destination is one of ours, or need it not be known? */
 bool source_peer_settled(const struct source *source, uint64_t now_ns);
 int source_switch(struct source *source, bool postcopy, uint64_t now_ns, struct wh_err *err);
-int source_last_pages(struct source *source, struct batch *batch);
+int source_last_pages(struct source *source, uint64_t now_ns, struct batch *batch,
+		      struct wh_err *err);
 int source_device(struct source *source, struct batch *batch);
 int source_eof(struct source *source, struct batch *batch, struct wh_err *err);
 int source_discard(struct source *source, struct batch *batch);

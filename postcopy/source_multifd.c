@@ -169,7 +169,26 @@ void source_part_end(struct source *source, struct batch *batch, bool mark)
 	batch_part_end(batch);
 }
 
-int source_lanes_pages(struct source *source, struct batch *batch)
+/*
+ * A destination that waits for more lanes than there are takes nothing and says nothing: until
+ * its first PONG it is not waited for longer than for any other answer.
+ */
+static int await_lanes(struct source *source, uint64_t now_ns, struct wh_err *err)
+{
+	uint64_t silent_ns = source->config.dead_peer_ns;
+
+	if (!silent_ns || !source->return_path || __atomic_load_n(&source->pong, __ATOMIC_ACQUIRE))
+		return source_wait(source, UINT64_MAX);
+	if (now_ns - source->begun_ns < silent_ns)
+		return source_wait(source, source->begun_ns + silent_ns);
+	err_set(err, -ETIMEDOUT,
+		"the destination has not begun for %llu ms: is it to have %u multifd channels?",
+		(unsigned long long)(silent_ns / 1000000), source->multifd.lanes);
+	return source_break(source, err);
+}
+
+int source_lanes_pages(struct source *source, uint64_t now_ns, struct batch *batch,
+		       struct wh_err *err)
 {
 	struct source_multifd *mf = &source->multifd;
 	bool last = source->step == STEP_LAST_PAGES;
@@ -190,7 +209,7 @@ int source_lanes_pages(struct source *source, struct batch *batch)
 		}
 	}
 	if (!batch->count)
-		return source_wait(source, UINT64_MAX);
+		return await_lanes(source, now_ns, err);
 	source->round_bytes += batch->bytes;
 	return source_send(source, batch, !last);
 }

@@ -113,7 +113,7 @@ int source_round(struct source *source, uint64_t now_ns, struct batch *batch, st
 	    meter_estimate(&source->meter, source->counters.bandwidth, ESTIMATE_NS));
 
 	if (source->multifd.lanes) {
-		int ret = source_lanes_pages(source, batch);
+		int ret = source_lanes_pages(source, now_ns, batch, err);
 
 		return ret == SOURCE_AGAIN ? round_end(source, now_ns, err) : ret;
 	}

@@ -125,12 +125,13 @@ int source_switch(struct source *source, bool postcopy, uint64_t now_ns, struct 
 	return SOURCE_AGAIN;
 }
 
-int source_last_pages(struct source *source, struct batch *batch)
+int source_last_pages(struct source *source, uint64_t now_ns, struct batch *batch,
+		      struct wh_err *err)
 {
 	const struct source_fill all = { .bytes_max = BATCH_BYTES, .pages_max = UINT64_MAX };
 
 	if (source->multifd.lanes) {
-		int ret = source_lanes_pages(source, batch);
+		int ret = source_lanes_pages(source, now_ns, batch, err);
 
 		if (ret == SOURCE_AGAIN)
 			source->step = STEP_DEVICE;

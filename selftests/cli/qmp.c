@@ -219,6 +219,29 @@ TEST_F(qmp, settings_reach_the_migration)
 	EXPECT_EQ(WH_URGENT_AT_SWITCH, self->m->config.urgent);
 }
 
+TEST_F(qmp, multifd)
+{
+	EXPECT_TRUE(
+		talk_does(self->talk, "migrate-set-capabilities",
+			  "{\"capabilities\":[{\"capability\":\"postcopy-preempt\",\"state\":false},"
+			  "{\"capability\":\"postcopy-ram\",\"state\":false},"
+			  "{\"capability\":\"multifd\",\"state\":true}]}"));
+	EXPECT_TRUE(talk_does(self->talk, "migrate", "{\"uri\":\"unix:/x\"}"));
+	EXPECT_EQ(2, self->m->config.multifd);
+	EXPECT_EQ(WH_MULTIFD_PLAIN, self->m->config.multifd_method);
+	EXPECT_TRUE(talk_does(self->talk, "migrate-set-parameters",
+			      "{\"multifd-channels\":5,\"multifd-compression\":\"zstd\","
+			      "\"multifd-zstd-level\":3}"));
+	EXPECT_TRUE(talk_does(self->talk, "migrate", "{\"uri\":\"unix:/x\"}"));
+	EXPECT_EQ(5, self->m->config.multifd);
+	EXPECT_EQ(WH_MULTIFD_ZSTD, self->m->config.multifd_method);
+	EXPECT_EQ(3, self->m->config.multifd_level);
+	EXPECT_TRUE(
+		talk_does(self->talk, "migrate-set-capabilities", CAPABILITY("multifd", false)));
+	EXPECT_TRUE(talk_does(self->talk, "migrate", "{\"uri\":\"unix:/x\"}"));
+	EXPECT_EQ(0, self->m->config.multifd);
+}
+
 static uint64_t parameter(struct talk *talk, const char *name)
 {
 	json_object *all = talk_result(talk, "query-migrate-parameters", NULL);
@@ -237,14 +260,18 @@ TEST_F(qmp, settings_all_or_nothing)
 		"{\"downtime-limit\":7,\"max-bandwidth\":1.5}",
 		"{\"downtime-limit\":7,\"max-bandwidth\":-1}",
 		"{\"downtime-limit\":7,\"max-bandwidth\":18446744073709551615}",
-		"{\"downtime-limit\":7,\"multifd-channels\":4}",
+		"{\"downtime-limit\":7,\"multifd-channels\":0}",
+		"{\"downtime-limit\":7,\"multifd-channels\":33}",
+		"{\"downtime-limit\":7,\"multifd-zstd-level\":21}",
+		"{\"downtime-limit\":7,\"multifd-compression\":\"zlib\"}",
+		"{\"downtime-limit\":7,\"multifd-compression\":1}",
 		"{\"downtime-limit\":7,\"tls-creds\":\"tls0\"}",
 		"{\"downtime-limit\":7,\"tls-creds\":5}",
 		"{\"downtime-limit\":2000001}",
 	};
 	static const char *const capabilities[] = {
 		CAPABILITY("no-such", true),
-		CAPABILITY("multifd", true),
+		CAPABILITY("multifd", true), /* while there may be postcopy */
 		CAPABILITY("postcopy-ram", 1),
 		CAPABILITY("postcopy-ram", false), /* and leave preempt without it */
 		"{\"capabilities\":[{\"capability\":\"events\",\"state\":true},5]}",
