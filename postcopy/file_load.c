@@ -181,6 +181,9 @@ static int take_page(struct loader *l, const struct ram_event *event, struct wh_
 			      "MULTIFD_FLUSH: the source used multifd without mapped-ram, whose "
 			      "pages are in no file");
 		break;
+	case RAM_GOT_HOOK:
+		ret = err_set(err, -EPROTO, "record HOOK: of RDMA, whose pages are in no file");
+		break;
 	case RAM_GOT_EOS:
 		break;
 	}
