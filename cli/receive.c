@@ -28,10 +28,8 @@ static const char usage[] =
 	"keeps what comes: a file for each block of RAM (sparse), the device state as it is,\n"
 	"and manifest.json with lengths and digests, which is written last. Nothing runs here.\n"
 	"\n"
-	"  URI                     tcp:HOST:PORT, rdma:HOST:PORT, unix:PATH, vsock:CID:PORT or
-"
-	"                          fd:N; or file:PATH[,offset=N], to which a QEMU has migrated
-"
+	"  URI                     tcp:HOST:PORT, rdma:HOST:PORT, unix:PATH, vsock:CID:PORT or\n"
+	"                          fd:N; or file:PATH[,offset=N], to which a QEMU has migrated\n"
 	"  --out DIR               a folder that is empty, or is made\n"
 	"  --force                 DIR may hold a capture, which is given up\n"
 	"  --postcopy on|off       as at the source (on)\n"
