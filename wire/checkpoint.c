@@ -99,8 +99,8 @@ enum {
 };
 #undef NOTHING
 
-#define MSG(kind, number, body, from, fields)                                      \
-	_Static_assert(UNIT_##kind || MAX_##kind <= (int)(CP_MSG_MAX - CP_HEADER), \
+#define MSG(kind, number, body, from, fields)                                          \
+	_Static_assert(UNIT_##kind > 0 || MAX_##kind <= (int)(CP_MSG_MAX - CP_HEADER), \
 		       "a message with fields fits");
 #include "wire/checkpoint.def"
 #undef MSG
