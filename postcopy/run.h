@@ -516,8 +516,8 @@ void source_links_failed(struct wh_migration *m, unsigned at, struct wh_err *err
 /* run_source_lane.c, on the bulk thread */
 /* The next connection, until there are all; then, or as one cannot be made, as above */
 int source_links_open(struct wh_migration *m, struct wh_err *err);
-/* Return: something was given to one */
-bool source_links_pump(struct wh_migration *m);
+/* A packet for each that is idle, if there is any */
+void source_links_pump(struct wh_migration *m);
 /* Return: something of them is under way yet */
 bool source_links_close(struct wh_migration *m);
 void source_links_free(struct wh_migration *m);

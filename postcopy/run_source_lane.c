@@ -24,6 +24,8 @@ struct source_link {
 	bool broken;
 	size_t bytes; /* of what is under way, and how many of them are sent */
 	size_t sent;
+	uint64_t taken_ns; /* as of the main channel, run_source.c */
+	uint64_t probed_ns;
 	struct source_packet packet;
 	struct iovec piece[MULTIFD_PAGES + 1];
 	uint8_t head[MULTIFD_HELLO_BYTES + MULTIFD_HEAD_BYTES];
@@ -50,19 +52,42 @@ static void link_sent(struct op *op, int result)
 
 	if (link->broken || link->m->source->closing)
 		return;
-	if (result <= 0 && result != -EINTR && result != -EAGAIN) {
+	if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+		if (source_side_silent(link->m, link->taken_ns, &err))
+			link_lost(link, &err);
+		else
+			link_send(link);
+		return;
+	}
+	if (result <= 0) {
 		err_sys(&err, result ? result : -EPIPE, "send");
 		link_lost(link, &err);
 		return;
 	}
-	if (result > 0) {
-		link->sent += (size_t)result;
+	link->sent += (size_t)result;
+	link->taken_ns = clock_now_ns();
+	if (link->sent < link->bytes) {
 		msg_advance(&link->msg, (size_t)result);
-	}
-	if (link->sent < link->bytes)
 		link_send(link);
-	else
-		source_lane_sent(link->m->source->engine, link->at, link->bytes, clock_now_ns());
+		return;
+	}
+	source_lane_sent(link->m->source->engine, link->at, link->bytes, clock_now_ns());
+}
+
+/* What a peer has taken is known when the send has ended, or was made to */
+static void link_probe(struct source_link *link)
+{
+	struct wh_migration *m = link->m;
+	uint64_t due_ns = link->probed_ns + m->config.dead_peer_ns / 4;
+
+	if (!m->config.dead_peer_ns || !op_busy(&link->send))
+		return;
+	if (clock_now_ns() < due_ns) {
+		run_tick(m, due_ns);
+		return;
+	}
+	link->probed_ns = clock_now_ns();
+	loop_cancel(m->bulk, &link->send);
 }
 
 /* The packet's contents, behind piece[0]. Return: pieces, or a negative errno */
@@ -87,8 +112,8 @@ static int link_contents(struct source_link *link, struct wh_err *err)
 	return 1;
 }
 
-/* Return: it has begun to send a packet */
-static bool link_pump(struct source_link *link)
+/* The next packet, if it is idle */
+static void link_pump(struct source_link *link)
 {
 	struct source *engine = link->m->source->engine;
 	struct multifd_hello hello = { .channel = (uint8_t)link->at };
@@ -98,11 +123,11 @@ static bool link_pump(struct source_link *link)
 
 	if (link->fd < 0 || link->broken || op_busy(&link->send) ||
 	    !source_lane_next(engine, link->at, clock_now_ns(), &link->packet))
-		return false;
+		return;
 	pieces = link_contents(link, &err);
 	if (pieces < 0) {
 		link_lost(link, &err);
-		return false;
+		return;
 	}
 	if (!link->greeted)
 		bytes = multifd_put_hello(link->head, &hello);
@@ -111,20 +136,21 @@ static bool link_pump(struct source_link *link)
 	link->piece[0] = (struct iovec){ link->head, bytes };
 	link->bytes = bytes + link->packet.head.bytes;
 	link->sent = 0;
+	link->taken_ns = link->probed_ns = clock_now_ns();
 	link->msg = (struct msghdr){ .msg_iov = link->piece, .msg_iovlen = 1 + (size_t)pieces };
 	link_send(link);
-	return true;
 }
 
-bool source_links_pump(struct wh_migration *m)
+void source_links_pump(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
-	bool pumped = false;
 
-	for (unsigned i = 0; i < SOURCE_LANES_MAX; i++)
-		if (side->link[i])
-			pumped |= link_pump(side->link[i]);
-	return pumped;
+	for (unsigned i = 0; i < SOURCE_LANES_MAX; i++) {
+		if (!side->link[i])
+			continue;
+		link_pump(side->link[i]);
+		link_probe(side->link[i]);
+	}
 }
 
 static int link_new(struct wh_migration *m, unsigned at, struct wh_err *err)

@@ -32,6 +32,7 @@ struct model {
 	unsigned *came[WORLD_BLOCKS]; /* how often each page came in this phase */
 	unsigned zeros;
 	unsigned pages;
+	unsigned flushes; /* of multifd */
 	unsigned commands;
 	struct cmd_msg command[WORLD_COMMANDS];
 	uint64_t *discarded[WORLD_BLOCKS];
@@ -113,6 +114,7 @@ static inline void model_event(struct model *m, const struct stream_event *event
 	case STREAM_RAM:
 		if (event->ram.record == RAM_GOT_PAGE || event->ram.record == RAM_GOT_ZERO)
 			model_page(m, CHANNEL_MAIN, &event->ram);
+		m->flushes += event->ram.record == RAM_GOT_FLUSH;
 		break;
 	case STREAM_PACKAGE:
 		tape_add(&m->package, event->data, event->data_length);
