@@ -27,6 +27,7 @@ struct way {
 	const struct bench_kind *kind;
 	bool one_channel;
 	bool postcopy_only;
+	unsigned channels; /* of multifd: precopy only */
 	bool qemu_10;
 	bool aimed; /* at, with much memory as well */
 };
@@ -36,10 +37,18 @@ static const struct way ways[] = {
 	{ .name = "wherry", .kind = &bench_wherry, .aimed = true },
 	{ .name = "QEMU 7.2", .kind = &bench_qemu, .one_channel = true, .aimed = true },
 	{ .name = "QEMU 7.2, preempt", .kind = &bench_qemu, .postcopy_only = true },
+	{ .name = "wherry, multifd", .kind = &bench_wherry, .channels = 4 },
+	{ .name = "QEMU 7.2, multifd", .kind = &bench_qemu, .channels = 4 },
 	{ .name = "QEMU 10.0", .kind = &bench_qemu, .one_channel = true, .qemu_10 = true },
 };
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
+
+/* Is it one for this phase? */
+static bool way_takes(const struct way *way, bool postcopy)
+{
+	return postcopy ? !way->channels : !way->postcopy_only;
+}
 
 struct results {
 	struct bench_row rate[WAYS];
@@ -129,6 +138,7 @@ static void attempt(struct results *results, unsigned way, const struct bench_lo
 	struct bench_side side;
 
 	own.urgent = !ways[way].one_channel;
+	own.channels = ways[way].channels;
 	if (ways[way].kind == &bench_qemu && load->memory == BENCH_SMALL) {
 		snprintf(row->why, sizeof(row->why), "QEMU always asks for huge pages");
 		return;
@@ -161,6 +171,8 @@ static void print_own(const struct bench *bench, const struct bench_load *load,
 
 	bench_add(&rows[0], 16 + (double)load->bytes / 4096 * 3 / 8 / MIB);
 	for (unsigned i = 1; i < WAYS; i++) {
+		if (ways[i].channels)
+			continue;
 		rows[count] = results->own[i];
 		rows[count].side = ways[i].name;
 		memcpy(rows[count++].why, results->rate[i].why, sizeof(rows[0].why));
@@ -177,7 +189,7 @@ static void print(const struct bench *bench, const struct bench_load *load, stru
 		 (unsigned long long)(load->bytes / MIB), bench_memory_name(load->memory),
 		 load->tcp ? "TCP" : "unix");
 	for (unsigned i = 0; i < WAYS; i++) {
-		if (ways[i].postcopy_only && !load->postcopy)
+		if (!way_takes(&ways[i], load->postcopy))
 			continue;
 		memcpy(results->cpu[i].why, results->rate[i].why, sizeof(results->cpu[i].why));
 		memcpy(results->huge[i].why, results->rate[i].why, sizeof(results->huge[i].why));
@@ -210,7 +222,7 @@ static void draw(const struct bench *bench, const struct bench_load *load, struc
 		 load->postcopy ? "postcopy" : "precopy", (unsigned long long)(load->bytes / MIB),
 		 bench_memory_name(load->memory), load->tcp ? "TCP" : "unix");
 	for (unsigned i = 0; i < WAYS; i++) {
-		if ((ways[i].postcopy_only && !load->postcopy) || !bench_wants(bench, ways[i].name))
+		if (!way_takes(&ways[i], load->postcopy) || !bench_wants(bench, ways[i].name))
 			continue;
 		attempt(results, i, load, true);
 		bench_curve(bench, "rate", variant, ways[i].name, results->curve[i],
@@ -230,8 +242,7 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	results.huge[WAYS].side = "wherry, source";
 	for (unsigned round = 0; bench_again(round); round++)
 		for (unsigned i = 0; i < WAYS; i++)
-			if ((load->postcopy || !ways[i].postcopy_only) &&
-			    bench_wants(bench, ways[i].name))
+			if (way_takes(&ways[i], load->postcopy) && bench_wants(bench, ways[i].name))
 				attempt(&results, i, load, false);
 	if (bench->json && load->memory == BENCH_ANON && load->bytes <= COMMON &&
 	    !(bench->quick && load->tcp))

@@ -30,7 +30,10 @@ struct qemu_pair {
 static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest,
 		     struct wh_err *err)
 {
-	const char *caps[4] = { "events", load->postcopy ? "postcopy-ram" : NULL,
+	const char *caps[4] = { "events",
+				load->postcopy ? "postcopy-ram" :
+				load->channels ? "multifd" :
+						 NULL,
 				load->postcopy && load->urgent ? "postcopy-preempt" : NULL, NULL };
 	static const char *const backend[BENCH_MEMORY_COUNT] = {
 		[BENCH_ANON] = "ram",
@@ -58,7 +61,11 @@ static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest
 	}
 	argv[n] = NULL;
 	ret = qemu_start_program(qemu, load->qemu ? load->qemu : QEMU_PROGRAM, argv, err);
-	return ret < 0 ? ret : qemu_capabilities(qemu, caps, err);
+	if (ret == 0)
+		ret = qemu_capabilities(qemu, caps, err);
+	if (ret == 0 && load->channels)
+		ret = qemu_parameter(qemu, "multifd-channels", load->channels, err);
+	return ret;
 }
 
 /* The mapping of the RAM: the only one of just its size */

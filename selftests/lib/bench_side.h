@@ -30,6 +30,7 @@ const char *bench_memory_name(enum bench_memory memory);
  * @postcopy:	Switch at once, so that next to all pages are missing
  * @bulk:	Background pages stream as fast as they can; else none come
  * @urgent:	With an urgent channel (QEMU: postcopy-preempt)
+ * @channels:	Of multifd, in precopy; 0: none
  * @spin_ns:	Ours: the fault thread polls so long before it sleeps
  * @fault_cpu:	Processor of the fault thread, or BENCH_CPU_FOLLOW: where who faults is, or
  *		BENCH_CPU_ANY; not with QEMU
@@ -47,6 +48,7 @@ struct bench_load {
 	bool postcopy;
 	bool bulk;
 	bool urgent;
+	unsigned channels;
 	uint64_t spin_ns;
 	int fault_cpu;
 	int cpu;

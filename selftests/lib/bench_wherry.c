@@ -84,6 +84,8 @@ static struct wh_migration *make(const struct bench_side *side, enum wh_role rol
 	config.callbacks = role == WH_DEST ? &dest : load->piece ? &still : &source;
 	config.opaque = side->shared;
 	config.postcopy = load->postcopy;
+	config.multifd = load->channels;
+	config.multifd_marks = WH_MULTIFD_BY_ROUND;
 	config.urgent = load->urgent ? WH_URGENT_AT_SWITCH : WH_URGENT_OFF;
 	if (role == WH_DEST) {
 		config.fault_spin_ns = load->spin_ns;
