@@ -162,7 +162,7 @@ COMPILE = $(CC) $(WH_CPPFLAGS) $(KIND_CPPFLAGS) $(CPPFLAGS) $(WH_CFLAGS) $(KIND_
 LINK = $(CC) -pthread $(SANITIZE) $(LINK_HARDENING) $(LDFLAGS) $(EXTRA_LDFLAGS)
 
 # Asked for when first used, since make deps may have to bring them first
-LIB_PKGS := liburing libcap libzstd libnl-3.0 libnl-route-3.0
+LIB_PKGS := liburing libcap libzstd libnl-3.0 libnl-route-3.0 gnutls
 ifneq ($(RDMA),0)
 LIB_PKGS += libibverbs librdmacm
 endif

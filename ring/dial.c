@@ -4,7 +4,9 @@
  *
  * An attempt has two operations, the connect and a timer for its share of the time.
  * Whichever ends first cancels the other, and nothing is decided before both have
- * come back: until then the kernel may still write to this struct.
+ * come back: until then the kernel may still write to this struct. With TLS what is
+ * connected is not yet what is given away: the handshake is waited for, with no timer,
+ * since tls_wrap() has the deadline.
  */
 #include "ring/socket.h"
 
@@ -123,6 +125,42 @@ static int set_flags(int fd)
 	return 0;
 }
 
+static const char *dial_host(const struct dial *dial)
+{
+	return dial->uri.kind == URI_TCP ? dial->uri.host : "";
+}
+
+/* Return: 0, or a negative errno and its sentence in dial->err */
+static int dial_shake(struct dial *dial, int fd)
+{
+	dial->err = (struct wh_err){ 0 };
+	dial->fd = tls_wrap(dial->tuning.tls, fd, dial_host(dial), dial->deadline_ns, &dial->err);
+	if (dial->fd < 0)
+		return dial->fd;
+	dial->shaking = true;
+	loop_recv(dial->loop, &dial->connect, dial->fd, &dial->shaken, 1, 0);
+	return 0;
+}
+
+static void dial_shaken(struct dial *dial, int fd)
+{
+	char uri[URI_TEXT];
+
+	if (dial->result == 1 && !dial->cancelled) {
+		dial_finish(dial, fd);
+		return;
+	}
+	if (dial->result == 0 && tls_why(dial->tuning.tls, fd, &dial->err) == 0)
+		err_set(&dial->err, -ECONNRESET, "TLS: handshake: it was broken off");
+	close(fd);
+	if (dial->result < 0 || dial->cancelled) {
+		dial_cancelled(dial);
+		return;
+	}
+	uri_format(&dial->uri, uri, sizeof(uri));
+	dial_finish(dial, err_wrap(&dial->err, "connect to %.100s", uri));
+}
+
 /* Both operations have come back. */
 static void dial_settle(struct dial *dial)
 {
@@ -132,10 +170,20 @@ static void dial_settle(struct dial *dial)
 	int fd = dial->fd;
 
 	dial->fd = -1;
+	if (dial->shaking) {
+		dial_shaken(dial, fd);
+		return;
+	}
 	if (result == 0)
 		result = set_flags(fd);
 	if (result == 0 && dial->uri.kind == URI_TCP && is_self(fd))
 		result = -ECONNREFUSED;
+	if (result == 0 && !dial->cancelled && dial->tuning.tls) {
+		result = dial_shake(dial, fd);
+		if (result < 0)
+			dial_finish(dial, result);
+		return;
+	}
 	if (result == 0 && !dial->cancelled) {
 		dial->err = (struct wh_err){ 0 };
 		dial_finish(dial, fd);
@@ -217,14 +265,20 @@ int dial_start(struct dial *dial, struct loop *loop, const struct uri *uri, uint
 	dial->cancelled = false;
 	if (uri->kind == URI_RDMA)
 		return err_set(err, -EOPNOTSUPP, "rdma: a source does not connect over RDMA yet");
+	dial->shaking = false;
+	/* The resolver's time counts too. */
+	dial->deadline_ns = timeout_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + timeout_ns;
+	if (dial->tuning.tls) {
+		ret = tls_check_host(dial->tuning.tls, dial_host(dial), err);
+		if (ret < 0)
+			return ret;
+	}
 	if (uri->kind == URI_FD)
 		return dial_fd(dial, err);
 
 	count = address_resolve(uri, false, dial->address, ADDRESSES_MAX, err);
 	if (count < 0)
 		return count;
-	/* The resolver's time counts too. */
-	dial->deadline_ns = timeout_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + timeout_ns;
 	dial->addresses = (unsigned)count;
 	ret = dial_attempt(dial);
 	if (ret < 0 && err)

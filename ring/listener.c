@@ -25,6 +25,7 @@ static struct listener_socket *socket_of(struct op *op)
 }
 
 static void accept_done(struct op *op, int result);
+static void greeting_done(struct op *op, int result);
 
 static void socket_close(struct listener_socket *socket)
 {
@@ -61,6 +62,95 @@ static void accept_failed(struct listener_socket *socket, int code)
 	loop_timer(loop, &socket->op, clock_now_ns() + ACCEPT_AGAIN_NS);
 }
 
+static struct listener_greeting *greeting_of(struct op *op)
+{
+	return (struct listener_greeting *)(void *)((char *)op -
+						    offsetof(struct listener_greeting, op));
+}
+
+static struct listener_greeting *greeting_free(struct listener *listener)
+{
+	for (unsigned i = 0; i < GREETINGS_MAX; i++)
+		if (!op_busy(&listener->greeting[i].op))
+			return &listener->greeting[i];
+	return NULL;
+}
+
+/* Each socket that accepts may bring one more */
+static bool greetings_full(const struct listener *listener)
+{
+	unsigned busy = 0;
+
+	for (unsigned i = 0; i < GREETINGS_MAX; i++)
+		busy += op_busy(&listener->greeting[i].op);
+	return busy >= GREETINGS_MAX - LISTENERS_MAX;
+}
+
+/* A connection: the caller's, or first to shake hands. There is a free greeting for it */
+static void listener_greet(struct listener *listener, int fd)
+{
+	struct listener_greeting *greeting = greeting_free(listener);
+	uint64_t now_ns = clock_now_ns();
+	uint64_t shake_ns = listener->tuning.shake_ns;
+	struct wh_err err = { 0 };
+
+	if (!listener->tuning.tls) {
+		listener->accepted(listener, fd);
+		return;
+	}
+	fd = tls_wrap(listener->tuning.tls, fd, "",
+		      shake_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + shake_ns, &err);
+	if (fd < 0) {
+		if (listener->refused)
+			listener->refused(listener, &err);
+		return;
+	}
+	greeting->listener = listener;
+	greeting->fd = fd;
+	greeting->op.done = greeting_done;
+	loop_recv(listener->loop, &greeting->op, fd, &greeting->shaken, 1, 0);
+}
+
+/* Those that shake hands are as many as may be: others wait in the kernel's queue */
+static void accept_next(struct listener_socket *socket)
+{
+	struct listener *listener = socket->listener;
+
+	socket->full = greetings_full(listener);
+	if (!socket->full)
+		loop_accept(listener->loop, &socket->op, socket->fd);
+}
+
+static void accept_room(struct listener *listener)
+{
+	for (unsigned i = 0; i < listener->count; i++)
+		if (listener->socket[i].full && !op_busy(&listener->socket[i].op))
+			accept_next(&listener->socket[i]);
+}
+
+static void greeting_done(struct op *op, int result)
+{
+	struct listener_greeting *greeting = greeting_of(op);
+	struct listener *listener = greeting->listener;
+	struct wh_err err = { 0 };
+	int fd = greeting->fd;
+
+	if (listener->closing || result == -ECANCELED) {
+		close(fd);
+		return;
+	}
+	accept_room(listener);
+	if (result == 1) {
+		listener->accepted(listener, fd);
+		return;
+	}
+	if (tls_why(listener->tuning.tls, fd, &err) == 0)
+		err_set(&err, -ECONNRESET, "TLS: handshake: it was broken off");
+	close(fd);
+	if (listener->refused)
+		listener->refused(listener, &err);
+}
+
 static void accept_done(struct op *op, int result)
 {
 	struct listener_socket *socket = socket_of(op);
@@ -78,12 +168,16 @@ static void accept_done(struct op *op, int result)
 		accept_failed(socket, result);
 		return;
 	}
-	/* First, so that the listener is busy in accepted(), which may close it. */
-	loop_accept(listener->loop, op, socket->fd);
+	if (!listener->tuning.tls) {
+		/* First, so that the listener is busy in accepted(), which may close it. */
+		loop_accept(listener->loop, op, socket->fd);
+	}
 	if (socket_tune(result, &listener->tuning, NULL) < 0)
 		close(result); /* as good as aborted before it was accepted */
 	else
-		listener->accepted(listener, result);
+		listener_greet(listener, result);
+	if (listener->tuning.tls && !listener->closing)
+		accept_next(socket);
 }
 
 /* An fd: URI whose socket is connected: it is the one connection there will be. */
@@ -96,7 +190,7 @@ static void connected_done(struct op *op, int result)
 		socket_close(socket);
 	} else if (result == 0) {
 		socket->fd = -1;
-		socket->listener->accepted(socket->listener, fd);
+		listener_greet(socket->listener, fd);
 	}
 }
 
@@ -310,6 +404,7 @@ int listener_open(struct listener *listener, struct loop *loop, const struct uri
 		struct listener_socket *socket = &listener->socket[i];
 
 		socket->listener = listener;
+		socket->full = false;
 		socket->op.done = connected ? connected_done : accept_done;
 		if (connected)
 			loop_timer(loop, &socket->op, 0);
@@ -340,6 +435,9 @@ bool listener_busy(const struct listener *listener)
 	for (unsigned i = 0; i < listener->count; i++)
 		if (op_busy(&listener->socket[i].op))
 			return true;
+	for (unsigned i = 0; i < GREETINGS_MAX; i++)
+		if (op_busy(&listener->greeting[i].op))
+			return true;
 	return false;
 }
 
@@ -356,4 +454,7 @@ void listener_close(struct listener *listener)
 		else
 			socket_close(socket);
 	}
+	for (unsigned i = 0; i < GREETINGS_MAX; i++)
+		if (op_busy(&listener->greeting[i].op))
+			loop_cancel(listener->loop, &listener->greeting[i].op);
 }

@@ -4,6 +4,7 @@
 
 #include "ring/address.h"
 #include "ring/loop.h"
+#include "ring/tls.h"
 #include "ring/uri.h"
 
 /**
@@ -14,10 +15,15 @@
  *		send; 0 leaves the kernel's default
  * @send_buffer: SO_SNDBUF in bytes; 0 leaves the kernel's. A bulk channel beside
  *		an urgent one wants it small: what lies in it delays the other
+ * @tls:	What dials and listeners give away has shaken hands, and carries what is said
+ *		in the clear (ring/tls.h). NULL: no TLS
+ * @shake_ns:	Listener: a peer has so long for that. A dial's time is for both
  */
 struct socket_tuning {
 	uint64_t dead_peer_ns;
 	int send_buffer;
+	struct tls *tls;
+	uint64_t shake_ns;
 };
 
 /* TCP_NODELAY always. Works on any stream socket; what does not apply is left out. */
@@ -48,6 +54,8 @@ struct dial {
 	int result;
 	bool expired;
 	bool cancelled;
+	bool shaking; /* connected, and the handshake is under way */
+	uint8_t shaken;
 	struct wh_err err;
 };
 
@@ -69,15 +77,18 @@ void dial_cancel(struct dial *dial);
 bool dial_busy(const struct dial *dial);
 
 #define LISTENERS_MAX 4
+#define GREETINGS_MAX (16 + LISTENERS_MAX)
 
 /**
  * struct listener - Sockets that accept, one or more for a name's addresses
  * @accepted:	From loop_step(): a tuned, non-blocking socket, now the caller's
+ * @refused:	From loop_step(): a handshake has failed; that connection is closed. May be NULL
  *
  * The caller's storage; zeroed before listener_open().
  */
 struct listener {
 	void (*accepted)(struct listener *listener, int fd);
+	void (*refused)(struct listener *listener, const struct wh_err *why);
 	/* private: */
 	struct loop *loop;
 	struct uri uri;
@@ -87,8 +98,15 @@ struct listener {
 		struct op op;
 		struct listener *listener;
 		int fd;
+		bool full; /* it accepts again when a handshake is over */
 	} socket[LISTENERS_MAX];
-	uint64_t file_device; /* of the unix socket's file */
+	struct listener_greeting {
+		struct op op;
+		struct listener *listener;
+		int fd;
+		uint8_t shaken;
+	} greeting[GREETINGS_MAX]; /* with TLS: connections that shake hands */
+	uint64_t file_device;	   /* of the unix socket's file */
 	uint64_t file_inode;
 	bool file_ours;
 	bool closing;
