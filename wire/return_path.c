@@ -98,11 +98,14 @@ size_t rp_put(uint8_t *buf, const struct rp_msg *msg)
 	return RP_HEADER + length;
 }
 
+#define TLS_ALERT 0x1503u /* a record's type, and its version's first byte */
+
 static int header_check(unsigned kind, size_t length, struct wh_err *err)
 {
 	if (kind >= RP_COUNT || !kinds[kind].name)
-		return err_set(err, -EPROTO, "return path message of unknown kind %u, %zu bytes",
-			       kind, length);
+		return err_set(err, -EPROTO, "return path message of unknown kind %u, %zu bytes%s",
+			       kind, length,
+			       kind == TLS_ALERT ? " (the destination speaks TLS)" : "");
 	if (length < kinds[kind].min || length > kinds[kind].max) {
 		if (kinds[kind].min == kinds[kind].max)
 			return err_set(err, -EPROTO, "%s of %zu bytes, expected %zu",

@@ -12,6 +12,8 @@
 #define CAPABILITIES_MAX 64u
 #define UUID_BYTES 16u
 
+#define TLS_HANDSHAKE 0x1603u /* a record's type, and its version's first byte */
+
 /* A unit each, but for STEP_RAM, which is a decoder of its own. */
 enum step {
 	STEP_HEADER,	 /* magic and version */
@@ -80,8 +82,9 @@ static int step_header(struct stream_in *in, struct input *input, struct stream_
 		return MORE;
 	at = input->at;
 	if (get_be32(at) != STREAM_MAGIC)
-		return err_set(err, -EPROTO, "magic 0x%08x, expected 0x%08x", get_be32(at),
-			       STREAM_MAGIC);
+		return err_set(err, -EPROTO, "magic 0x%08x, expected 0x%08x%s", get_be32(at),
+			       STREAM_MAGIC,
+			       get_be16(at) == TLS_HANDSHAKE ? " (it begins as TLS does)" : "");
 	if (get_be32(at + 4) != STREAM_VERSION)
 		return err_set(err, -EPROTO, "version %u, expected %u", get_be32(at + 4),
 			       STREAM_VERSION);
