@@ -157,6 +157,8 @@ static int handshake_failed(struct tls_link *link, int code)
 {
 	struct wh_err *err = &link->why;
 
+	if (err->code)
+		return err->code;
 	if (link->known && (link->first[0] < 0x14 || link->first[0] > 0x17))
 		return err_set(err, -EPROTO,
 			       "TLS: handshake: the peer does not speak TLS: it begins with "
@@ -207,10 +209,20 @@ static int shake(struct tls_link *link)
 		if (ret < 0)
 			return err_set(&link->why, ret, "TLS: handshake: given up");
 	}
+	/* Whom was not asked in the handshake: a client that shows nothing */
 	ret = tls_session_verify(link->session, link->creds, link->host, &link->why);
 	if (ret < 0)
 		say_alert(link, GNUTLS_E_CERTIFICATE_ERROR);
 	return ret;
+}
+
+/* In the handshake, so that the peer is told before he believes that it has succeeded */
+static int session_verify(gnutls_session_t session)
+{
+	struct tls_link *link = gnutls_session_get_ptr(session);
+	int ret = tls_session_verify(session, link->creds, link->host, &link->why);
+
+	return ret < 0 ? GNUTLS_E_CERTIFICATE_ERROR : 0;
 }
 
 /* ---- Both directions. Each function returns whether it has brought anything on ---- */
@@ -417,6 +429,9 @@ void tls_link_run(struct tls_link *link)
 {
 	const uint8_t done = 0;
 
+	gnutls_session_set_ptr(link->session, link);
+	if (!link->creds->psk)
+		gnutls_session_set_verify_function(link->session, session_verify);
 	gnutls_transport_set_ptr(link->session, link);
 	gnutls_transport_set_pull_function(link->session, session_pull);
 	gnutls_transport_set_pull_timeout_function(link->session, session_ready);
