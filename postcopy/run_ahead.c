@@ -79,7 +79,6 @@ static void *ahead_main(void *arg)
 	unsigned block, last = RAM_BLOCKS_MAX;
 	bool busy = false;
 
-	pthread_setname_np(pthread_self(), "wherry-ahead");
 	while (next_position(ahead, &block, &part, !busy)) {
 		busy = stage_ahead(&side->stage[CHANNEL_MAIN]);
 		if (block >= side->engine.blocks || given_up[block] ||
@@ -109,6 +108,9 @@ void ahead_start(struct wh_migration *m)
 	if (ret)
 		run_log(m, WH_LOG_WARNING, "pages are not allocated ahead: no thread: %s",
 			strerror(ret));
+	else
+		/* from here: it is there, under its name, when the guest is started */
+		pthread_setname_np(ahead->thread, "wherry-ahead");
 	ahead->running = ret == 0;
 }
 
