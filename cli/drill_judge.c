@@ -27,8 +27,14 @@ static const char *const not_taken[] = {
 	"Not a migration stream",
 };
 
-/* What it says in 7.2 when its second connection comes up behind the failure of the first */
-static const char *const aborted[] = { "yank_register_function: Assertion `entry' failed" };
+/*
+ * What it says in 7.2 when its second connection comes up behind the failure of the first; and
+ * when it is told to resume again, since nothing was seen of it for a while, and both come up.
+ */
+static const char *const aborted[] = {
+	"yank_register_function: Assertion `entry' failed",
+	"migrate_fd_connect: Assertion `!s->cleanup_bh' failed",
+};
 
 /* What it says in 7.2, in front of using the connection that it has just closed again */
 static const char *const crashed[] = {
@@ -106,6 +112,11 @@ void drill_judge_gone(struct drill_run *run, const char *how)
 	    says(how, aborted, 1)) {
 		ended(run,
 		      "it failed before the switch, and then: yank_register_function(), Aborted");
+		return;
+	}
+	if (run->plan->qemu == DRILL_SOURCE && run->round && says(how, &aborted[1], 1) &&
+	    (ours(run)->phase == WH_PHASE_PAUSED || ours(run)->phase == WH_PHASE_RECOVER)) {
+		ended(run, "it was told to resume twice: migrate_fd_connect(), Aborted");
 		return;
 	}
 	drill_wrong(run, "the QEMU has ended in a way that is not known: %s", how);
