@@ -11,6 +11,7 @@
 #	make lab CMD="..."	a command in a VM with RDMA; NET=pair, FILES="..."
 #	make check-lab		what needs such a VM; T="lab/rdma" for some
 #	make bench		figures beside their floors and beside QEMU; QUICK=1
+#	make bench-readme	those of the last one into README.md and performance.rst
 #	make install		DESTDIR, PREFIX, LIBDIR
 #
 # WERROR=0 for packagers, RDMA=0 without libibverbs, V=1 to see the commands.
@@ -329,7 +330,7 @@ RUN_TESTS := selftests/run-tests
 
 export CC CLANG CXX_CHECK FUZZ_SECONDS
 
-.PHONY: demo check check-quick asan tsan bench fuzz
+.PHONY: demo check check-quick asan tsan bench bench-readme fuzz
 demo:
 	@$(MAKE) --no-print-directory deps GROUPS_WANTED=build
 	+@$(BUILD_NOW) all
@@ -404,6 +405,12 @@ bench:
 	done; \
 	$(BUILD)/selftests/bench/plot $(BUILD)/bench.json $(BUILD)/bench || failed=1; \
 	echo 'As JSON, an object a line: $(BUILD)/bench.json'; exit $$failed
+
+# The figures of the last one
+bench-readme:
+	@selftests/bench/readme pick $(BUILD)/bench.json > selftests/bench/figures.json
+	@for file in README.md Documentation/performance.rst; do \
+	  selftests/bench/readme put selftests/bench/figures.json $$file || exit 1; done
 
 fuzz:
 	@$(MAKE) --no-print-directory deps
