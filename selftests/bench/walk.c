@@ -22,6 +22,7 @@
 #define MAP_BYTES (GUEST_PAGES / 8)
 #define MAP_TURNS 64u
 #define DIGEST_STEP (MIB / 4) /* as wherry receive does it */
+#define DIGEST_TURNS 5
 
 /* So that the compiler cannot leave out what nobody looks at */
 static volatile uint64_t sink;
@@ -245,10 +246,16 @@ static void deltas(const struct bench *bench, uint8_t *memory, uint64_t bytes)
 		memory, bytes / 2, 1);
 }
 
-/* A GiB, in seconds */
+/* A GiB, in seconds. The best of some: what a migration used is still being given back */
 static double gib(work_on work, const void *memory, uint64_t bytes)
 {
-	return (double)(1 << 30) / 1e9 / rate(work, memory, bytes, 1);
+	double best = 0, now;
+
+	for (unsigned i = 0; i < DIGEST_TURNS; i++) {
+		now = rate(work, memory, bytes, 1);
+		best = now > best ? now : best;
+	}
+	return (double)(1 << 30) / 1e9 / best;
 }
 
 /*
