@@ -143,7 +143,7 @@ static size_t hear(struct world *world, const uint8_t *bytes, size_t length, uin
 	int ret;
 
 	memcpy(head, bytes, CP_HEADER);
-	if (head[6] & 7) {
+	if (head[7] & 7) {
 		put_be32(head, 0x57484350);
 		head[4] = CP_VERSION;
 		put_be16(head + 6, 0);
