@@ -336,9 +336,13 @@ static bool can_spare(const struct dest *dest, enum channel channel, enum dest_p
 {
 	if (dest_over(phase))
 		return true;
-	/* Nobody waits for an answer: it is closed when everything is said. */
+	/*
+	 * Nobody waits for an answer: it is closed when everything is said. A QEMU does so
+	 * without the end that TLS has (-ECONNABORTED), and nothing is missing.
+	 */
 	if (channel == CHANNEL_MAIN)
-		return phase == DEST_LOADING && !dest->return_path && !reason;
+		return phase == DEST_LOADING && !dest->return_path &&
+		       (!reason || reason->code == -ECONNABORTED);
 	if (phase == DEST_LOADING || !dest->channel[channel].open ||
 	    __atomic_load_n(&dest->channel[channel].eos, __ATOMIC_ACQUIRE))
 		return true;

@@ -54,6 +54,9 @@ static int check_agent(const struct wh_config *config, enum wh_role role, struct
 	if (config->removes)
 		return err_set(err, -EOPNOTSUPP,
 			       "config: agent: removes cannot be followed across a death");
+	if (config->tls)
+		return err_set(err, -EOPNOTSUPP,
+			       "config: agent: there is no TLS with one, the connection is its own");
 	return 0;
 }
 
@@ -149,11 +152,16 @@ int wh_new(struct wh_migration **migration, enum wh_role role, const struct wh_c
 	pthread_mutex_init(&m->rate_lock, NULL);
 	pthread_cond_init(&m->wait_cond, NULL);
 
-	ret = config->agent ? agent_vmm_new(m, err) : open_drive(m, err);
-	if (ret < 0)
+	m->config.tls = NULL;
+	ret = config->tls ? run_tls_open(m, config->tls, err) : 0;
+	if (ret == 0)
+		ret = config->agent ? agent_vmm_new(m, err) : open_drive(m, err);
+	if (ret < 0) {
+		tls_close(m->tls, false);
 		free(m);
-	else
+	} else {
 		*migration = m;
+	}
 	return ret;
 }
 
@@ -181,6 +189,7 @@ static void close_drive(struct wh_migration *m)
 		dest_side_free(m);
 	else
 		source_side_free(m);
+	run_tls_close(m);
 }
 
 void wh_free(struct wh_migration *m)

@@ -315,6 +315,7 @@ struct wh_migration {
 	uint64_t rate_bytes;
 	uint64_t rate;
 
+	struct tls *tls;	   /* NULL: its connections are plain */
 	struct handover *handover; /* of another process's guest; NULL: our own */
 	struct agent_vmm *agent;   /* another process drives it, and all below is NULL */
 	struct dest_side *dest;
@@ -346,6 +347,17 @@ void run_unsettled(struct wh_migration *m);
 bool run_is_settled(struct wh_migration *m);
 /* The next phase's reason, if there is one, is not that of the last pause */
 void run_forget_result(struct wh_migration *m);
+
+/* run_tls.c */
+int run_tls_open(struct wh_migration *m, const struct wh_tls *tls, struct wh_err *err);
+void run_tls_close(struct wh_migration *m);
+/* For whoever dials or listens on behalf of it: what comes of that is plain to use */
+struct socket_tuning run_tuning(const struct wh_migration *m);
+/*
+ * Any thread; for a descriptor that gave the end of its stream, or an error. Return: 0, it is as
+ * it looks; or a negative errno and the reason
+ */
+int run_why(const struct wh_migration *m, int fd, struct wh_err *err);
 
 /* run_recover.c, bulk loop */
 void run_calls(struct wh_migration *m);

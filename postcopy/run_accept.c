@@ -29,11 +29,12 @@ static void dest_give_up(struct wh_migration *m, const struct wh_err *err)
 
 /*
  * A connection that is not what was waited for. The first one is the migration; of a
- * migration that waits for its source it may be anybody, and the source comes yet.
+ * migration that waits for its source it may be anybody, and the source comes yet. With TLS
+ * one that says nothing has not liked our certificate, and the next one may.
  */
-static void refuse(struct wh_migration *m, const struct wh_err *err)
+static void refuse(struct wh_migration *m, bool spoke, const struct wh_err *err)
 {
-	if (wh_get_phase(m) == WH_PHASE_PAUSED)
+	if (wh_get_phase(m) == WH_PHASE_PAUSED || (m->tls && !spoke))
 		run_log(m, WH_LOG_WARNING, "a connection was refused: %s", err->text);
 	else
 		dest_give_up(m, err);
@@ -162,6 +163,8 @@ static bool is_main(struct wh_migration *m, const uint8_t *magic)
 /* It has said something or is gone. Return: false, too little to know */
 static bool pending_known(struct pending *pending, ssize_t have, bool closed, struct wh_err *err)
 {
+	if (have <= 0 && run_why(pending->m, pending->fd, err) < 0)
+		return true;
 	if (have < 0)
 		err_sys(err, (int)have, "main channel: receive");
 	else if (have >= (ssize_t)MAGIC_BYTES && !is_main(pending->m, pending->magic))
@@ -244,7 +247,7 @@ static void pending_peeked(struct op *op, int result)
 		if (err.code && (second || lane)) {
 			run_log(m, WH_LOG_WARNING, "a second connection was refused: %s", err.text);
 		} else if (err.code) {
-			refuse(m, &err);
+			refuse(m, have > 0, &err);
 		} else if (lane) {
 			pending->fd = -1;
 			lane_adopt(m, fd, pending->magic);
@@ -271,7 +274,7 @@ static void pending_timeout(struct op *op, int result)
 	if (result != -ECANCELED && pending->fd >= 0 && !m->dest->main_up && !m->dest->closing) {
 		err_set(&err, -ETIMEDOUT, "main channel: connected, and said nothing for %llu ms",
 			(unsigned long long)(m->config.connect_timeout_ns / NS_PER_MS));
-		refuse(m, &err);
+		refuse(m, false, &err);
 	}
 	pending_drop(pending);
 	pending_settle(pending);
@@ -322,19 +325,39 @@ static void accept_more(struct listener *listener, int fd)
 			  fd);
 }
 
+/* A handshake that failed: whoever it was, others may come, but for a socket that is the only one */
+static void accept_refused(struct listener *listener, const struct wh_err *why)
+{
+	struct wh_migration *m =
+		((struct dest_listener *)((char *)listener - offsetof(struct dest_listener, at)))->m;
+
+	if (m->dest->closing)
+		return;
+	if (listener->uri.kind == URI_FD)
+		refuse(m, true, why);
+	else
+		run_log(m, WH_LOG_WARNING, "a connection was refused: %s", why->text);
+}
+
 int accept_at(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 {
 	struct dest_side *side = m->dest;
 	struct listener *now = &side->listener[side->listening].at;
 	struct dest_listener *next = &side->listener[!side->listening];
-	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
+	struct socket_tuning tuning = run_tuning(m);
 	int ret;
 
+	if (uri->kind == URI_RDMA && m->tls)
+		return err_set(err, -EOPNOTSUPP, "rdma: there is no TLS over it");
 	if (uri->kind == URI_RDMA)
 		return bridge_listen(m, uri, err);
 	if (listener_busy(&next->at))
 		return err_set(err, -EBUSY, "listen: the address before is not given up yet");
-	*next = (struct dest_listener){ .m = m, .at.accepted = accept_more };
+	*next = (struct dest_listener){
+		.m = m,
+		.at.accepted = accept_more,
+		.at.refused = accept_refused,
+	};
 	ret = listener_open(&next->at, m->bulk, uri, &tuning, err);
 	if (ret < 0)
 		return ret;

@@ -93,16 +93,15 @@ static void inlet_received(struct op *op, int result)
 		inlet_receive(inlet);
 		return;
 	}
-	if (result == 0) {
+	if (result <= 0) {
+		const char *name = inlet->channel == CHANNEL_MAIN ? "main" : "urgent";
+
 		inlet_idle(inlet);
-		inlet_lost(inlet, NULL);
-		return;
-	}
-	if (result < 0) {
-		inlet_idle(inlet);
-		err_sys(&err, result, "%s channel: receive",
-			inlet->channel == CHANNEL_MAIN ? "main" : "urgent");
-		inlet_lost(inlet, &err);
+		if (run_why(inlet->m, inlet->fd, &err) < 0)
+			err_wrap(&err, "%s channel", name);
+		else if (result < 0)
+			err_sys(&err, result, "%s channel: receive", name);
+		inlet_lost(inlet, err.code ? &err : NULL);
 		return;
 	}
 	if (early_received(inlet, (size_t)result, &err) < 0) {

@@ -61,6 +61,13 @@ static int reply_push(struct reply *reply)
 	return 0;
 }
 
+/* With the lock held */
+static void reply_failed(struct wh_migration *m, int code, struct wh_err *err)
+{
+	if (run_why(m, m->dest->reply.fd, err) == 0)
+		err_sys(err, code, "return path: send");
+}
+
 int reply_send_bitmap(struct wh_migration *m, const void *message, size_t length,
 		      const struct dest_block *block, struct wh_err *err)
 {
@@ -91,11 +98,13 @@ int reply_send_bitmap(struct wh_migration *m, const void *message, size_t length
 		ret = reply_push(reply);
 	}
 	wait = reply_waits(reply);
+	if (ret < 0)
+		reply_failed(m, ret, err);
 	pthread_mutex_unlock(&reply->lock);
 	free(frame);
 	if (wait)
 		loop_wake(m->bulk);
-	return ret < 0 ? err_sys(err, ret, "return path: send") : 0;
+	return ret;
 }
 
 unsigned reply_room(struct wh_migration *m)
@@ -159,15 +168,15 @@ int reply_send(struct wh_migration *m, const void *message, size_t length, struc
 		ret = reply_push(reply);
 		wait = reply_waits(reply);
 	}
+	if (ret < 0)
+		reply_failed(m, ret, err);
 	pthread_mutex_unlock(&reply->lock);
 	if (wait)
 		loop_wake(m->bulk);
 	if (full)
 		return err_set(err, ret, "return path: the source has not read %u KiB of messages",
 			       REPLY_BYTES >> 10);
-	if (ret < 0)
-		return err_sys(err, ret, "return path: send");
-	return 0;
+	return ret;
 }
 
 static void reply_writable(struct op *op, int result)

@@ -84,7 +84,7 @@ static void urgent_send_done(struct op *op, int result)
 		return;
 	}
 	if (result <= 0) {
-		if (!err.code)
+		if (!err.code && run_why(m, side->urgent_fd, &err) == 0)
 			err_sys(&err, result ? result : -EPIPE, "urgent channel: send");
 		post_lost(m, CHANNEL_URGENT, &err);
 		side->urgent_ended = true;
@@ -180,7 +180,9 @@ static void reply_received(struct op *op, int result)
 	}
 	if (result <= 0) {
 		side->request_ended = true;
-		if (result == 0)
+		if (run_why(m, side->fd, &err) < 0)
+			err_wrap(&err, "return path");
+		else if (result == 0)
 			err_set(&err, -EPIPE, "return path: the destination closed it");
 		else
 			err_sys(&err, result, "return path: receive");

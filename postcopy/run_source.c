@@ -127,7 +127,8 @@ static void source_send_done(struct op *op, int result)
 		return;
 	}
 	if (result <= 0) {
-		err_sys(&err, result ? result : -EPIPE, "main channel: send");
+		if (run_why(m, side->fd, &err) == 0)
+			err_sys(&err, result ? result : -EPIPE, "main channel: send");
 		source_lost(m, CHANNEL_MAIN, &err);
 		return;
 	}
@@ -273,7 +274,7 @@ static void urgent_dialed(struct dial *dial, int fd, struct wh_err *err)
 int source_side_open_urgent(struct wh_migration *m, struct wh_err *err)
 {
 	struct source_side *side = m->source;
-	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
+	struct socket_tuning tuning = run_tuning(m);
 
 	if (side->uri.kind == URI_FD)
 		return err_set(err, -EOPNOTSUPP, "fd: has one connection only");
@@ -315,7 +316,7 @@ static void main_dialed(struct dial *dial, int fd, struct wh_err *err)
 static int source_dial(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 {
 	struct source_side *side = m->source;
-	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
+	struct socket_tuning tuning = run_tuning(m);
 
 	if (m->config.postcopy)
 		tuning.send_buffer = BULK_SEND_BUFFER;

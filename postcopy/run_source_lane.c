@@ -60,7 +60,8 @@ static void link_sent(struct op *op, int result)
 		return;
 	}
 	if (result <= 0) {
-		err_sys(&err, result ? result : -EPIPE, "send");
+		if (run_why(link->m, link->fd, &err) == 0)
+			err_sys(&err, result ? result : -EPIPE, "send");
 		link_lost(link, &err);
 		return;
 	}
@@ -193,7 +194,7 @@ static void link_dialed(struct dial *dial, int fd, struct wh_err *err)
 
 int source_links_open(struct wh_migration *m, struct wh_err *err)
 {
-	struct socket_tuning tuning = { .dead_peer_ns = m->config.dead_peer_ns };
+	struct socket_tuning tuning = run_tuning(m);
 	struct source_side *side = m->source;
 	int ret;
 

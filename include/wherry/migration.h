@@ -206,6 +206,8 @@ enum wh_multifd_marks {
 	WH_MULTIFD_BY_ROUND,
 };
 
+struct wh_tls;
+
 /* Instead of a processor's number, for struct wh_config.fault_cpu */
 #define WH_FAULT_CPU_FOLLOW (-1)
 #define WH_FAULT_CPU_ANY (-2)
@@ -269,6 +271,9 @@ enum wh_multifd_marks {
  *			failure before that. Blocks are of a memfd or hugetlb file that is mapped
  *			shared; for wh_start() only; postcopy has to be on, removes off;
  *			auto_recover_ns and the fault thread's settings do not count
+ *
+ * @tls:		Every connection speaks TLS, with these credentials (tls.h), which
+ *			wh_new() reads. NULL: none does. Not with an agent
  */
 struct wh_config {
 	size_t size;
@@ -301,6 +306,8 @@ struct wh_config {
 	uint64_t fault_spin_ns;
 
 	const char *agent;
+
+	const struct wh_tls *tls;
 };
 
 /* Defaults: postcopy with an urgent channel, 300 ms of downtime, no limits, no spinning. */

@@ -50,8 +50,9 @@ struct end {
 	unsigned pace_us;      /* the guest's; 0: 100 */
 	bool huge;	       /* pages of 2 MiB, both blocks */
 	void *large;	       /* NULL: no */
-	unsigned pauses;       /* atomic: events of it */
-	bool pause_again;      /* atomic: as soon as it goes on, in the event itself */
+	const struct wh_tls *tls;
+	unsigned pauses;  /* atomic: events of it */
+	bool pause_again; /* atomic: as soon as it goes on, in the event itself */
 	bool own_loop;
 	pthread_t thread;
 	enum wish wish; /* atomic, and what follows is of whoever it lets */
@@ -214,6 +215,7 @@ static inline int end_new(struct end *end, enum wh_role role, enum wh_urgent urg
 	config.connect_timeout_ns = 5000 * NS_PER_MS;
 	config.auto_recover_ns = end->auto_recover_ns;
 	config.dead_peer_ns = end->dead_peer_ns ? end->dead_peer_ns : config.dead_peer_ns;
+	config.tls = end->tls;
 	ret = wh_new(&end->migration, role, &config, err);
 	for (unsigned i = 0; i < BLOCKS && !ret; i++)
 		ret = wh_add_block(end->migration, &end->block[i], err);
