@@ -120,6 +120,16 @@ void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *de
 	wh_config_init(&settings->config);
 	if (defaults)
 		settings->config = *defaults;
+	settings->tls = (struct wh_tls){ 0 };
+	settings->tls_hostname[0] = '\0';
+	settings->tls_on = settings->config.tls != NULL;
+	if (settings->tls_on) {
+		settings->tls = *settings->config.tls;
+		if (settings->tls.hostname)
+			snprintf(settings->tls_hostname, sizeof(settings->tls_hostname), "%s",
+				 settings->tls.hostname);
+	}
+	settings->config.tls = NULL;
 	settings->channels = settings->config.multifd ? settings->config.multifd : 2;
 	settings->method = settings->config.multifd_method;
 	settings->level = (uint64_t)settings->config.multifd_level;
@@ -129,9 +139,13 @@ void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *de
 		       (settings->config.postcopy && settings->config.urgent ? QMP_PREEMPT : 0u);
 }
 
-struct wh_config qmp_settings_config(const struct qmp_settings *settings)
+struct wh_config qmp_settings_config(struct qmp_settings *settings)
 {
 	struct wh_config config = settings->config;
+
+	settings->tls.hostname = settings->tls_hostname[0] ? settings->tls_hostname : NULL;
+	if (settings->tls_on)
+		config.tls = &settings->tls;
 
 	config.postcopy = settings->on & QMP_POSTCOPY;
 	config.return_path = settings->on & QMP_RETURN_PATH;
@@ -181,10 +195,21 @@ static const char *word(const struct parameter *parameter, uint64_t place)
 
 bool qmp_settings_alike(const struct qmp_settings *a, const struct qmp_settings *b)
 {
+	if (a->tls_on != b->tls_on || strcmp(a->tls_hostname, b->tls_hostname) != 0)
+		return false;
 	for (size_t i = 0; i < COUNT_OF(parameters); i++)
 		if (value_of(a, &parameters[i]) != value_of(b, &parameters[i]))
 			return false;
 	return true;
+}
+
+static const char *text_of(const struct qmp_settings *settings, const struct parameter *parameter)
+{
+	if (!strcmp(parameter->name, "tls-creds"))
+		return settings->tls_on ? QMP_TLS_ID : "";
+	if (!strcmp(parameter->name, "tls-hostname"))
+		return settings->tls_hostname;
+	return parameter->text;
 }
 
 struct json_object *qmp_settings_parameters(const struct qmp_settings *settings)
@@ -201,7 +226,7 @@ struct json_object *qmp_settings_parameters(const struct qmp_settings *settings)
 			qmp_add_text(all, parameter->name,
 				     word(parameter, value_of(settings, parameter)));
 		else if (parameter->text)
-			qmp_add_text(all, parameter->name, parameter->text);
+			qmp_add_text(all, parameter->name, text_of(settings, parameter));
 		else if (parameter->flag)
 			qmp_add_flag(all, parameter->name, parameter->value);
 		else
@@ -313,14 +338,13 @@ static int set_word(struct qmp_settings *settings, const struct parameter *param
 	return 0;
 }
 
+/* It is of the right type */
 static int set_parameter(struct qmp_settings *settings, const struct parameter *parameter,
 			 struct json_object *value, struct wh_err *err)
 {
 	uint64_t number;
 	bool same;
 
-	if (check_type(parameter, value, err))
-		return -EINVAL;
 	if (!parameter->unit) {
 		if (parameter->text)
 			same = !strcmp(value ? json_object_get_string(value) : "", parameter->text);
@@ -344,20 +368,47 @@ static int set_parameter(struct qmp_settings *settings, const struct parameter *
 	return 0;
 }
 
+/* tls-creds and tls-hostname. Return: 0; 1 it is another one; or -EINVAL and a sentence */
+static int set_tls(struct qmp_settings *settings, const struct parameter *parameter,
+		   struct json_object *value, struct wh_err *err)
+{
+	const char *text = value ? json_object_get_string(value) : "";
+
+	if (!strcmp(parameter->name, "tls-creds")) {
+		if (text[0] && (strcmp(text, QMP_TLS_ID) != 0 || !settings->tls.dir))
+			return qmp_fail(err, -EINVAL, "No TLS credentials with id '%.100s'", text);
+		settings->tls_on = text[0];
+	} else if (!strcmp(parameter->name, "tls-hostname")) {
+		if (strlen(text) >= sizeof(settings->tls_hostname))
+			return qmp_fail(err, -EINVAL,
+					"Parameter 'tls-hostname' has over 255 bytes");
+		strcpy(settings->tls_hostname, text);
+	} else {
+		return 1;
+	}
+	return 0;
+}
+
 int qmp_settings_set_parameters(struct qmp_settings *settings, struct json_object *arguments,
 				struct wh_err *err)
 {
-	struct qmp_settings set = *settings;
+	struct qmp_settings next = *settings;
 
 	json_object_object_foreach(arguments, name, value)
 	{
 		const struct parameter *parameter = parameter_named(name);
+		int ret;
 
 		if (!parameter)
 			return qmp_fail(err, -EINVAL, "Parameter '%s' is unexpected", name);
-		if (set_parameter(&set, parameter, value, err))
+		if (check_type(parameter, value, err))
+			return -EINVAL;
+		ret = set_tls(&next, parameter, value, err);
+		if (ret == 1)
+			ret = set_parameter(&next, parameter, value, err);
+		if (ret)
 			return -EINVAL;
 	}
-	*settings = set;
+	*settings = next;
 	return 0;
 }

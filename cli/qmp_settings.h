@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <wherry/migration.h>
+#include <wherry/tls.h>
 
 struct json_object;
 
@@ -20,10 +21,13 @@ enum qmp_capability {
 /**
  * struct qmp_settings - What clients have set
  * @on:		enum qmp_capability
- * @config:	The VMM's defaults and the parameters; capabilities are not in it
+ * @config:	The VMM's defaults and the parameters; capabilities and TLS are not in it
  * @channels:	Of multifd, if that is on
  * @method:	Of their pages: enum wh_multifd_method
  * @level:	Of zstd
+ * @tls:	The VMM's credentials, QMP_TLS_ID; @tls.dir is NULL if it has none
+ * @tls_on:	tls-creds names them
+ * @tls_hostname: "": the URI's
  */
 struct qmp_settings {
 	unsigned on;
@@ -31,12 +35,18 @@ struct qmp_settings {
 	uint64_t channels;
 	uint64_t method;
 	uint64_t level;
+	struct wh_tls tls;
+	bool tls_on;
+	char tls_hostname[256];
 };
+
+/* What tls-creds calls the VMM's credentials: there is one lot of them */
+#define QMP_TLS_ID "tls0"
 
 void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *defaults);
 
 /* What the next migration is to be like. Valid as long as @settings */
-struct wh_config qmp_settings_config(const struct qmp_settings *settings);
+struct wh_config qmp_settings_config(struct qmp_settings *settings);
 
 /* Are the parameters of both the same? */
 bool qmp_settings_alike(const struct qmp_settings *a, const struct qmp_settings *b);

@@ -242,6 +242,37 @@ TEST_F(qmp, multifd)
 	EXPECT_EQ(0, self->m->config.multifd);
 }
 
+/* The VMM's credentials have a name; without them nothing has */
+TEST_F(qmp, tls)
+{
+	struct monitor *m = calloc(1, sizeof(*m));
+	struct talk *talk = calloc(1, sizeof(*talk));
+
+	m->tls = (struct wh_tls){ .dir = "/creds", .hostname = "there.test" };
+	ASSERT_EQ(0, monitor_start(m));
+	ASSERT_TRUE(talk_open(talk, m->path));
+	EXPECT_TRUE(talk_does(talk, "migrate", "{\"uri\":\"unix:/x\"}"));
+	EXPECT_STREQ("/creds there.test", m->tls_seen);
+	EXPECT_TRUE(talk_does(talk, "migrate-set-parameters", "{\"tls-hostname\":\"\"}"));
+	EXPECT_TRUE(talk_does(talk, "migrate", "{\"uri\":\"unix:/x\"}"));
+	EXPECT_STREQ("/creds -", m->tls_seen);
+	EXPECT_TRUE(talk_does(talk, "migrate-set-parameters", "{\"tls-creds\":\"\"}"));
+	EXPECT_TRUE(talk_does(talk, "migrate", "{\"uri\":\"unix:/x\"}"));
+	EXPECT_STREQ("plain", m->tls_seen);
+	EXPECT_TRUE(talk_does(talk, "migrate-set-parameters",
+			      "{\"tls-creds\":\"tls0\",\"tls-hostname\":\"other.test\"}"));
+	EXPECT_TRUE(talk_does(talk, "migrate", "{\"uri\":\"unix:/x\"}"));
+	EXPECT_STREQ("/creds other.test", m->tls_seen);
+	EXPECT_TRUE(talk_is(talk,
+			    "{\"execute\":\"migrate-set-parameters\",\"arguments\":"
+			    "{\"tls-creds\":\"tls1\"}}\n",
+			    "GenericError"));
+	talk_close(talk);
+	monitor_end(m);
+	free(talk);
+	free(m);
+}
+
 static uint64_t parameter(struct talk *talk, const char *name)
 {
 	json_object *all = talk_result(talk, "query-migrate-parameters", NULL);

@@ -20,6 +20,8 @@ struct monitor {
 	unsigned migrates, stops, conts, quits;
 	char uri[256];
 	struct wh_config config;
+	struct wh_tls tls; /* the VMM's; dir NULL: it has none */
+	char tls_seen[400];
 };
 
 static inline int monitor_migrate(void *opaque, const char *uri, const struct wh_config *config,
@@ -33,6 +35,11 @@ static inline int monitor_migrate(void *opaque, const char *uri, const struct wh
 	}
 	m->migrates++;
 	m->config = *config;
+	if (config->tls)
+		snprintf(m->tls_seen, sizeof(m->tls_seen), "%s %s", config->tls->dir,
+			 config->tls->hostname ? config->tls->hostname : "-");
+	else
+		strcpy(m->tls_seen, "plain");
 	snprintf(m->uri, sizeof(m->uri), "%s", uri);
 	return 0;
 }
@@ -74,12 +81,18 @@ static inline int monitor_open(struct monitor *m, struct wh_err *err)
 		.quit = monitor_quit,
 	};
 	struct wh_qmp_config config;
+	struct wh_config defaults;
 
+	wh_config_init(&defaults);
 	wh_qmp_config_init(&config);
 	config.path = m->path;
 	config.callbacks = &callbacks;
 	config.opaque = m;
 	config.running = true;
+	if (m->tls.dir) {
+		defaults.tls = &m->tls;
+		config.defaults = &defaults;
+	}
 	return wh_qmp_new(&m->qmp, &config, err);
 }
 
