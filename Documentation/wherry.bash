@@ -29,7 +29,7 @@ _wherry()
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
 			relay:--multifd | relay:--multifd-level | send:--multifd | send:--multifd-level | \
-			receive:--multifd | relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
+			receive:--multifd | *:--tls | relay:--tls-from | relay:--tls-to | relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
 			receive:--device-max | receive:--recover | receive:--timeout | qmp:--timeout | \
 			top:--interval | top:--count | drill:--runs | drill:--seed | \
 			drill:--replay | drill:--memory)
@@ -55,17 +55,17 @@ _wherry()
 			;;
 		receive:*)
 			words='--out --force --postcopy --urgent --multifd --touch --memory --hugetlb
-				--verify --device-max --recover --timeout --json --quiet --help'
+				--verify --device-max --recover --timeout --tls --json --quiet --help'
 			;;
 		relay:*)
 			words='--out --postcopy --urgent --return-path --multifd --multifd-compression
-				--multifd-level --multifd-sync --recover --timeout --json
-				--quiet --help'
+				--multifd-level --multifd-sync --recover --timeout --tls --tls-from
+				--tls-to --json --quiet --help'
 			;;
 		send:*)
 			words='--from --mapped-ram --force --postcopy --urgent --return-path --multifd
 				--multifd-compression --multifd-level --multifd-sync --bandwidth --machine
-				--recover --verify --timeout --json --quiet --help'
+				--recover --verify --timeout --tls --json --quiet --help'
 			;;
 		qmp:* | top:*)
 			words='--events --timeout --help'

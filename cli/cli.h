@@ -38,6 +38,13 @@ int cli_number(const char *name, const char *option, const char *text, uint64_t 
 int cli_word(const char *name, const char *option, const char *text, const char *no,
 	     const char *yes, bool *value);
 
+/*
+ * --tls: wh_tls_parse(), kept until the process ends. Return: 0, or EXIT_USAGE when it has said
+ * what is wrong
+ */
+struct wh_tls;
+int cli_tls(const char *name, const char *text, const struct wh_tls **tls);
+
 /* Of main(): what stdout could not take is a failure too. Return: status, or 1 */
 int cli_finish(const char *name, int status);
 

@@ -90,6 +90,20 @@ int cli_word(const char *name, const char *option, const char *text, const char 
 	return cli_usage(name, "--%s %s: %s or %s was expected", option, text, yes, no);
 }
 
+int cli_tls(const char *name, const char *text, const struct wh_tls **tls)
+{
+	static struct wh_tls *kept[8];
+	static unsigned count;
+	struct wh_err err;
+
+	if (count == sizeof(kept) / sizeof(kept[0]))
+		return cli_usage(name, "--tls is there too often");
+	if (wh_tls_parse(&kept[count], text, &err) < 0)
+		return cli_usage(name, "--tls %s: %s", text, err.text);
+	*tls = kept[count++];
+	return 0;
+}
+
 int cli_finish(const char *name, int status)
 {
 	if (fflush(stdout) == 0 && !ferror(stdout))

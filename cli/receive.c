@@ -40,6 +40,7 @@ static const char usage[] =
 	"  --verify[=on|off]       a digest of each page, so that damage can be found later (on)\n"
 	"  --hugetlb               fail if a block of huge pages cannot have them here too\n"
 	"  --device-max SIZE       bytes of device state taken (256M)\n"
+	"  --tls WORDS             dir=DIR and more: every connection speaks TLS (tls.rst)\n"
 	"  --timeout SECONDS       until a connection says what it is, and until a silent\n"
 	"                          peer is taken for dead (10)\n"
 	"  --recover SECONDS       a postcopy whose link breaks: listen again there for so long\n"
@@ -61,6 +62,7 @@ enum {
 	OPTION_VERIFY,
 	OPTION_DEVICE_MAX,
 	OPTION_TIMEOUT,
+	OPTION_TLS,
 	OPTION_RECOVER,
 	OPTION_JSON,
 	OPTION_QUIET,
@@ -79,6 +81,7 @@ static const struct option options[] = {
 	{ "verify", optional_argument, NULL, OPTION_VERIFY },
 	{ "device-max", required_argument, NULL, OPTION_DEVICE_MAX },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "tls", required_argument, NULL, OPTION_TLS },
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
 	{ "json", no_argument, NULL, OPTION_JSON },
 	{ "quiet", no_argument, NULL, OPTION_QUIET },
@@ -280,6 +283,9 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 		ret = cli_number("receive", "recover", optarg, UINT64_C(30) * 86400, &number);
 		receive->recover_s = number;
 		config->auto_recover_ns = number * NS_PER_S;
+		break;
+	case OPTION_TLS:
+		ret = cli_tls("receive", optarg, &config->tls);
 		break;
 	case OPTION_JSON:
 		receive->json = true;

@@ -39,6 +39,9 @@ static const char usage[] =
 	"  --multifd N, --multifd-compression, --multifd-level, --multifd-sync\n"
 	"                         to TO, as for wherry send (0); from FROM as many as come\n"
 	"  --recover SECONDS      to TO: a link that breaks in postcopy (0)\n"
+	"  --tls WORDS            dir=DIR and more: every connection speaks TLS (tls.rst)\n"
+	"  --tls-from WORDS, --tls-to WORDS\n"
+	"                         those of one side; off: plain there\n"
 	"  --timeout SECONDS      until a silent peer is taken for dead (10)\n"
 	"  --json                 one JSON object a line\n"
 	"  --quiet                nothing but errors\n"
@@ -57,6 +60,9 @@ enum {
 	OPTION_MULTIFD_SYNC,
 	OPTION_RECOVER,
 	OPTION_TIMEOUT,
+	OPTION_TLS,
+	OPTION_TLS_FROM,
+	OPTION_TLS_TO,
 	OPTION_JSON,
 	OPTION_QUIET,
 	OPTION_HELP,
@@ -73,6 +79,9 @@ static const struct option options[] = {
 	{ "multifd-sync", required_argument, NULL, OPTION_MULTIFD_SYNC },
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "tls", required_argument, NULL, OPTION_TLS },
+	{ "tls-from", required_argument, NULL, OPTION_TLS_FROM },
+	{ "tls-to", required_argument, NULL, OPTION_TLS_TO },
 	{ "json", no_argument, NULL, OPTION_JSON },
 	{ "quiet", no_argument, NULL, OPTION_QUIET },
 	{ "help", no_argument, NULL, OPTION_HELP },
@@ -156,6 +165,12 @@ static const struct wh_callbacks callbacks = {
 	.device_load = on_device,
 };
 
+static int read_tls(const char *text, const struct wh_tls **tls)
+{
+	*tls = NULL;
+	return strcmp(text, "off") != 0 ? cli_tls("relay", text, tls) : 0;
+}
+
 static int read_option(struct relay *relay, struct wh_config *in, struct wh_config *out, int option)
 {
 	uint64_t number = 0;
@@ -189,6 +204,16 @@ static int read_option(struct relay *relay, struct wh_config *in, struct wh_conf
 		ret = cli_number("relay", "timeout", optarg, 86400, &number);
 		in->connect_timeout_ns = in->dead_peer_ns = number * NS_PER_S;
 		out->connect_timeout_ns = out->dead_peer_ns = number * NS_PER_S;
+		break;
+	case OPTION_TLS:
+		ret = cli_tls("relay", optarg, &in->tls);
+		out->tls = in->tls;
+		break;
+	case OPTION_TLS_FROM:
+		ret = read_tls(optarg, &in->tls);
+		break;
+	case OPTION_TLS_TO:
+		ret = read_tls(optarg, &out->tls);
 		break;
 	case OPTION_JSON:
 		relay->receive.json = relay->send.json = true;

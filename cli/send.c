@@ -54,6 +54,7 @@ static const char usage[] =
 	"  --machine NAME         instead of the machine type in DIR\n"
 	"  --recover SECONDS      a link that breaks in postcopy: try so long to resume (0)\n"
 	"  --verify[=on|off]      against the digests, before anything is sent (on)\n"
+	"  --tls WORDS            dir=DIR and more: every connection speaks TLS (tls.rst)\n"
 	"  --timeout SECONDS      to connect, and until a silent peer is taken for dead (10)\n"
 	"  --json                 one JSON object a line\n"
 	"  --quiet                nothing but errors\n"
@@ -77,6 +78,7 @@ enum {
 	OPTION_RECOVER,
 	OPTION_VERIFY,
 	OPTION_TIMEOUT,
+	OPTION_TLS,
 	OPTION_JSON,
 	OPTION_QUIET,
 	OPTION_HELP,
@@ -98,6 +100,7 @@ static const struct option options[] = {
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
 	{ "verify", optional_argument, NULL, OPTION_VERIFY },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "tls", required_argument, NULL, OPTION_TLS },
 	{ "json", no_argument, NULL, OPTION_JSON },
 	{ "quiet", no_argument, NULL, OPTION_QUIET },
 	{ "help", no_argument, NULL, OPTION_HELP },
@@ -305,6 +308,9 @@ static int read_option(struct send *send, struct wh_config *config, int option)
 		ret = cli_number("send", "timeout", optarg, 86400, &number);
 		config->connect_timeout_ns = number * NS_PER_S;
 		config->dead_peer_ns = number * NS_PER_S;
+		break;
+	case OPTION_TLS:
+		ret = cli_tls("send", optarg, &config->tls);
 		break;
 	case OPTION_JSON:
 		send->json = true;

@@ -14,6 +14,7 @@ struct console {
 	/* The command line */
 	const char *listen; /* a destination; NULL: a source */
 	const char *qmp;
+	const char *tls;	 /* of both roles */
 	bool own_loop;		 /* drives a migration; else the library's threads do */
 	struct wh_config config; /* of a migration that no monitor configures */
 	struct vmm_config guest;

@@ -45,6 +45,7 @@ static const struct option options[] = {
 	{ "--connect-timeout MS", AT(config.connect_timeout_ns), MS, "" },
 	{ "--auto-recover MS", AT(config.auto_recover_ns), MS, "a broken postcopy comes back" },
 	{ "--dead-peer MS", AT(config.dead_peer_ns), MS, "silent for so long is gone" },
+	{ "--tls WORDS", AT(tls), 0, "dir=DIR and more, see wh_tls_parse(3)" },
 	{ "--fault-cpu N", AT(config.fault_cpu), 1, "processor of the fault thread" },
 	{ "--fault-priority N", AT(config.fault_priority), 1, "its SCHED_FIFO priority" },
 	{ "--fault-spin US", AT(config.fault_spin_ns), 1000, "it polls before it sleeps" },
@@ -115,6 +116,19 @@ static const struct option *option_named(const char *name)
 	return NULL;
 }
 
+/* Kept until the process ends: QMP may begin another migration */
+static void read_tls(struct console *console)
+{
+	static struct wh_tls *tls;
+	struct wh_err err;
+
+	if (wh_tls_parse(&tls, console->tls, &err)) {
+		fprintf(stderr, "wherry-vmm: --tls: %s\n", err.text);
+		exit(USAGE_STATUS);
+	}
+	console->config.tls = tls;
+}
+
 void options_read(struct console *console, int argc, char **argv)
 {
 	const char *wrong = NULL;
@@ -140,6 +154,8 @@ void options_read(struct console *console, int argc, char **argv)
 		wrong = "--ram";
 	if (!wrong && console->config.agent && (console->own_loop || !console->listen))
 		wrong = "--agent";
+	if (!wrong && console->tls)
+		read_tls(console);
 	if (!wrong)
 		return;
 	fprintf(stderr, "wherry-vmm: %s: not so; see wherry-vmm --help\n", wrong);
