@@ -166,7 +166,9 @@ static int handshake_failed(struct tls_link *link, int code)
 			       link->first[0], link->first[1], link->first[2], link->first[3]);
 	if (code == GNUTLS_E_PREMATURE_TERMINATION)
 		return err_set(err, -ECONNABORTED, "TLS: handshake: the peer hung up%s",
-			       link->known ? "" : ", and said nothing: does it speak TLS?");
+			       link->known	? "" :
+			       link->creds->psk ? ", and said nothing: has it the same key?" :
+						  ", and said nothing: does it speak TLS?");
 	tls_session_failed(link->session, code, link->number, "handshake", err);
 	return link->creds->psk && !link->number ?
 		       err_set(err, err->code, "%.380s (is it the same key?)", err->text) :

@@ -158,7 +158,8 @@ static bool make_end(const char *dir, const struct signer *ca, const char *who,
 
 	good = new_key(&key) &&
 	       new_cert(&cert, key, who, time(NULL) + (expired ? -DAY : 10 * DAY)) &&
-	       gnutls_x509_crt_set_key_usage(cert, GNUTLS_KEY_DIGITAL_SIGNATURE) == 0 &&
+	       gnutls_x509_crt_set_key_usage(cert, GNUTLS_KEY_DIGITAL_SIGNATURE |
+							   GNUTLS_KEY_KEY_ENCIPHERMENT) == 0 &&
 	       gnutls_x509_crt_set_key_purpose_oid(cert,
 						   server ? GNUTLS_KP_TLS_WWW_SERVER :
 							    GNUTLS_KP_TLS_WWW_CLIENT,

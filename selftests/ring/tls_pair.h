@@ -169,6 +169,8 @@ static inline void raw_does(const struct raw *raw, gnutls_session_t session)
 
 static inline void *raw_main(void *arg)
 {
+	/* nobody waits for ever for an end that does not come */
+	const struct timeval limit = { .tv_sec = WAIT_MS / 1000 };
 	const char *priority = ((struct raw *)arg)->priority;
 	gnutls_certificate_credentials_t creds;
 	gnutls_session_t session;
@@ -188,6 +190,7 @@ static inline void *raw_main(void *arg)
 	gnutls_priority_set_direct(session, priority ? priority : "NORMAL", NULL);
 	gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, creds);
 	fcntl(raw->fd, F_SETFL, 0);
+	setsockopt(raw->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	gnutls_transport_set_int(session, raw->fd);
 	do {
 		raw->code = gnutls_handshake(session);
