@@ -81,7 +81,6 @@ FIXTURE_VARIANT(move)
 	bool faults;
 	bool urgent;
 	unsigned channels; /* of multifd */
-	const char *packed;
 	uint64_t bandwidth;
 	unsigned rounds;
 };
@@ -159,16 +158,6 @@ FIXTURE_VARIANT_ADD(move, preempt_precopy)
 	.rounds = 3,
 };
 
-FIXTURE_VARIANT_ADD(move, multifd)
-{
-	.capabilities = { "multifd", "return-path" },
-	.options = { "--postcopy", "off" },
-	.channels = 2,
-	.bandwidth = 64 * MIB,
-	.rounds = 4,
-	.tcp = true,
-};
-
 FIXTURE_VARIANT_ADD(move, multifd_hugetlb)
 {
 	.ram = RAM_HUGE,
@@ -176,16 +165,6 @@ FIXTURE_VARIANT_ADD(move, multifd_hugetlb)
 	.channels = 16,
 	.bandwidth = 64 * MIB,
 	.rounds = 3,
-};
-
-FIXTURE_VARIANT_ADD(move, multifd_zstd)
-{
-	.capabilities = { "multifd", "return-path" },
-	.channels = 4,
-	.packed = "zstd",
-	.bandwidth = 64 * MIB,
-	.rounds = 4,
-	.tcp = true,
 };
 
 /* Only 7.2 takes both: what is left at the switch comes on the main channel */
@@ -389,9 +368,6 @@ static int migrate(FIXTURE_DATA(move) *self, const FIXTURE_VARIANT(move) * varia
 		ret = qemu_parameter(qemu, "downtime-limit", 1, err);
 	if (!ret && variant->channels)
 		ret = qemu_parameter(qemu, "multifd-channels", variant->channels, err);
-	if (!ret && variant->packed)
-		ret = qemu_command(qemu, NULL, err, "migrate-set-parameters",
-				   "{\"multifd-compression\":\"%s\"}", variant->packed);
 	if (!ret)
 		ret = qemu_migrate(qemu, self->receiver.uri, err);
 	if (!ret && variant->rounds)

@@ -93,9 +93,11 @@ static int start_qemu(FIXTURE_DATA(run) *self, const struct run *run, unsigned w
 {
 	const struct vm_kind kind = { run->qemu, run->board, run->memory };
 	const char *capabilities[4];
+	int ret;
 
 	run_capabilities(run, capabilities);
-	return guest_pair_start(&self->pair, which, &kind, capabilities, NULL, err);
+	ret = guest_pair_start(&self->pair, which, &kind, capabilities, NULL, err);
+	return ret ? ret : run_parameters(run, &self->pair.vm[which].qemu, err);
 }
 
 /* Slow enough for the guest to write in each round, and for pages to be waited for */

@@ -17,8 +17,8 @@
 /* What is not built yet is no run, and no pair is asked for it */
 #define WHERE_plain(...) __VA_ARGS__
 #define WHERE_xbzrle(...) __VA_ARGS__
-#define WHERE_multifd(...)
-#define WHERE_zstd(...)
+#define WHERE_multifd(...) __VA_ARGS__
+#define WHERE_zstd(...) __VA_ARGS__
 #define WHERE_tls(...)
 
 enum run_factor {
@@ -141,23 +141,34 @@ static inline void run_capabilities(const struct run *run, const char *capabilit
 	capabilities[n] = NULL;
 }
 
+/* Beside those, of QEMU at either end */
+static inline int run_parameters(const struct run *run, struct qemu *qemu, struct wh_err *err)
+{
+	if (run->wire == run_multifd)
+		return qemu_parameter(qemu, "multifd-channels", 2, err);
+	if (run->wire == run_zstd)
+		return qemu_command(qemu, NULL, err, "migrate-set-parameters",
+				    "{\"multifd-channels\":4,\"multifd-compression\":\"zstd\"}");
+	return 0;
+}
+
 /* Of wherry send and relay, at most 8; slow enough for pages to be asked for. Return: the next */
 static inline unsigned run_options(const struct run *run, const char *argv[], unsigned n, bool send)
 {
-	if (run->mode == run_precopy) {
-		argv[n++] = "--return-path";
-		argv[n++] = "on";
-		return n;
-	}
-	argv[n++] = "--postcopy";
-	if (send) {
-		argv[n++] = "--bandwidth";
-		argv[n++] = "16M";
-	}
-	if (run->mode == run_preempt) {
-		argv[n++] = "--urgent";
-		argv[n++] = run->qemu == QEMU_7_2 ? "start" : "switch";
-	}
+	const char *const words[] = {
+		run->mode == run_precopy ? "--return-path=on" : "--postcopy",
+		send && run->mode != run_precopy ? "--bandwidth=16M" : NULL,
+		run->mode != run_preempt ? NULL :
+		run->qemu == QEMU_7_2	 ? "--urgent=start" :
+					   "--urgent=switch",
+		run->wire == run_multifd ? "--multifd=2" : NULL,
+		run->wire == run_zstd ? "--multifd=4" : NULL,
+		run->wire == run_zstd ? "--multifd-compression=zstd" : NULL,
+	};
+
+	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (words[i])
+			argv[n++] = words[i];
 	return n;
 }
 
