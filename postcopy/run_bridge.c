@@ -61,6 +61,7 @@ void bridge_free(struct wh_migration *m)
 #define BRIDGE_ENTRIES 16
 #define SOCKET_BYTES (1 << 20)
 #define FLUSH_NS (500 * NS_PER_MS)
+#define BROKEN_NS (200 * NS_PER_MS) /* until the peer's farewell must be there, if it is one */
 
 static_assert(VDEST_BLOCKS_MAX >= RAM_BLOCKS_MAX, "every block is one of its own");
 static_assert(VLINK_SEND_MAX >= VDEST_ANSWER_MAX, "an answer is one message");
@@ -93,7 +94,7 @@ struct bridge {
 
 	/* the thread's */
 	struct loop *loop;
-	struct op event, receive, send, reader, room, timer;
+	struct op event, receive, send, reader, room, timer, probe;
 	struct vlink link;
 	struct vmem memory;
 	struct vdest engine;
@@ -102,8 +103,10 @@ struct bridge {
 	size_t message_bytes;
 	const uint8_t *left;
 	size_t left_bytes;
-	uint64_t since_ns; /* it is waited for the connection, or for the stream's reader */
-	bool gone;	   /* the peer has disconnected */
+	uint64_t since_ns;  /* it is waited for the connection, or for the stream's reader */
+	uint64_t heard_ns;  /* a message came, or it was asked whether the peer is there */
+	uint64_t broken_ns; /* nothing goes on it any more, and nobody has said why */
+	bool gone;	    /* the peer has disconnected */
 	bool over;
 	struct wh_err err;
 };
@@ -283,8 +286,10 @@ static int step_none(struct bridge *bridge, struct wh_err *err)
 {
 	int ret = vlink_received(&bridge->link, &bridge->message_bytes, err);
 
-	if (ret > 0)
+	if (ret > 0) {
 		bridge->step = STEP_TAKE;
+		bridge->heard_ns = clock_now_ns();
+	}
 	return ret;
 }
 
@@ -324,6 +329,12 @@ static void look_at_clock(struct bridge *bridge)
 	uint64_t limit_ns = bridge->m->config.connect_timeout_ns;
 	struct wh_err err = { 0 };
 
+	if (bridge->broken_ns && clock_now_ns() - bridge->broken_ns >= BROKEN_NS) {
+		err_set(&err, -ENOTCONN, "rdma: the connection broke");
+		fail(bridge, &err);
+	}
+	if (bridge->broken_ns && !op_busy(&bridge->probe))
+		loop_timer(bridge->loop, &bridge->probe, bridge->broken_ns + BROKEN_NS);
 	if (!bridge->since_ns)
 		return;
 	if (clock_now_ns() - bridge->since_ns >= limit_ns) {
@@ -335,6 +346,33 @@ static void look_at_clock(struct bridge *bridge)
 	} else if (!op_busy(&bridge->timer)) {
 		loop_timer(bridge->loop, &bridge->timer, bridge->since_ns + limit_ns);
 	}
+}
+
+/*
+ * Nothing was heard for a while: is anybody there? A cable that was cut says nothing, and who
+ * waits for a message has nothing under way that could fail.
+ */
+static int look_for_peer(struct bridge *bridge, struct wh_err *err)
+{
+	uint64_t after_ns = bridge->m->config.dead_peer_ns / 4;
+	uint64_t now_ns = clock_now_ns();
+	uint8_t *at;
+	int ret;
+
+	if (!bridge->link.up || bridge->broken_ns)
+		return 0;
+	/* What is complete is taken off, or its descriptor would be readable for ever */
+	ret = vlink_room(&bridge->link, &at, err);
+	if (ret < 0 || !after_ns)
+		return ret;
+	if (now_ns - bridge->heard_ns >= after_ns) {
+		if (!bridge->link.sending)
+			ret = vlink_probe(&bridge->link, err);
+		bridge->heard_ns = now_ns;
+	}
+	if (!op_busy(&bridge->probe))
+		loop_timer(bridge->loop, &bridge->probe, bridge->heard_ns + after_ns);
+	return ret;
 }
 
 /* The peer has gone: what it said before is passed on first, then the reader is told */
@@ -359,6 +397,23 @@ static void look_at_peer(struct bridge *bridge)
 		fail(bridge, &err);
 }
 
+/*
+ * What waits for a message only sees that the link has ended. Why, is with what was sent, or the
+ * peer's farewell is about to come, or nobody knows. Return: 0 wait for that, or the reason
+ */
+static int broke(struct bridge *bridge, struct wh_err *err)
+{
+	struct wh_err sent = { 0 };
+	uint8_t *at;
+
+	if (vlink_room(&bridge->link, &at, &sent) < 0 && sent.code != -ENOTCONN) {
+		*err = sent;
+		return sent.code;
+	}
+	bridge->broken_ns = clock_now_ns();
+	return 0;
+}
+
 static void bridge_turn(struct bridge *bridge)
 {
 	struct wh_err err = { 0 };
@@ -366,10 +421,14 @@ static void bridge_turn(struct bridge *bridge)
 
 	look_at_peer(bridge);
 	ret = take_mail(bridge, &err);
-	if (bridge->link.up)
+	if (bridge->link.up && !bridge->broken_ns)
 		while (ret >= 0 && !bridge->over && (ret = step(bridge, &err)) > 0)
 			;
-	if (ret == -ENOTCONN || (ret >= 0 && bridge->gone))
+	if (ret >= 0 && !bridge->over)
+		ret = look_for_peer(bridge, &err);
+	if (ret == -ENOTCONN && !bridge->gone)
+		ret = broke(bridge, &err);
+	if (bridge->gone && (ret == -ENOTCONN || ret >= 0))
 		hang_up(bridge);
 	else if (ret < 0)
 		fail(bridge, &err);
@@ -378,8 +437,11 @@ static void bridge_turn(struct bridge *bridge)
 	look_at_reader(bridge);
 	look_at_clock(bridge);
 	watch(bridge, &bridge->event, vlink_event_fd(&bridge->link), POLLIN);
-	watch(bridge, &bridge->receive, vlink_receive_fd(&bridge->link), POLLIN);
-	watch(bridge, &bridge->send, vlink_send_fd(&bridge->link), POLLIN);
+	/* otherwise nothing can come, and what came is not taken off */
+	if (bridge->step == STEP_NONE && !bridge->broken_ns)
+		watch(bridge, &bridge->receive, vlink_receive_fd(&bridge->link), POLLIN);
+	if (!bridge->broken_ns)
+		watch(bridge, &bridge->send, vlink_send_fd(&bridge->link), POLLIN);
 	watch(bridge, &bridge->reader, bridge->fd, POLLIN);
 }
 
@@ -471,8 +533,9 @@ static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
 	vdest_init(&bridge->engine, &bridge_ops, bridge, answer.flags & CONTROL_PIN_ALL);
 	bridge->event.done = bridge->receive.done = bridge->send.done = polled;
 	bridge->reader.done = bridge->room.done = bridge->timer.done = polled;
+	bridge->probe.done = polled;
 	bridge->step = STEP_READY;
-	bridge->since_ns = clock_now_ns();
+	bridge->since_ns = bridge->heard_ns = clock_now_ns();
 	bridge->fd = fd;
 	ret = pthread_create(&bridge->thread, NULL, bridge_main, bridge);
 	if (ret == 0) {

@@ -109,6 +109,11 @@ int vlink_receive_fd(const struct vlink *link);
 int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err);
 /* What was put there, so many bytes */
 int vlink_send(struct vlink *link, size_t bytes, struct wh_err *err);
+/*
+ * Is the peer there? A write of no bytes, which no program of his sees; if nobody acknowledges
+ * it, the link is broken after the time that vlink_accept() was given.
+ */
+int vlink_probe(struct vlink *link, struct wh_err *err);
 /* Readable when there may be room again */
 int vlink_send_fd(const struct vlink *link);
 

@@ -67,6 +67,8 @@ static int queue_next(struct vlink_queue *queue, struct ibv_wc *wc, struct wh_er
 		return err_set(err, -EIO, "rdma: completion queue cannot be read");
 	if (count > 0 && wc->status == IBV_WC_WR_FLUSH_ERR)
 		return err_set(err, -ENOTCONN, "rdma: the connection has ended");
+	if (count > 0 && wc->status == IBV_WC_RETRY_EXC_ERR)
+		return err_set(err, -ETIMEDOUT, "rdma: the peer acknowledges nothing any more");
 	if (count > 0 && wc->status != IBV_WC_SUCCESS)
 		return err_set(err, -EIO, "rdma: %s", ibv_wc_status_str(wc->status));
 	return count;
@@ -192,6 +194,19 @@ int vlink_send(struct vlink *link, size_t bytes, struct wh_err *err)
 		return err_sys(err, ret, "rdma: send");
 	link->sending++;
 	link->next = (link->next + 1) % VLINK_SENDS;
+	return 0;
+}
+
+int vlink_probe(struct vlink *link, struct wh_err *err)
+{
+	/* of no bytes neither address nor key are looked at */
+	struct ibv_send_wr wr = { .opcode = IBV_WR_RDMA_WRITE, .send_flags = IBV_SEND_SIGNALED };
+	struct ibv_send_wr *bad;
+	int ret = ibv_post_send(link->id->qp, &wr, &bad);
+
+	if (ret)
+		return err_sys(err, ret, "rdma: send");
+	link->sending++;
 	return 0;
 }
 
