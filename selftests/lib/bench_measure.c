@@ -51,6 +51,10 @@ const struct bench_traits bench_traits[] = {
 	[BENCH_RECOVERY] = { "recovery", "from recover and resume until a page that is waited for",
 			     "ms" },
 	[BENCH_BITMAP_RATE] = { "bitmap-rate", "received bitmap, to the wire and from it", "GB/s" },
+	[BENCH_RESTORE] = { "restore", "from the command until a parked guest says something",
+			    "ms" },
+	[BENCH_RESTORE_LINK] = { "restore-link",
+				 "from the connection until a parked guest says something", "ms" },
 };
 
 static_assert(sizeof(bench_traits) / sizeof(bench_traits[0]) == BENCH_MEASURE_COUNT,
@@ -95,6 +99,9 @@ const struct bench_aim bench_aims[] = {
 	{ BENCH_RECOVERY, "wherry", "5 ms + 3 round trips", NULL, false, 1 },
 	{ BENCH_BITMAP_RATE, "bitmap_put()", "floor", NULL, true, 0.5 },
 	{ BENCH_BITMAP_RATE, "inversion", "floor", NULL, true, 0.5 },
+
+	/* A guest that was put away */
+	{ BENCH_RESTORE_LINK, "wherry, postcopy", NULL, NULL, false, 150 },
 
 	{ 0 },
 };

@@ -53,6 +53,8 @@ static const struct plan plans[] = {
 	  {   80,  5,    64 }, { 12, 2,   64 } },
 	{ "recover", "a broken link, 2 links; 2 bitmaps", 2,
 	  {   40, 25,  4096 }, {  2, 5,  512 } },
+	{ "restore", "5 sides: 1 GiB and the largest", 4,
+	  {   90,  3,  4096 }, {  6, 1,  256 } },
 	{ "scale",   "2 sides: sizes in 2 phases; threads on 2 links", 1,
 	  {  340,  3, 16384 }, { 30, 1, 1024 } },
 	{ "touch",   "7 sides: 1 and 8 touchers, 2 links; memfd", 3,
