@@ -35,7 +35,7 @@ struct vlink {
 };
 
 #define VLINK_SENDS 4u
-#define VLINK_SEND_MAX (CONTROL_HEADER + CONTROL_REPEAT_MAX * 16u)
+#define VLINK_SEND_MAX ((size_t)65 << 10) /* as many results as a request may want */
 
 /* ---- Connecting: cm.c --------------------------------------------------------- */
 

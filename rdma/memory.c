@@ -84,22 +84,23 @@ static int grant(struct vmem *vmem, struct ibv_mr **mr, uint8_t *addr, uint64_t 
 	return 0;
 }
 
-int vmem_grant(struct vmem *vmem, unsigned at, uint64_t chunk, uint32_t *rkey, struct wh_err *err)
+int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *rkey,
+	       struct wh_err *err)
 {
-	struct vmem_block *block = &vmem->block[at];
+	struct vmem_block *b = &vmem->block[block];
 	uint64_t offset = chunk << CONTROL_CHUNK_BITS;
-	uint64_t bytes = block->length - offset;
+	uint64_t bytes = b->length - offset;
 
 	if (bytes > CONTROL_CHUNK)
 		bytes = CONTROL_CHUNK;
-	return grant(vmem, &block->chunk[chunk], block->addr + offset, bytes, rkey, err);
+	return grant(vmem, &b->chunk[chunk].mr, b->addr + offset, bytes, rkey, err);
 }
 
-int vmem_grant_whole(struct vmem *vmem, unsigned at, uint32_t *rkey, struct wh_err *err)
+int vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *rkey, struct wh_err *err)
 {
-	struct vmem_block *block = &vmem->block[at];
+	struct vmem_block *b = &vmem->block[block];
 
-	return grant(vmem, &block->whole, block->addr, block->length, rkey, err);
+	return grant(vmem, &b->whole, b->addr, b->length, rkey, err);
 }
 
 static int take_back(struct vmem *vmem, struct ibv_mr **mr, struct wh_err *err)
@@ -119,9 +120,9 @@ static int take_back(struct vmem *vmem, struct ibv_mr **mr, struct wh_err *err)
 	return 0;
 }
 
-int vmem_revoke(struct vmem *vmem, unsigned at, uint64_t chunk, struct wh_err *err)
+int vmem_revoke(struct vmem *vmem, unsigned block, uint64_t chunk, struct wh_err *err)
 {
-	return take_back(vmem, &vmem->block[at].chunk[chunk], err);
+	return take_back(vmem, &vmem->block[block].chunk[chunk].mr, err);
 }
 
 void vmem_close(struct vmem *vmem)
@@ -131,7 +132,7 @@ void vmem_close(struct vmem *vmem)
 
 		(void)take_back(vmem, &block->whole, NULL);
 		for (uint64_t chunk = 0; chunk < chunks(block); chunk++)
-			(void)take_back(vmem, &block->chunk[chunk], NULL);
+			(void)take_back(vmem, &block->chunk[chunk].mr, NULL);
 		free(block->chunk);
 	}
 	free(vmem->block);

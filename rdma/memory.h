@@ -19,7 +19,9 @@ struct vmem {
 		uint8_t *addr;
 		uint64_t length;
 		struct ibv_mr *whole;
-		struct ibv_mr **chunk;
+		struct vmem_chunk {
+			struct ibv_mr *mr;
+		} * chunk;
 	} * block;
 	unsigned blocks;
 	uint64_t bytes; /* registered now */

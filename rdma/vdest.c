@@ -88,8 +88,8 @@ static int list_blocks(struct vdest *dest, uint8_t *answer, size_t *length, stru
 
 static int clear(struct vdest *dest, const struct control *control, struct wh_err *err)
 {
-	struct control_zero zero;
-	uint64_t offset;
+	struct control_zero zero = { 0 };
+	uint64_t offset = 0;
 	int ret;
 
 	control_get_zero(control, 0, &zero);
@@ -111,8 +111,8 @@ static int register_chunks(struct vdest *dest, const struct control *control, ui
 {
 	for (uint32_t i = 0; i < control->count; i++) {
 		struct control_grant grant = { 0 };
-		struct control_ask ask;
-		uint64_t offset;
+		struct control_ask ask = { 0 };
+		uint64_t offset = 0;
 		int ret;
 
 		control_get_ask(control, i, &ask);
@@ -139,7 +139,7 @@ static int register_chunks(struct vdest *dest, const struct control *control, ui
 static int unregister_chunks(struct vdest *dest, const struct control *control, uint8_t *answer,
 			     size_t *length, struct wh_err *err)
 {
-	struct control_ask ask;
+	struct control_ask ask = { 0 };
 	int ret;
 
 	for (uint32_t i = 0; i < control->count; i++) {

@@ -44,7 +44,7 @@ struct vdest_ops {
 };
 
 #define VDEST_WHOLE UINT64_MAX
-#define VDEST_ANSWER_MAX (CONTROL_HEADER + CONTROL_REPEAT_MAX * 16u)
+#define VDEST_ANSWER_MAX (CONTROL_HEADER + (size_t)CONTROL_REPEAT_MAX * 16)
 
 struct vdest {
 	const struct vdest_ops *ops;

@@ -17,7 +17,7 @@
 #include <sys/mman.h>
 
 #define QUEUE 16
-#define MEMORY_BYTES (CONTROL_MSG_MAX + (size_t)VLINK_SENDS * VLINK_SEND_MAX)
+#define MEMORY_BYTES (CONTROL_MSG_MAX + VLINK_SENDS * VLINK_SEND_MAX)
 
 static int queue_open(struct vlink_queue *queue, struct ibv_context *verbs, struct wh_err *err)
 {
@@ -169,15 +169,14 @@ int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err)
 		link->sending--;
 	if (ret < 0)
 		return ret;
-	*at = link->memory + CONTROL_MSG_MAX + (size_t)link->next * VLINK_SEND_MAX;
+	*at = link->memory + CONTROL_MSG_MAX + link->next * VLINK_SEND_MAX;
 	return link->sending < VLINK_SENDS;
 }
 
 int vlink_send(struct vlink *link, size_t bytes, struct wh_err *err)
 {
 	struct ibv_sge sge = {
-		.addr = (uintptr_t)link->memory + CONTROL_MSG_MAX +
-			(size_t)link->next * VLINK_SEND_MAX,
+		.addr = (uintptr_t)link->memory + CONTROL_MSG_MAX + link->next * VLINK_SEND_MAX,
 		.length = (uint32_t)bytes,
 		.lkey = link->mr->lkey,
 	};

@@ -32,7 +32,7 @@ enum control_kind {
 #define CONTROL_HEADER 16u
 #define CONTROL_REPEAT_MAX 4096u
 #define CONTROL_STREAM_MAX 32768u /* bytes that one message of QEMU's has */
-#define CONTROL_MSG_MAX (512u * 1024)
+#define CONTROL_MSG_MAX ((size_t)512 << 10)
 #define CONTROL_PAYLOAD_MAX (CONTROL_MSG_MAX - CONTROL_HEADER)
 
 /* Of a block; the last one of a block may be shorter */

@@ -3,7 +3,8 @@
 #
 # A migration of a real QEMU over RDMA that breaks: its process, the cable, the device, the
 # memory that may be pinned. wherry receive says what has happened, soon, and nothing of it
-# stays in the kernel; the QEMU hears of it and goes on.
+# stays in the kernel; the QEMU hears of it and goes on. The last test of the folder: an interface
+# stays down.
 set -u
 . selftests/lib/tap.sh
 
