@@ -8,8 +8,8 @@ set -u
 
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-sources="selftests/recover/hosts/exchange.c wire/bitmap.c base/bits.c base/err.c base/siphash.c
-	recover/*.c"
+sources="selftests/recover/hosts/exchange.c wire/bitmap.c base/bits.c base/walk.c base/err.c
+	base/siphash.c recover/*.c"
 seed=7
 
 # build NAME COMPILER [OPTION...]: with the warnings of all that handles bytes
