@@ -83,7 +83,7 @@ CLI_SRCS := $(filter-out $(QMP_SRCS),$(sort $(wildcard cli/*.c)))
 VMM_SRCS := $(sort $(wildcard examples/*/*.c examples/*/*.S))
 
 TEST_DIRS := base wire recover ring uffd postcopy checkpoint sim model e2e interop cli lab
-TEST_DIRS += $(if $(filter-out 0,$(RDMA)),rdma)
+TEST_DIRS += netplug $(if $(filter-out 0,$(RDMA)),rdma)
 TEST_SRCS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.c)))
 TEST_SCRIPTS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.sh)))
 TEST_LIB_SRCS := $(sort $(wildcard selftests/lib/*.c))
@@ -112,7 +112,8 @@ FUZZERS := $(FUZZ_SRCS:%.c=$(BUILD)/%)
 # Bytes, structs and decisions: no libc but memcpy() and its like (make check-pure)
 PURE_SRCS := $(sort $(wildcard wire/*.c recover/*.c postcopy/phase*.c postcopy/source*.c \
 	       postcopy/dest*.c checkpoint/*.c) $(filter base/bits.c base/region.c base/hist.c \
-	       base/siphash.c base/walk.c base/zero.c rdma/vdest.c, $(LIB_SRCS)))
+	       base/siphash.c base/walk.c base/zero.c rdma/vdest.c \
+	       netplug/gate.c netplug/hold.c, $(LIB_SRCS)))
 CONVERSION_SRCS := $(sort $(wildcard base/*.c) $(PURE_SRCS))
 
 TEST_EXTRA :=
@@ -185,7 +186,7 @@ $(CLI_OBJS): KIND_CPPFLAGS = $(CLI_CFLAGS) -DWH_LIBEXEC='"$(LIBEXECDIR)/wherry"'
 $(CLI_OBJS) $(VMM_OBJS) $(TEST_LIB_OBJS) $(TEST_OBJS): KIND_CFLAGS = -fPIE
 # The kernel's harness defines a function a test and expands to what we would not write.
 # A path that a test shortens is not there, and the test says so
-$(TEST_OBJS): KIND_CPPFLAGS = -isystem $(KSELFTEST) $(CLI_CFLAGS)
+$(TEST_OBJS): KIND_CPPFLAGS = -isystem $(KSELFTEST) $(CLI_CFLAGS) $(NL_CFLAGS)
 $(TEST_OBJS): KIND_CFLAGS = -fPIE -Wno-missing-prototypes -Wno-unused-parameter -Wno-null-dereference \
 			    $(if $(findstring clang,$(CC)),,-Wno-format-truncation)
 
@@ -309,7 +310,7 @@ benches: $(BENCH_EXTRA)
 
 # Tests by name, as they call themselves: wire/ram, e2e/pairs, check-layers
 TEST_NAMES := $(patsubst selftests/%,%,$(basename $(TEST_SRCS) $(TEST_SCRIPTS)))
-QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd rdma postcopy checkpoint cli),$(TEST_NAMES))
+QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd rdma netplug postcopy checkpoint cli),$(TEST_NAMES))
 # Under the sanitizers: what handles bytes of strangers, and what has threads. These are
 # programs of ours, so that those which they start are of the same folder
 ASAN_NAMES := $(filter base/% wire/% rdma/% recover/% postcopy/% checkpoint/% ring/% uffd/% cli/% e2e/two \

@@ -5,12 +5,13 @@
  */
 #include "netplug/probe.h"
 
+#include "netplug/links.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <netlink/errno.h>
 #include <netlink/netlink.h>
 #include <netlink/route/link.h>
 #include <netlink/route/qdisc.h>
@@ -32,30 +33,6 @@ struct trial {
 	struct nl_sock *netlink;
 	int packets; /* a UDP socket connected to itself */
 };
-
-/* libnl has error numbers of its own. */
-static int nl_code(int code)
-{
-	switch (-code) {
-	case 0:
-		return 0;
-	case NLE_OBJ_NOTFOUND:
-		return -ENOENT;
-	case NLE_PERM:
-	case NLE_NOACCESS:
-		return -EPERM;
-	case NLE_NOMEM:
-		return -ENOMEM;
-	case NLE_OPNOTSUPP:
-		return -EOPNOTSUPP;
-	case NLE_NODEV:
-		return -ENODEV;
-	case NLE_INVAL:
-		return -EINVAL;
-	default:
-		return -EIO;
-	}
-}
 
 /* Without a right in this one, a user namespace of our own gives it. */
 static int trial_namespace(void)

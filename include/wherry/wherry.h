@@ -8,6 +8,7 @@
 #include <wherry/err.h>
 #include <wherry/file.h>
 #include <wherry/migration.h>
+#include <wherry/netplug.h>
 #include <wherry/tls.h>
 
 #define WH_VERSION_MAJOR 0
