@@ -208,6 +208,8 @@ int link_get(struct nl_sock *netlink, const char *name, int ifindex, struct link
 
 	if (ret == 0)
 		ret = one.ret;
+	if (ret < 0)
+		*info = (struct link_info){ 0 };
 	if (ret == -ENODEV && name)
 		return err_set(err, ret, "there is no device %s in this network namespace", name);
 	if (ret < 0)

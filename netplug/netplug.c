@@ -10,8 +10,13 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #define LIMIT_BYTES UINT64_C(125000000) /* a second of 1 Gbit/s */
 #define LIMIT_PACKETS UINT64_C(65536)
@@ -85,13 +90,7 @@ static int take_config(struct wh_netplug *plug, const struct wh_netplug_config *
 {
 	int ret;
 
-	if (config->size != sizeof(*config))
-		return err_set(err, -EINVAL, "struct wh_netplug_config has %zu bytes, not %zu",
-			       config->size, sizeof(*config));
 	plug->edge = config->edge;
-	plug->ops = ops_of(config->edge);
-	if (!plug->ops)
-		return err_set(err, -EINVAL, "there is no edge %d", (int)config->edge);
 	if (config->filter)
 		plug->filter = *config->filter;
 	plug->opaque = config->opaque;
@@ -101,43 +100,84 @@ static int take_config(struct wh_netplug *plug, const struct wh_netplug_config *
 	return ret ? ret : take_nics(plug, config, err);
 }
 
+/*
+ * One at a time has the name: a socket of the network namespace, which the kernel takes back from
+ * who dies. Nobody listens there.
+ */
+static int lock_name(struct wh_netplug *plug, struct wh_err *err)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int length;
+
+	length =
+		snprintf(at.sun_path + 1, sizeof(at.sun_path) - 1, "wherry/netplug/%s", plug->name);
+	plug->lock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (plug->lock < 0)
+		return err_sys(err, errno, "socket");
+	if (bind(plug->lock, (const struct sockaddr *)&at,
+		 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length)) == 0)
+		return 0;
+	if (errno == EADDRINUSE)
+		return err_set(err, -EBUSY, "another process has the output of '%s'", plug->name);
+	return err_sys(err, errno, "bind");
+}
+
 /* What a process that has died left under this name says where we begin */
 static int look_up(struct wh_netplug *plug, struct wh_err *err)
 {
-	int ret = links_open(&plug->netlink, err);
+	int ret = lock_name(plug, err);
 
+	if (ret == 0)
+		ret = links_open(&plug->netlink, err);
 	if (ret == 0)
 		ret = marks_find(plug->netlink, plug->name, &plug->marks, err);
 	if (ret < 0 || !marks_any(&plug->marks))
 		return ret;
 	/* It is ended in the way in which it was made */
 	plug->edge = plug->marks.edge;
-	plug->ops = ops_of(plug->edge);
+	plug->ops = plug->edge == WH_NETPLUG_PLUG ? &plug_ops : &queue_ops;
+	plug->gate.closed_most = plug->ops->closed_most;
 	gate_move(&plug->gate, plug->marks.fenced ? WH_NETPLUG_FENCED : WH_NETPLUG_ORPHAN);
 	return 0;
 }
 
-int wh_netplug_new(struct wh_netplug **made, const struct wh_netplug_config *config,
-		   struct wh_err *err)
+static int set_up(struct wh_netplug *plug, const struct wh_netplug_config *config,
+		  struct wh_err *err)
 {
-	struct wh_netplug *plug = calloc(1, sizeof(*plug));
+	const struct netplug_ops *ops = ops_of(config->edge);
 	int ret;
 
-	if (!plug)
-		return err_set(err, -ENOMEM, "no memory");
-	plug->fd = -1;
+	plug->fd = plug->lock = -1;
+	if (config->size != sizeof(*config))
+		return err_set(err, -EINVAL, "struct wh_netplug_config has %zu bytes, not %zu",
+			       config->size, sizeof(*config));
+	if (!ops)
+		return err_set(err, -EINVAL, "there is no edge %d", (int)config->edge);
+	plug->ops = ops;
+	gate_init(&plug->gate, ops->closed_most);
 	ret = take_config(plug, config, err);
-	if (ret == 0) {
-		gate_init(&plug->gate, plug->ops->closed_most);
-		ret = plug->ops->kernel ? look_up(plug, err) : 0;
-	}
+	if (ret == 0 && ops->kernel)
+		ret = look_up(plug, err);
+	/* which may have found another edge's */
 	if (ret == 0 && plug->ops->init)
 		ret = plug->ops->init(plug, err);
+	return ret;
+}
+
+int wh_netplug_new(struct wh_netplug **plug, const struct wh_netplug_config *config,
+		   struct wh_err *err)
+{
+	struct wh_netplug *made = calloc(1, sizeof(*made));
+	int ret;
+
+	if (!made)
+		return err_set(err, -ENOMEM, "no memory");
+	ret = set_up(made, config, err);
 	if (ret < 0) {
-		wh_netplug_free(plug);
+		wh_netplug_free(made);
 		return ret;
 	}
-	*made = plug;
+	*plug = made;
 	return 0;
 }
 
@@ -148,6 +188,8 @@ void wh_netplug_free(struct wh_netplug *plug)
 	if (plug->ops && plug->ops->fini)
 		plug->ops->fini(plug);
 	links_close(plug->netlink);
+	if (plug->lock >= 0)
+		close(plug->lock);
 	free(plug);
 }
 

@@ -52,7 +52,8 @@ struct wh_netplug {
 	uint64_t limit_packets;
 	struct wh_netplug_filter filter;
 	void *opaque;
-	struct nl_sock *netlink; /* kernel edges */
+	int lock;		 /* kernel edges: the name is ours */
+	struct nl_sock *netlink; /* the same */
 	struct marks marks;	 /* of ours, found or made */
 	int fd;			 /* wh_netplug_fd() */
 	void *own;		 /* the edge's */

@@ -64,7 +64,7 @@ static int plug_look(struct wh_netplug *plug, struct qdisc_info *info, struct wh
 static int make_device(struct wh_netplug *plug, struct wh_err *err)
 {
 	char name[IFNAMSIZ], alias[LINK_ALIAS_MAX];
-	struct link_info info;
+	struct link_info info = { 0 };
 	int ret;
 
 	mark_device_name(name, plug->name, MARK_IFB, 0);

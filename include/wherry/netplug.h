@@ -145,7 +145,7 @@ struct wh_netplug;
  * wh_netplug_new() - Look what there is under that name; change nothing
  *
  * Return: 0 and *@plug, for wh_netplug_free(), its state WH_NETPLUG_IDLE, ORPHAN or FENCED; or
- * a negative errno and a sentence, -EPERM without CAP_NET_ADMIN
+ * a negative errno and a sentence, -EBUSY if another process has the name
  */
 int wh_netplug_new(struct wh_netplug **plug, const struct wh_netplug_config *config,
 		   struct wh_err *err);

@@ -123,6 +123,7 @@ TEST_F(contract, all_nics_or_none)
 
 	wh_netplug_config_init(&config);
 	world_config(&self->world, &config);
+	config.name = "other";
 	config.nics = (const char *const[]){ "tap0", "tap9" };
 	config.nic_count = 2;
 	DO(wh_netplug_new(&plug, &config, &self->err));
@@ -184,12 +185,14 @@ TEST_F(contract, what_is_of_others_stays)
 TEST_F(contract, an_orphan_stays_held_until_somebody_decides)
 {
 	struct wh_netplug_status status;
+	struct wh_netplug *other = NULL;
 	unsigned outside = 0;
 	char *before = netrig_state(), *after;
 
 	DO(wh_netplug_arm(self->plug, &self->err));
 	SEND(1, 6);
 	DO(wh_netplug_turn(self->plug, 1, &self->err));
+	ASSERT_EQ(-EBUSY, world_new(&self->world, "guest", &other, &self->err));
 	wh_netplug_free(self->plug);
 	self->plug = NULL;
 	world_send(&self->world, 0, 2, 100);
@@ -324,15 +327,17 @@ TEST_F_TIMEOUT(contract, killed_at_every_step, 60)
 	unsigned step = 0;
 	bool through;
 
+	wh_netplug_free(self->plug);
 	do {
 		through = !killed_at(&self->world, step, do_arm);
 		/* through: an orphan is left, and its clean-up is killed at each step too */
 		for (unsigned second = 0; through && second < 100; second += WORLD_STRIDE)
 			if (!killed_at(&self->world, second, do_disarm))
 				break;
-		wh_netplug_free(self->plug);
 		DO(world_new(&self->world, "guest", &self->plug, &self->err));
 		DO(wh_netplug_disarm(self->plug, &self->err));
+		wh_netplug_free(self->plug);
+		self->plug = NULL;
 		after = state_without_hooks();
 		ASSERT_STREQ(before, after)
 		TH_LOG("killed at step %u", step);
