@@ -12,7 +12,7 @@ _wherry()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words='demo drill receive send relay agent qmp top check dump --help --version'
+		words='demo drill receive send relay agent netplug qmp top check dump --help --version'
 	else
 		case $command:$previous in
 		demo:--memory) words='private memfd hugetlb' ;;
@@ -78,6 +78,12 @@ _wherry()
 		agent:--socket | agent:--qmp)
 			mapfile -t COMPREPLY < <(compgen -f -- "$current")
 			return
+			;;
+		netplug:--edge) words='queue plug' ;;
+		netplug:*)
+			words='--edge --bridge --limit-bytes --limit-packets --foreground --json --help'
+			[ "$COMP_CWORD" -eq 2 ] && [ "${current#-}" = "$current" ] &&
+				words='arm turn release fence disarm status'
 			;;
 		agent:*) words='--socket --qmp --quiet --help' ;;
 		check:*) words='--json --help' ;;

@@ -24,6 +24,7 @@ static const struct {
 	{ "send", cmd_send, "put what receive has kept into a waiting QEMU" },
 	{ "relay", cmd_relay, "move a guest between two QEMUs, by way of here" },
 	{ "agent", cmd_agent, "serve the missing pages of another process's guest" },
+	{ "netplug", cmd_netplug, "hold what a guest sends until it may be seen" },
 	{ "qmp", cmd_qmp, "give a QMP monitor a command, print its events" },
 	{ "top", cmd_top, "watch a migration through its QMP monitor" },
 	{ "check", cmd_check, "tell what this machine can do" },
