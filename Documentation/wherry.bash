@@ -54,7 +54,7 @@ _wherry()
 				--own-loop --json --help'
 			;;
 		receive:*)
-			words='--out --force --postcopy --urgent --multifd --touch --memory --hugetlb
+			words='--out --force --postcopy --urgent --switchover-ack --multifd --touch --memory --hugetlb
 				--verify --device-max --recover --timeout --tls --json --quiet --help'
 			;;
 		relay:*)
@@ -63,7 +63,7 @@ _wherry()
 				--tls-to --json --quiet --help'
 			;;
 		send:*)
-			words='--from --mapped-ram --force --postcopy --urgent --return-path --multifd
+			words='--from --mapped-ram --force --postcopy --urgent --return-path --switchover-ack --multifd
 				--multifd-compression --multifd-level --multifd-sync --bandwidth --machine
 				--recover --verify --timeout --tls --json --quiet --help'
 			;;

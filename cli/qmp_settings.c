@@ -46,6 +46,7 @@ static const struct capability {
 	{ "background-snapshot", 0 },
 	{ "zero-copy-send", 0 },
 	{ "postcopy-preempt", QMP_PREEMPT },
+	{ "switchover-ack", QMP_SWITCHOVER_ACK }, /* of 8.1 */
 };
 
 /*
@@ -136,6 +137,7 @@ void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *de
 	settings->on = (settings->config.multifd ? QMP_MULTIFD : 0u) |
 		       (settings->config.postcopy ? QMP_POSTCOPY : 0u) |
 		       (settings->config.return_path ? QMP_RETURN_PATH : 0u) |
+		       (settings->config.switchover_ack ? QMP_SWITCHOVER_ACK : 0u) |
 		       (settings->config.postcopy && settings->config.urgent ? QMP_PREEMPT : 0u);
 }
 
@@ -152,6 +154,7 @@ struct wh_config qmp_settings_config(struct qmp_settings *settings)
 	config.multifd = settings->on & QMP_MULTIFD ? (unsigned)settings->channels : 0;
 	config.multifd_method = (enum wh_multifd_method)settings->method;
 	config.multifd_level = (int)settings->level;
+	config.switchover_ack = settings->on & QMP_SWITCHOVER_ACK;
 	if (!(settings->on & QMP_PREEMPT))
 		config.urgent = WH_URGENT_OFF;
 	else if (config.urgent == WH_URGENT_OFF)

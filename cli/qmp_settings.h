@@ -16,6 +16,7 @@ enum qmp_capability {
 	QMP_BLOCKTIME = 1 << 3,
 	QMP_PREEMPT = 1 << 4,
 	QMP_MULTIFD = 1 << 5,
+	QMP_SWITCHOVER_ACK = 1 << 6,
 };
 
 /**

@@ -35,6 +35,7 @@ static const char usage[] =
 	"  --postcopy on|off       as at the source (on)\n"
 	"  --urgent on|off         as postcopy-preempt at the source; on takes either (on)\n"
 	"  --multifd N             of its connections exactly so many (as many as come)\n"
+	"  --switchover-ack        as at the source (QEMU 8.1 and later): say when it may switch\n"
 	"  --touch[=THREADS]       read memory at random while pages are missing (1)\n"
 	"  --memory memfd|private  where RAM lies meanwhile (memfd)\n"
 	"  --verify[=on|off]       a digest of each page, so that damage can be found later (on)\n"
@@ -56,6 +57,7 @@ enum {
 	OPTION_POSTCOPY,
 	OPTION_URGENT,
 	OPTION_MULTIFD,
+	OPTION_SWITCHOVER_ACK,
 	OPTION_TOUCH,
 	OPTION_MEMORY,
 	OPTION_HUGETLB,
@@ -75,6 +77,7 @@ static const struct option options[] = {
 	{ "postcopy", required_argument, NULL, OPTION_POSTCOPY },
 	{ "urgent", required_argument, NULL, OPTION_URGENT },
 	{ "multifd", required_argument, NULL, OPTION_MULTIFD },
+	{ "switchover-ack", no_argument, NULL, OPTION_SWITCHOVER_ACK },
 	{ "touch", optional_argument, NULL, OPTION_TOUCH },
 	{ "memory", required_argument, NULL, OPTION_MEMORY },
 	{ "hugetlb", no_argument, NULL, OPTION_HUGETLB },
@@ -252,6 +255,9 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 	case OPTION_MULTIFD:
 		ret = cli_number("receive", "multifd", optarg, WH_MULTIFD_MAX, &number);
 		config->multifd = (unsigned)number;
+		break;
+	case OPTION_SWITCHOVER_ACK:
+		config->switchover_ack = true;
 		break;
 	case OPTION_TOUCH:
 		if (optarg)

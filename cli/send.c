@@ -50,6 +50,8 @@ static const char usage[] =
 	"  --multifd-sync section|round\n"
 	"                         as machine types up to 8.0 have it, or later ones (what the\n"
 	"                         machine type says)\n"
+	"  --switchover-ack       do not switch before the destination says that it is ready\n"
+	"                         (at a QEMU from 8.1 on: the capability switchover-ack)\n"
 	"  --bandwidth SIZE       bytes a second of what was not asked for (no limit)\n"
 	"  --machine NAME         instead of the machine type in DIR\n"
 	"  --recover SECONDS      a link that breaks in postcopy: try so long to resume (0)\n"
@@ -73,6 +75,7 @@ enum {
 	OPTION_MULTIFD_METHOD,
 	OPTION_MULTIFD_LEVEL,
 	OPTION_MULTIFD_SYNC,
+	OPTION_SWITCHOVER_ACK,
 	OPTION_BANDWIDTH,
 	OPTION_MACHINE,
 	OPTION_RECOVER,
@@ -95,6 +98,7 @@ static const struct option options[] = {
 	{ "multifd-compression", required_argument, NULL, OPTION_MULTIFD_METHOD },
 	{ "multifd-level", required_argument, NULL, OPTION_MULTIFD_LEVEL },
 	{ "multifd-sync", required_argument, NULL, OPTION_MULTIFD_SYNC },
+	{ "switchover-ack", no_argument, NULL, OPTION_SWITCHOVER_ACK },
 	{ "bandwidth", required_argument, NULL, OPTION_BANDWIDTH },
 	{ "machine", required_argument, NULL, OPTION_MACHINE },
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
@@ -286,6 +290,9 @@ static int read_option(struct send *send, struct wh_config *config, int option)
 	case OPTION_MULTIFD_SYNC:
 		ret = send_multifd("send", (enum send_multifd)(option - OPTION_MULTIFD), optarg,
 				   config);
+		break;
+	case OPTION_SWITCHOVER_ACK:
+		config->switchover_ack = true;
 		break;
 	case OPTION_BANDWIDTH:
 		ret = cli_number("send", "bandwidth", optarg, INT64_MAX, &number);

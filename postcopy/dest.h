@@ -131,6 +131,7 @@ struct dest_ops {
 
 struct dest_config {
 	bool postcopy;
+	bool switchover_ack;
 	uint64_t device_state_max; /* bytes */
 	uint64_t urgent_wait_ns;   /* after EOF, for pages still on the urgent channel */
 	unsigned lanes;		   /* of multifd, exactly; 0: as many as come */
@@ -220,6 +221,7 @@ struct dest {
 	struct dest_thread thread[DEST_THREADS];
 	struct dest_counters counters;
 	bool return_path;
+	bool acked;	/* SWITCHOVER_ACK was said */
 	bool hurry;	/* a fault waits for a page that lies in a run */
 	int last_asked; /* block of the last REQ_PAGES_ID on this connection, -1 none */
 	/* private to dest_load.c: package and device state */

@@ -87,6 +87,17 @@ static int check_block(const struct dest *dest, unsigned at, struct wh_err *err)
 	return 0;
 }
 
+/* Once, when there is somebody to tell and all memory is there; devices are the VMM's affair. */
+static int acknowledge(struct dest *dest, struct wh_err *err)
+{
+	const struct rp_msg ack = { .kind = RP_SWITCHOVER_ACK };
+
+	if (!dest->config.switchover_ack || !dest->return_path || !dest->have_blocks || dest->acked)
+		return 0;
+	dest->acked = true;
+	return dest_send(dest, &ack, err);
+}
+
 /* One only, in front of whatever needs it: the decoder and have_blocks see to that. */
 int dest_block_list(struct dest *dest, struct wh_err *err)
 {
@@ -104,7 +115,8 @@ int dest_block_list(struct dest *dest, struct wh_err *err)
 			return ret;
 	}
 	dest->have_blocks = true;
-	return dest->advised ? advise(dest, err) : 0;
+	ret = dest->advised ? advise(dest, err) : 0;
+	return ret < 0 ? ret : acknowledge(dest, err);
 }
 
 static int command_advise(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err)
@@ -183,7 +195,7 @@ static int command(struct dest *dest, const struct cmd_msg *msg, struct wh_err *
 	switch (msg->kind) {
 	case CMD_OPEN_RETURN_PATH:
 		dest->return_path = true;
-		return 0;
+		return acknowledge(dest, err);
 	case CMD_PING:
 		return command_ping(dest, msg, err);
 	case CMD_POSTCOPY_ADVISE:

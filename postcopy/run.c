@@ -51,6 +51,9 @@ static int check_agent(const struct wh_config *config, enum wh_role role, struct
 	if (!config->postcopy)
 		return err_set(err, -EINVAL, "config: agent: there is postcopy or nothing");
 	/* A removal that was read and not yet marked would be lost with its reader */
+	if (config->switchover_ack)
+		return err_set(err, -EINVAL,
+			       "config: agent: it does not say when it is ready (switchover_ack)");
 	if (config->removes)
 		return err_set(err, -EOPNOTSUPP,
 			       "config: agent: removes cannot be followed across a death");
@@ -142,7 +145,7 @@ int wh_new(struct wh_migration **migration, enum wh_role role, const struct wh_c
 		memcpy(m->machine, config->machine, strnlen(config->machine, 255));
 		m->config.machine = m->machine;
 	}
-	if (m->config.postcopy)
+	if (m->config.postcopy || m->config.switchover_ack)
 		m->config.return_path = true;
 	m->own_bytes = sizeof(*m);
 	m->begin_ns = clock_now_ns();

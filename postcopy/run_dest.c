@@ -17,6 +17,7 @@ int dest_side_new(struct wh_migration *m, struct wh_err *err)
 	struct dest_side *side = calloc(1, sizeof(*side));
 	struct dest_config config = {
 		.postcopy = m->config.postcopy,
+		.switchover_ack = m->config.switchover_ack,
 		.device_state_max = m->config.device_state_max,
 		.urgent_wait_ns = m->config.dead_peer_ns,
 		.lanes = m->config.multifd,

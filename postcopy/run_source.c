@@ -346,6 +346,7 @@ int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh
 	struct source_config config = {
 		.postcopy = m->config.postcopy,
 		.return_path = m->config.return_path,
+		.switchover_ack = m->config.switchover_ack,
 		.urgent = m->config.postcopy ? m->config.urgent : WH_URGENT_OFF,
 		.bandwidth = m->config.bandwidth,
 		.postcopy_bandwidth = m->config.postcopy_bandwidth,

@@ -24,7 +24,7 @@ void source_init(struct source *source, const struct source_ops *ops, void *ctx,
 	/* an urgent channel is for requests, and these for postcopy */
 	if (!config->postcopy)
 		source->config.urgent = WH_URGENT_OFF;
-	source->return_path = config->return_path || config->postcopy;
+	source->return_path = config->return_path || config->postcopy || config->switchover_ack;
 	source->multifd.lanes = config->lanes;
 	source->wake_ns = UINT64_MAX;
 	source->wanted_ns = UINT64_MAX;

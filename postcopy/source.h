@@ -86,6 +86,7 @@ struct source_ops {
 struct source_config {
 	bool postcopy;
 	bool return_path;
+	bool switchover_ack;
 	enum wh_urgent urgent;
 	uint64_t bandwidth;
 	uint64_t postcopy_bandwidth;

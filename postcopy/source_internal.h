@@ -170,6 +170,7 @@ struct source {
 	bool urgent_end;       /* bulk thread sets: send the end mark; request thread clears */
 	bool held_back;	       /* request thread sets: the queue was full; taker clears */
 	bool pong;	       /* request thread sets */
+	bool acked;	       /* the same: SWITCHOVER_ACK was said */
 	bool arrived;	       /* request thread sets: the PONG to PING_ARRIVED */
 	enum source_peer peer; /* request thread writes */
 	uint64_t shut;	       /* request thread writes: SHUT_SAID and the value */

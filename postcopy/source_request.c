@@ -187,6 +187,8 @@ static int take_message(struct source *source, const struct rp_msg *msg, uint64_
 	case RP_WHERRY_HELLO:
 		return source_take_hello(source, msg, err);
 	case RP_SWITCHOVER_ACK:
+		__atomic_store_n(&source->acked, true, __ATOMIC_RELEASE);
+		return 1;
 	case RP_COUNT:
 		break;
 	}

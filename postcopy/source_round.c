@@ -8,6 +8,7 @@
  * decides whether what is left can be sent within the downtime.
  */
 #define ESTIMATE_NS (100 * NS_PER_MS)
+#define UNREADY_NS (50 * NS_PER_MS)
 #define PAGE_ON_WIRE (TARGET_PAGE + 8)
 
 void source_round_begin(struct source *source, uint64_t now_ns)
@@ -51,6 +52,11 @@ static void set(uint64_t *counter, uint64_t value)
 	__atomic_store_n(counter, value, __ATOMIC_RELAXED);
 }
 
+static bool may_switch(const struct source *source)
+{
+	return !source->config.switchover_ack || __atomic_load_n(&source->acked, __ATOMIC_ACQUIRE);
+}
+
 /* Every dirty page has been sent once: what has the guest written meanwhile? */
 static int round_end(struct source *source, uint64_t now_ns, struct wh_err *err)
 {
@@ -72,8 +78,13 @@ static int round_end(struct source *source, uint64_t now_ns, struct wh_err *err)
 	trace(round_end, counters->rounds, source->round_bytes, dirty);
 	if (source->ops->round)
 		source->ops->round(source->ctx, counters->rounds, source->round_bytes, dirty);
-	if (expected_downtime_ns(source) <= source->config.downtime_ns)
-		return source_switch(source, false, now_ns, err);
+	if (expected_downtime_ns(source) <= source->config.downtime_ns) {
+		if (may_switch(source))
+			return source_switch(source, false, now_ns, err);
+		/* it might be now; what it says wakes us, and meanwhile little is written */
+		source_round_begin(source, now_ns);
+		return source_wait(source, now_ns + UNREADY_NS);
+	}
 	source_round_begin(source, now_ns);
 	return SOURCE_AGAIN;
 }
@@ -102,7 +113,7 @@ int source_round(struct source *source, uint64_t now_ns, struct batch *batch, st
 
 	/* a round may take longer than anybody wants to wait: it is broken off */
 	if (postcopy_wanted(source, now_ns) && source_peer_settled(source, now_ns) &&
-	    source_urgent_settled(source, now_ns))
+	    source_urgent_settled(source, now_ns) && may_switch(source))
 		return source_switch(source, true, now_ns, err);
 
 	until_ns = bucket_wait(&source->bucket, now_ns, &fill.bytes_max);

@@ -223,6 +223,10 @@ struct wh_tls;
  * @return_path:	Source: open it also without postcopy, so that the destination
  *			says whether it took over
  * @urgent:		See enum wh_urgent
+ * @switchover_ack:	Both ends alike, a QEMU's capability of that name (8.1 and later): the
+ *			destination says once that it is ready, and the source does not
+ *			switch before. It is when every block has its memory. Implies a return
+ *			path; not with an agent
  * @removes:		Destination: the VMM drops guest memory (balloon, free page
  *			reporting) by madvise() while pages are missing, and wants it to read
  *			as zeros. The kernel does not tell MADV_DONTNEED from MADV_REMOVE: of
@@ -282,6 +286,7 @@ struct wh_config {
 
 	bool postcopy;
 	bool return_path;
+	bool switchover_ack;
 	bool removes;
 	enum wh_urgent urgent;
 	unsigned multifd;

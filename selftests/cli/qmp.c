@@ -213,8 +213,11 @@ TEST_F(qmp, settings_reach_the_migration)
 	EXPECT_TRUE(
 		talk_does(self->talk, "migrate-set-capabilities",
 			  "{\"capabilities\":[{\"capability\":\"postcopy-preempt\",\"state\":true},"
+			  "{\"capability\":\"switchover-ack\",\"state\":true},"
 			  "{\"capability\":\"postcopy-ram\",\"state\":true}]}"));
+	EXPECT_FALSE(self->m->config.switchover_ack);
 	EXPECT_TRUE(talk_does(self->talk, "migrate", "{\"uri\":\"unix:/x\"}"));
+	EXPECT_TRUE(self->m->config.switchover_ack);
 	EXPECT_TRUE(self->m->config.postcopy);
 	EXPECT_EQ(WH_URGENT_AT_SWITCH, self->m->config.urgent);
 }

@@ -211,6 +211,39 @@ TEST_F(stream, pages_in_every_phase)
 }
 
 /* ADVISE in front of the list, as QEMU has it, or behind it: the same comes of it. */
+static unsigned acks(const struct world *w)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < w->sents && i < WORLD_SENT; i++)
+		count += w->sent[i].kind == RP_SWITCHOVER_ACK;
+	return count;
+}
+
+/* Once, if it was asked to, when all blocks have their memory; and to nobody without a way back */
+TEST_F(stream, it_says_that_it_is_ready)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		bool on = i & 1, path = i & 2;
+
+		world_reset(self->w, true);
+		self->d->config.switchover_ack = on;
+		ASSERT_EQ(0, dest_connected(self->d, CHANNEL_MAIN, &self->err));
+		bytes_header(&self->b);
+		if (path)
+			bytes_command(&self->b, CMD_OPEN_RETURN_PATH);
+		ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &self->b, &self->err));
+		EXPECT_EQ(0, acks(self->w));
+		bytes_list(&self->b, ALL);
+		ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &self->b, &self->err))
+		TH_LOG("%s", self->err.text);
+		EXPECT_EQ(on && path, acks(self->w));
+		bytes_command(&self->b, CMD_OPEN_RETURN_PATH);
+		ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &self->b, &self->err));
+		EXPECT_EQ(on, acks(self->w));
+	}
+}
+
 TEST_F(stream, advise_drops_all)
 {
 	for (unsigned late = 0; late < 2; late++) {

@@ -372,4 +372,37 @@ TEST(silence_after_the_end)
 	}
 }
 
+/* Neither way is gone before the destination has said that it is ready. */
+TEST(no_switch_before_it_is_acknowledged)
+{
+	static const struct rp_msg ack = { .kind = RP_SWITCHOVER_ACK };
+
+	for (unsigned later = 0; later < 2; later++) {
+		const struct source_config config = {
+			.downtime_ns = WORLD_S,
+			.switchover_ack = true,
+			.postcopy = later,
+		};
+		struct world w;
+
+		world_init(&w, &config, small, 2);
+		world_scribble(&w);
+		source_connected(w.source, w.now_ns);
+		if (later)
+			source_want_postcopy(w.source);
+		for (unsigned i = 0; i < 500; i++)
+			ASSERT_LE(0, world_step(&w));
+		EXPECT_EQ(SOURCE_PRECOPY, source_get_phase(w.source));
+		EXPECT_EQ(0, w.pauses);
+		/* it rests in between, since there is nothing to do */
+		EXPECT_LT(5 * WORLD_S, w.now_ns);
+		EXPECT_EQ(CMD_OPEN_RETURN_PATH, w.model.command[0].kind);
+		ASSERT_LE(0, world_say(&w, &ack));
+		EXPECT_TRUE(world_run_to(&w, later ? SOURCE_POSTCOPY : SOURCE_HANDOVER));
+		EXPECT_EQ(1, w.pauses);
+		EXPECT_TRUE(later || world_equal(&w));
+		world_fini(&w);
+	}
+}
+
 TEST_HARNESS_MAIN
