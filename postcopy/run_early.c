@@ -4,6 +4,7 @@
  * (uffd/early.h). The intake says where contents are to lie, and does not get to know that they
  * came there by way of a file: they lie there before it is told that they have come.
  */
+#include "base/bits.h"
 #include "postcopy/run.h"
 
 #include <stdlib.h>
@@ -14,6 +15,8 @@
  * quarter of what has come at most.
  */
 #define ROW_LONG (4 * DEST_AHEAD_MAX)
+/* What is worth a call */
+#define PIECE_LONG (8 * TARGET_PAGE)
 
 void early_block(struct wh_migration *m, unsigned region, const struct placer *placer)
 {
@@ -97,6 +100,22 @@ void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count)
 		if (end - offset <= ROW_BYTES)
 			through_stage(&inlet->early, early, offset, piece, first, count);
 		break;
+	}
+}
+
+void early_pieces(struct wh_migration *m, const struct dest_block *block, const struct iovec *piece,
+		  unsigned count)
+{
+	struct early *early = &m->dest->early[block->region - m->region];
+
+	if (early_way(early, is_small(m->dest, early->region)) == EARLY_TOUCH)
+		return;
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t offset = (uint64_t)((uint8_t *)piece[i].iov_base - block->region->addr);
+
+		if (piece[i].iov_len >= PIECE_LONG &&
+		    !bits_test(block->received, offset / TARGET_PAGE))
+			early_populate(early, offset, piece[i].iov_len);
 	}
 }
 

@@ -125,6 +125,8 @@ static int take_head(struct lane *lane, struct wh_err *err)
 		return ret;
 	}
 	lane->pieces = dest_lane_room(engine(lane), lane->at, lane->room);
+	early_pieces(lane->m, &engine(lane)->block[engine(lane)->multifd.lane[lane->at].block],
+		     lane->room, lane->pieces);
 	lane->contents = true;
 	lane->bytes = packet->bytes;
 	lane->got = 0;
