@@ -124,7 +124,8 @@ static int command_advise(struct dest *dest, const struct cmd_msg *msg, struct w
 	if (!dest->config.postcopy)
 		return err_set(err, -EPROTO, "POSTCOPY_ADVISE, and postcopy is switched off here");
 	if (msg->empty)
-		return err_set(err, -EPROTO, "POSTCOPY_ADVISE without RAM: of dirty bitmaps only");
+		return err_set(err, -EPROTO,
+			       "POSTCOPY_ADVISE without RAM: of dirty bitmaps only (dirty-bitmaps)");
 	if (msg->advise.target_page != TARGET_PAGE)
 		return err_set(err, -EPROTO,
 			       "POSTCOPY_ADVISE: target pages of 0x%llx, expected 0x%llx",
@@ -189,6 +190,9 @@ static int command(struct dest *dest, const struct cmd_msg *msg, struct wh_err *
 {
 	enum dest_phase phase = dest_get_phase(dest);
 
+	if (msg->kind == CMD_ENABLE_COLO)
+		return err_set(err, -EPROTO,
+			       "ENABLE_COLO: the source's capability x-colo is not supported");
 	if (!dest_phase_accepts(phase, msg->kind))
 		return err_set(err, -EPROTO, "%s in phase '%s'", cmd_name(msg->kind),
 			       dest_phase_name(phase));

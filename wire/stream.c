@@ -274,7 +274,9 @@ static int check_start(const struct stream_in *in, const struct stream_event *ev
 		       uint32_t instance, uint32_t version, struct wh_err *err)
 {
 	if (event->section == SECTION_FULL)
-		return err_set(err, -EPROTO, "device state %s in front of the end of ram",
+		return err_set(err, -EPROTO,
+			       "device state %s in front of the end of ram, as background-snapshot "
+			       "sends it, which is not supported",
 			       event->name.text);
 	if (memcmp(event->name.text, "ram", sizeof("ram")))
 		return err_set(err, -EPROTO, "live state %s, only that of ram can be carried",
