@@ -125,6 +125,8 @@ try "slow" answers 0 "{" "$source" migrate-set-parameters $slow
 try "the destination listens" answers 0 "{" "$dest" migrate-incoming "uri=unix:$temp/wire"
 try "the migration begins" answers 0 "{" "$source" migrate "uri=unix:$temp/wire"
 try "it is active" until_status "$source" active
+try "its guest is not stopped on the way" answers 1 "being moved" "$source" stop
+try "nor told to go on" answers 1 "being moved" "$source" cont
 try "and over to postcopy" answers 0 "{" "$source" migrate-start-postcopy
 try "it is" until_status "$dest" postcopy-active
 try "top in lines" call 0 "$wherry" top --count 2 --interval 0.05 "$dest"
