@@ -171,6 +171,24 @@ static int link_new(struct wh_migration *m, unsigned at, struct wh_err *err)
 	return link->pack ? 0 : err_set(err, -ENOMEM, "multifd channel %u: no memory", at);
 }
 
+/*
+ * Before the next one connects: a QEMU that cannot look at the first bytes, because they are TLS's,
+ * reads the hello of each before it shakes hands with another. There is room for it: nothing was
+ * sent yet.
+ */
+static int link_greet(struct source_link *link, struct wh_err *err)
+{
+	const struct multifd_hello hello = { .channel = (uint8_t)link->at };
+	size_t bytes = multifd_put_hello(link->head, &hello);
+	ssize_t sent = send(link->fd, link->head, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	if (sent != (ssize_t)bytes)
+		return err_sys(err, sent < 0 ? errno : EPIPE, "multifd channel %u: hello",
+			       link->at);
+	link->greeted = true;
+	return 0;
+}
+
 static void link_dialed(struct dial *dial, int fd, struct wh_err *err)
 {
 	struct source_side *side =
@@ -187,7 +205,12 @@ static void link_dialed(struct dial *dial, int fd, struct wh_err *err)
 		source_links_failed(m, side->links, err);
 		return;
 	}
-	side->link[side->links++]->fd = fd;
+	side->link[side->links]->fd = fd;
+	if (m->tls && link_greet(side->link[side->links], &failure) < 0) {
+		source_links_failed(m, side->links, &failure);
+		return;
+	}
+	side->links++;
 	if (source_links_open(m, &failure) < 0)
 		source_links_failed(m, side->links, &failure);
 }

@@ -52,6 +52,7 @@ FIXTURE_VARIANT(tls)
 	enum wh_tls_kind kind;
 	enum wh_urgent urgent;
 	bool precopy;
+	unsigned multifd;
 };
 
 /* clang-format off */
@@ -62,6 +63,8 @@ FIXTURE_VARIANT_ADD(tls, psk_preempt_7_2) { .kind = WH_TLS_PSK, .urgent = WH_URG
 FIXTURE_VARIANT_ADD(tls, x509_preempt_10_0) { .version = QEMU_10_0, .urgent = WH_URGENT_AT_SWITCH };
 FIXTURE_VARIANT_ADD(tls, psk_10_0) { .version = QEMU_10_0, .kind = WH_TLS_PSK };
 FIXTURE_VARIANT_ADD(tls, psk_precopy_10_0) { .version = QEMU_10_0, .kind = WH_TLS_PSK, .precopy = true };
+FIXTURE_VARIANT_ADD(tls, x509_multifd_7_2) { .precopy = true, .multifd = 3 };
+FIXTURE_VARIANT_ADD(tls, psk_multifd_10_0) { .version = QEMU_10_0, .kind = WH_TLS_PSK, .precopy = true, .multifd = 2 };
 /* clang-format on */
 
 static int nothing(void *opaque, struct wh_err *err)
@@ -173,6 +176,9 @@ static int new_end(FIXTURE_DATA(tls) *self, const FIXTURE_VARIANT(tls) * variant
 		config.bandwidth = 16 * MIB; /* who is there is asked before the switch */
 		config.postcopy_bandwidth = 8 * MIB;
 	}
+	config.multifd = variant->multifd;
+	if (role == WH_SOURCE && variant->version == QEMU_7_2)
+		config.multifd_marks = WH_MULTIFD_BY_SECTION;
 	config.tls = &tls;
 	ret = wh_new(&self->migration, role, &config, err);
 	return ret ? ret : wh_add_block(self->migration, &block, err);
@@ -184,6 +190,7 @@ static int new_qemu(FIXTURE_DATA(tls) *self, const FIXTURE_VARIANT(tls) * varian
 {
 	static const char *const none[] = { NULL };
 	static const char *const one[] = { "postcopy-ram", NULL };
+	static const char *const many[] = { "multifd", NULL };
 	static const char *const two[] = { "postcopy-ram", "postcopy-preempt", NULL };
 	char object[256], loader[160];
 	const char *const argv[] = { "-M",
@@ -206,10 +213,13 @@ static int new_qemu(FIXTURE_DATA(tls) *self, const FIXTURE_VARIANT(tls) * varian
 				 argv, err);
 	if (!ret)
 		ret = qemu_capabilities(&self->qemu,
+					variant->multifd ? many :
 					variant->precopy ? none :
 					variant->urgent	 ? two :
 							   one,
 					err);
+	if (!ret && variant->multifd)
+		ret = qemu_parameter(&self->qemu, "multifd-channels", variant->multifd, err);
 	return ret ? ret :
 		     qemu_command(&self->qemu, NULL, err, "migrate-set-parameters",
 				  "{\"tls-creds\":\"tls0\"}");
@@ -455,7 +465,7 @@ TEST_F_TIMEOUT(tls, qemu_is_the_destination, TEST_SECONDS)
 	EXPECT_EQ(!variant->precopy, stats.recoveries);
 	if (variant->urgent)
 		EXPECT_LT(0, stats.pages_urgent);
-	if (variant->precopy) {
+	if (variant->precopy && !variant->multifd) {
 		both_gone(self);
 		qemu_refuses(_metadata, self, variant);
 	}
@@ -483,7 +493,7 @@ TEST_F_TIMEOUT(tls, qemu_is_the_source, TEST_SECONDS)
 	wh_get_stats(self->migration, &stats);
 	EXPECT_EQ(!variant->precopy, stats.recoveries);
 	DO(compare(self, &err));
-	if (variant->precopy) {
+	if (variant->precopy && !variant->multifd) {
 		both_gone(self);
 		by_command(_metadata, self, variant);
 		both_gone(self);
