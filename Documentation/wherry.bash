@@ -18,7 +18,7 @@ _wherry()
 		demo:--memory) words='private memfd hugetlb' ;;
 		demo:--urgent) words='off switch start' ;;
 		receive:--memory) words='memfd private' ;;
-		receive:--postcopy | receive:--urgent | send:--return-path | relay:--return-path) words='on off' ;;
+		receive:--postcopy | receive:--reserve | receive:--urgent | send:--return-path | relay:--return-path) words='on off' ;;
 		send:--multifd-compression | relay:--multifd-compression) words='none zstd' ;;
 		send:--multifd-sync | relay:--multifd-sync) words='section round' ;;
 		send:--urgent | relay:--urgent) words='off switch start' ;;
@@ -54,7 +54,7 @@ _wherry()
 				--own-loop --json --help'
 			;;
 		receive:*)
-			words='--out --force --postcopy --urgent --switchover-ack --multifd --touch --memory --hugetlb
+			words='--out --force --reserve --postcopy --urgent --switchover-ack --multifd --touch --memory --hugetlb
 				--verify --device-max --recover --timeout --tls --json --quiet --help'
 			;;
 		relay:*)

@@ -32,6 +32,7 @@ static const char usage[] =
 	"                          fd:N; or file:PATH[,offset=N], to which a QEMU has migrated\n"
 	"  --out DIR               a folder that is empty, or is made\n"
 	"  --force                 DIR may hold a capture, which is given up\n"
+	"  --reserve on|off        where postcopy may come: room in DIR for all of RAM before that (on)\n"
 	"  --postcopy on|off       as at the source (on)\n"
 	"  --urgent on|off         as postcopy-preempt at the source; on takes either (on)\n"
 	"  --multifd N             of its connections exactly so many (as many as come)\n"
@@ -54,6 +55,7 @@ static const char usage[] =
 enum {
 	OPTION_OUT = 1,
 	OPTION_FORCE,
+	OPTION_RESERVE,
 	OPTION_POSTCOPY,
 	OPTION_URGENT,
 	OPTION_MULTIFD,
@@ -74,6 +76,7 @@ enum {
 static const struct option options[] = {
 	{ "out", required_argument, NULL, OPTION_OUT },
 	{ "force", no_argument, NULL, OPTION_FORCE },
+	{ "reserve", required_argument, NULL, OPTION_RESERVE },
 	{ "postcopy", required_argument, NULL, OPTION_POSTCOPY },
 	{ "urgent", required_argument, NULL, OPTION_URGENT },
 	{ "multifd", required_argument, NULL, OPTION_MULTIFD },
@@ -140,6 +143,8 @@ int receive_block(struct receive *receive, const char *name, uint64_t length, ui
 		return ret;
 	receive_say(receive, "block", "block '%s': %" PRIu64 " KiB in pages of %" PRIu64 " KiB",
 		    name, length >> 10, block->page_size >> 10);
+	if (receive->migration && wh_may_postcopy(receive->migration) && !receive->out.sparse)
+		return receive_out_reserve(receive, err);
 	receive_out_room(receive);
 	return 0;
 }
@@ -244,6 +249,9 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 		break;
 	case OPTION_FORCE:
 		receive->out.force = true;
+		break;
+	case OPTION_RESERVE:
+		ret = cli_word("receive", "reserve", optarg, "on", "off", &receive->out.sparse);
 		break;
 	case OPTION_POSTCOPY:
 		ret = cli_word("receive", "postcopy", optarg, "off", "on", &config->postcopy);

@@ -42,6 +42,7 @@ enum receive_memory {
  * @page_size:	Host pages of the source, as the stream says
  * @file:	Its name in the capture
  * @stored:	Bytes of it that are not zero pages
+ * @reserved:	Of a file with room for it, which is not in its place yet; -1: none
  * @pages:	Name of the file of page digests
  * @digest:	XXH3-128 of all of its @length bytes, in hexadecimal
  */
@@ -55,6 +56,7 @@ struct receive_block {
 	uint64_t page_size;
 	uint64_t stored;
 	int fd;
+	int reserved;
 };
 
 struct receive;
@@ -79,6 +81,7 @@ struct receive_out {
 	const char *path;
 	int fd;
 	bool force;
+	bool sparse; /* nothing is reserved */
 	bool made;
 	bool ours;
 	bool replaces;
@@ -169,6 +172,11 @@ uint64_t receive_touched(const struct receive *receive);
 /* receive_write.c */
 /* Makes the folder, or says why it cannot be this one */
 int receive_out_open(struct receive *receive, struct wh_err *err);
+/*
+ * Room for the block that was made last, all of it: what has come by postcopy is nowhere else, so
+ * it has to be there before that
+ */
+int receive_out_reserve(struct receive *receive, struct wh_err *err);
 /* A note if the blocks so far may not fit */
 void receive_out_room(struct receive *receive);
 /* Memory and device state; nothing looks complete yet */

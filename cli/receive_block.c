@@ -163,7 +163,9 @@ int receive_block_make(struct receive *receive, const char *name, uint64_t lengt
 				    "block '%s': %" PRIu64 " bytes and %" PRIu64
 				    " before it, this machine has %" PRIu64,
 				    name, length, receive->bytes, machine_bytes());
-	*block = (struct receive_block){ .length = length, .page_size = page_size, .fd = -1 };
+	*block = (struct receive_block){
+		.length = length, .page_size = page_size, .fd = -1, .reserved = -1
+	};
 	snprintf(block->name, sizeof(block->name), "%s", name);
 	name_file(receive, block);
 	ret = map(receive, block, &page, err);

@@ -19,7 +19,9 @@
 #include <unistd.h>
 
 #define MANIFEST_PART MANIFEST_NAME ".part"
-#define RUN_BYTES (256u << 10) /* hashed and written while it is in the cache */
+#define RESERVED_SUFFIX ".new"		  /* no block's own file ends so */
+#define RESERVED_MORE (UINT64_C(4) << 20) /* beside the first block, for all that is small */
+#define RUN_BYTES (256u << 10)		  /* hashed and written while it is in the cache */
 
 static bool holds(const struct receive_out *out, const char *name)
 {
@@ -92,6 +94,53 @@ void receive_out_room(struct receive *receive)
 		    out->path, room >> 20);
 }
 
+static int open_new(const struct receive_out *out, const char *name, struct wh_err *err)
+{
+	int fd = openat(out->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return receive_fail(err, -errno, "%s/%s: %m", out->path, name);
+	return fd;
+}
+
+static void reserved_name(const struct receive_block *block, char name[RECEIVE_FILE_MAX + 8])
+{
+	snprintf(name, RECEIVE_FILE_MAX + 8, "%s" RESERVED_SUFFIX, block->file);
+}
+
+/* Its page digests too; they are given back when they are written. */
+int receive_out_reserve(struct receive *receive, struct wh_err *err)
+{
+	struct receive_block *block = &receive->block[receive->blocks - 1];
+	uint64_t length = block->length + (receive->blocks == 1 ? RESERVED_MORE : 0);
+	const struct receive_out *out = &receive->out;
+	char name[RECEIVE_FILE_MAX + 8];
+	int ret;
+
+	if (receive->verify)
+		length += block->length / RECEIVE_PAGE * sizeof(uint64_t);
+	reserved_name(block, name);
+	block->reserved = open_new(out, name, err);
+	if (block->reserved < 0)
+		return block->reserved;
+	do
+		ret = fallocate(block->reserved, 0, 0, (off_t)length) < 0 ? errno : 0;
+	while (ret == EINTR);
+	if (!ret)
+		return 0;
+	if (ret == EOPNOTSUPP) {
+		receive_say(receive, "note", "%.200s: no room can be reserved there", out->path);
+		receive_out_room(receive);
+		return 0;
+	}
+	errno = ret;
+	return receive_fail(err, -ret,
+			    "%s: room for block '%.100s', %" PRIu64
+			    " bytes, before it may come by postcopy: %m (--reserve off if most of it "
+			    "is zero)",
+			    out->path, block->name, length);
+}
+
 /* A name out of a manifest: only what lies in the folder itself is taken away. */
 static void drop_listed(const struct receive_out *out, json_object *object, const char *what)
 {
@@ -127,15 +176,6 @@ static int drop_old(struct receive_out *out, struct wh_err *err)
 	return 0;
 }
 
-static int open_new(const struct receive_out *out, const char *name, struct wh_err *err)
-{
-	int fd = openat(out->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-
-	if (fd < 0)
-		return receive_fail(err, -errno, "%s/%s: %m", out->path, name);
-	return fd;
-}
-
 /* Return: 0 or a negative errno */
 static int write_all(int fd, const uint8_t *data, size_t length, uint64_t offset)
 {
@@ -165,10 +205,14 @@ static int write_run(struct receive_block *block, int fd, uint64_t from, uint64_
 	int ret = 0;
 
 	while (at < to && !ret) {
-		uint64_t begin;
+		uint64_t begin = at;
 
 		while (at < to && page_is_zero(block->at + at))
 			at += RECEIVE_PAGE;
+		/* what was reserved for it and is not needed: if it stays, it reads as zeros too */
+		if (block->reserved >= 0 && at > begin)
+			(void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					(off_t)begin, (off_t)(at - begin));
 		begin = at;
 		while (at < to && !page_is_zero(block->at + at))
 			at += RECEIVE_PAGE;
@@ -204,12 +248,32 @@ static int take_run(struct receive_block *block, int fd, uint64_t from, uint64_t
 	return write_run(block, fd, from, to);
 }
 
+/* A new file, or that which was reserved, brought to its place. Return: descriptor or -errno */
+static int open_block(const struct receive_out *out, const struct receive_block *block,
+		      struct wh_err *err)
+{
+	char name[RECEIVE_FILE_MAX + 8];
+	int fd;
+
+	if (block->reserved < 0)
+		return open_new(out, block->file, err);
+	reserved_name(block, name);
+	fd = fcntl(block->reserved, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0 || renameat(out->fd, name, out->fd, block->file) < 0) {
+		receive_fail(err, -errno, "%s/%s: %m", out->path, name);
+		if (fd >= 0)
+			close(fd);
+		return err->code;
+	}
+	return fd;
+}
+
 static int write_block(struct receive *receive, struct receive_block *block, XXH3_state_t *hash,
 		       struct wh_err *err)
 {
 	uint64_t *digests = NULL;
 	struct receive_out *out = &receive->out;
-	int fd = open_new(out, block->file, err);
+	int fd = open_block(out, block, err);
 	int ret = 0;
 
 	if (fd < 0)
@@ -401,6 +465,19 @@ int receive_out_finish(struct receive *receive, struct wh_err *err)
 	return ret;
 }
 
+/* Not in its place: it was not needed */
+static void drop_reserved(const struct receive_out *out, struct receive_block *block)
+{
+	char name[RECEIVE_FILE_MAX + 8];
+
+	if (block->reserved < 0)
+		return;
+	reserved_name(block, name);
+	unlinkat(out->fd, name, 0);
+	close(block->reserved);
+	block->reserved = -1;
+}
+
 void receive_out_close(struct receive *receive, bool complete)
 {
 	struct receive_out *out = &receive->out;
@@ -420,6 +497,8 @@ void receive_out_close(struct receive *receive, bool complete)
 		if (out->wrote_device)
 			unlinkat(out->fd, DEVICE_NAME, 0);
 	}
+	for (unsigned i = 0; i < receive->blocks; i++)
+		drop_reserved(out, &receive->block[i]);
 	close(out->fd);
 	out->fd = -1;
 	if (!complete && out->made)

@@ -373,6 +373,11 @@ const char *wh_get_machine(const struct wh_migration *m)
 	return m->role == WH_DEST ? m->dest->engine.machine.text : m->machine;
 }
 
+bool wh_may_postcopy(const struct wh_migration *m)
+{
+	return m->role == WH_DEST && !m->agent && m->dest->engine.advised;
+}
+
 enum wh_phase wh_get_phase(const struct wh_migration *m)
 {
 	return __atomic_load_n(&m->phase, __ATOMIC_ACQUIRE);

@@ -445,6 +445,12 @@ int wh_device_loaded(struct wh_migration *migration, int result);
  */
 const char *wh_get_machine(const struct wh_migration *migration);
 
+/*
+ * Destination, in the block callback: has the source said that postcopy may come? Then it is the
+ * last time that something can be refused without loss
+ */
+bool wh_may_postcopy(const struct wh_migration *migration);
+
 /* Any thread */
 enum wh_phase wh_get_phase(const struct wh_migration *migration);
 

@@ -95,7 +95,8 @@ TEST_F(folder, full_disk)
 /* Killed in the middle of a file. A memfd of this size would be too large a file as well */
 TEST_F(folder, crash)
 {
-	static const char *const options[] = { "--touch", "--memory", "private", NULL };
+	static const char *const options[] = { "--touch",   "--memory", "private",
+					       "--reserve", "off",	NULL };
 	struct rlimit limit = { .rlim_cur = 20480, .rlim_max = 20480 };
 	struct wh_err err = { 0 };
 	struct image stream;
@@ -173,9 +174,9 @@ TEST_F(folder, somebody_elses_folder)
 }
 
 /* A QEMU whose guest runs */
-static int start_qemu(FIXTURE_DATA(folder) *self, struct wh_err *err)
+static int start_qemu(FIXTURE_DATA(folder) *self, const char *capability, struct wh_err *err)
 {
-	static const char *const capabilities[] = { "return-path", NULL };
+	const char *const capabilities[] = { capability, NULL };
 	struct guest_range range = { .first = 0x200000, .end = 0x400000 };
 	char serial[128];
 	const char *argv[] = { "-M",	  "pc-q35-7.2", "-accel", "tcg,thread=single",
@@ -212,12 +213,45 @@ TEST_F_TIMEOUT(folder, full_disk_and_the_guest_stays, TEST_SECONDS)
 		SKIP(return, "a small file system can be mounted by root only");
 	DO(small_disk(self->replay.out, "64k", &err));
 	DO(replay_start(&self->replay, touch, &err));
-	DO(start_qemu(self, &err));
+	DO(start_qemu(self, "return-path", &err));
 	DO(qemu_migrate(&self->qemu, self->replay.listen, &err));
 	DO(replay_check_refused(&self->replay, "No space left", &err));
 	DO(check_stays(self, &err));
 	EXPECT_TRUE(is_empty(self->replay.out));
 	umount2(self->replay.out, MNT_DETACH);
+}
+
+/* By postcopy it would be found too late: so it is before there is any. */
+TEST_F_TIMEOUT(folder, full_disk_before_postcopy, TEST_SECONDS)
+{
+	struct wh_err err = { 0 };
+
+	if (geteuid())
+		SKIP(return, "a small file system can be mounted by root only");
+	DO(small_disk(self->replay.out, "18m", &err));
+	DO(replay_start(&self->replay, touch, &err));
+	DO(start_qemu(self, "postcopy-ram", &err));
+	DO(qemu_migrate(&self->qemu, self->replay.listen, &err));
+	DO(replay_check_refused(&self->replay, "before it may come by postcopy: No space", &err));
+	DO(check_stays(self, &err));
+	EXPECT_TRUE(is_empty(self->replay.out));
+	umount2(self->replay.out, MNT_DETACH);
+}
+
+/* What was reserved and is not needed is given back, and nothing else is there. */
+TEST_F(folder, reserved_and_sparse)
+{
+	struct wh_err err = { 0 };
+	struct stat st;
+	char path[128];
+
+	DO(replay_all(&self->replay, "isapc-postcopy", touch, &err));
+	snprintf(path, sizeof(path), "%s/pc.ram.ram", self->replay.out);
+	ASSERT_EQ(0, stat(path, &st));
+	EXPECT_EQ(4 << 20, st.st_size);
+	EXPECT_GT(1 << 20, st.st_blocks * 512);
+	snprintf(path, sizeof(path), "%s/pc.ram.ram.new", self->replay.out);
+	EXPECT_NE(0, access(path, F_OK));
 }
 
 FIXTURE(ended)
@@ -257,7 +291,7 @@ TEST_F_TIMEOUT(ended, and_the_guest_stays, TEST_SECONDS)
 	char path[128];
 
 	DO(replay_start(replay, touch, &err));
-	DO(start_qemu(&self->folder, &err));
+	DO(start_qemu(&self->folder, "return-path", &err));
 	/* It takes seconds, so that this is in the middle of it */
 	DO(qemu_parameter(qemu, "max-bandwidth", 200000, &err));
 	DO(qemu_migrate(qemu, replay->listen, &err));
