@@ -19,6 +19,7 @@
 #include "selftests/interop/do.h"
 #include "selftests/interop/guest_pair.h"
 #include "selftests/interop/runs.h"
+#include "selftests/lib/certs.h"
 #include "selftests/lib/memory.h"
 
 /* For both QEMUs and ours between them */
@@ -36,6 +37,8 @@ FIXTURE(run)
 	struct guest_pair pair;
 	struct receiver receiver;
 	struct child wherry; /* send or relay */
+	char creds[96];
+	char tls[160]; /* what wherry is told of them; "": it does not speak TLS */
 	struct huge_pages huge_pages;
 };
 
@@ -61,6 +64,13 @@ FIXTURE_SETUP(run)
 	struct wh_err err = { 0 };
 
 	DO(guest_pair_open(&self->pair, &err));
+	if (variant->run.wire == run_tls) {
+		snprintf(self->creds, sizeof(self->creds), "%s/creds", self->pair.dir);
+		snprintf(self->tls, sizeof(self->tls), "--tls=%s,dir=%s,hostname=localhost",
+			 run_credentials(&variant->run), self->creds);
+		ASSERT_EQ(0, mkdir(self->creds, 0700));
+		ASSERT_TRUE(certs_make(self->creds, NULL));
+	}
 	if (variant->run.memory == run_hugetlb)
 		DO(huge_pages_take(&self->huge_pages, HUGE_PAGES, &err));
 }
@@ -93,10 +103,15 @@ static int start_qemu(FIXTURE_DATA(run) *self, const struct run *run, unsigned w
 {
 	const struct vm_kind kind = { run->qemu, run->board, run->memory };
 	const char *capabilities[4];
+	char object[192];
+	const char *const tls[] = { "-object", object, NULL };
 	int ret;
 
 	run_capabilities(run, capabilities);
-	ret = guest_pair_start(&self->pair, which, &kind, capabilities, NULL, err);
+	snprintf(object, sizeof(object), "tls-creds-%s,id=tls0,dir=%s,endpoint=%s",
+		 run_credentials(run), self->creds, which ? "server" : "client");
+	ret = guest_pair_start(&self->pair, which, &kind, capabilities,
+			       run->wire == run_tls ? tls : NULL, err);
 	return ret ? ret : run_parameters(run, &self->pair.vm[which].qemu, err);
 }
 
@@ -133,6 +148,8 @@ static int take(FIXTURE_DATA(run) *self, const struct run *run, struct wh_err *e
 	}
 	if (run->memory == run_hugetlb && postcopy)
 		options[n++] = "--hugetlb";
+	if (run->wire == run_tls)
+		options[n++] = self->tls;
 	options[n] = NULL;
 	snprintf(link, sizeof(link), "unix:%s/in", self->pair.dir);
 	ret = receiver_start(&self->receiver, link, self->pair.out, options, err);
@@ -156,6 +173,8 @@ static int start_wherry(FIXTURE_DATA(run) *self, const struct run *run, const ch
 		argv[n++] = from;
 	argv[n++] = to;
 	n = run_options(run, argv, n, !from);
+	if (run->wire == run_tls)
+		argv[n++] = self->tls;
 	argv[n] = NULL;
 	ret = guest_pair_command(&self->wherry, argv, err);
 	return ret || !from ? ret : guest_pair_listens(&self->wherry, err);

@@ -19,7 +19,7 @@
 #define WHERE_xbzrle(...) __VA_ARGS__
 #define WHERE_multifd(...) __VA_ARGS__
 #define WHERE_zstd(...) __VA_ARGS__
-#define WHERE_tls(...)
+#define WHERE_tls(...) __VA_ARGS__
 
 enum run_factor {
 	run_qemu,
@@ -149,7 +149,16 @@ static inline int run_parameters(const struct run *run, struct qemu *qemu, struc
 	if (run->wire == run_zstd)
 		return qemu_command(qemu, NULL, err, "migrate-set-parameters",
 				    "{\"multifd-channels\":4,\"multifd-compression\":\"zstd\"}");
+	if (run->wire == run_tls)
+		return qemu_command(qemu, NULL, err, "migrate-set-parameters",
+				    "{\"tls-creds\":\"tls0\",\"tls-hostname\":\"localhost\"}");
 	return 0;
+}
+
+/* Certificates on the one board, a shared key on the other */
+static inline const char *run_credentials(const struct run *run)
+{
+	return run->board == run_i440fx ? "x509" : "psk";
 }
 
 /* Of wherry send and relay, at most 8; slow enough for pages to be asked for. Return: the next */
