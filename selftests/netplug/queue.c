@@ -2,23 +2,18 @@
 /*
  * The queue of this process, on taps of a namespace of our own.
  */
-#include "selftests/lib/netrig.h"
-
 #include <wherry/netplug.h>
 
 #define WORLD_NICS 2
 #define WORLD_STRIDE 1 /* of steps at which it is killed */
 #define WORLD_CLOSED_MOST 0
 
-struct world {
-	struct netrig rig;
-	uint64_t limit_packets;
-	uint64_t limit_bytes;
-};
-
 #define WORLD_EDGE WH_NETPLUG_QUEUE
 
-#include "selftests/netplug/kernel.h"
+#include "selftests/netplug/taps.h"
+
+#include "selftests/netplug/contract.h"
+#include "selftests/netplug/nics.h"
 
 #include "kselftest_harness.h"
 
@@ -27,7 +22,7 @@ static const char *edge_missing(void)
 	return NULL;
 }
 
-/* Large segments are not cut on their way, and a packet is never more than there is room for */
+/* By packets here; the ones that came first stay */
 TEST_F(contract, above_the_limit_it_is_dropped_and_counted)
 {
 	struct wh_netplug_status status;

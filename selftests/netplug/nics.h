@@ -1,69 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-#ifndef SELFTESTS_NETPLUG_KERNEL_H
-#define SELFTESTS_NETPLUG_KERNEL_H
+#ifndef SELFTESTS_NETPLUG_NICS_H
+#define SELFTESTS_NETPLUG_NICS_H
 
 /*
- * What the edges owe that work on NICs of the kernel's, beside the contract: a program defines
- * WORLD_EDGE, edge_missing(), and what contract.h wants but for the functions.
+ * What the edges owe that work on NICs of the kernel's, beside the contract.
  */
-#include "selftests/netplug/contract.h"
+#include "selftests/netplug/taps.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-/* Why the edge cannot run here, or NULL; in the namespace of the test */
-static const char *edge_missing(void);
-
-static const char *const world_nics[] = { "tap0", "tap1", "tap2", "tap3" };
-
-static const char *world_open(struct world *world)
-{
-	const char *missing;
-
-	memset(world, 0, sizeof(*world));
-	missing = netrig_open(&world->rig, WORLD_NICS);
-	return missing ? missing : edge_missing();
-}
-
-static void world_config(struct world *world, struct wh_netplug_config *config)
-{
-	config->edge = WORLD_EDGE;
-	config->name = "guest";
-	config->nics = world_nics;
-	config->nic_count = WORLD_NICS;
-	if (world->limit_packets)
-		config->limit_packets = world->limit_packets;
-	if (world->limit_bytes)
-		config->limit_bytes = world->limit_bytes;
-}
-
-static int world_send(struct world *world, unsigned nic, unsigned epoch, unsigned number)
-{
-	return netrig_send(&world->rig, nic, epoch, number, number % NETRIG_RUNT);
-}
-
-static size_t world_seen(struct world *world, struct netrig_mark *marks, size_t room,
-			 size_t expected)
-{
-	return netrig_seen(&world->rig, marks, room, expected);
-}
-
-/* Another process, or another guest's */
-static int world_new(struct world *world, const char *name, struct wh_netplug **plug,
-		     struct wh_err *err)
-{
-	struct wh_netplug_config config;
-
-	wh_netplug_config_init(&config);
-	world_config(world, &config);
-	config.name = name;
-	return wh_netplug_new(plug, &config, err);
-}
 
 TEST_F(contract, every_kind_of_frame_is_held)
 {
@@ -152,6 +101,7 @@ TEST_F(contract, all_nics_or_none)
 /* Qdiscs and filters of others: on the NIC, on its hook, behind ours, and of another guest */
 TEST_F(contract, what_is_of_others_stays)
 {
+	struct wh_netplug_status status;
 	struct wh_netplug *other;
 	char *before, *after;
 
@@ -166,6 +116,11 @@ TEST_F(contract, what_is_of_others_stays)
 	before = netrig_state();
 	DO(wh_netplug_arm(self->plug, &self->err));
 	ASSERT_GT(0, wh_netplug_arm(other, &self->err));
+	wh_netplug_free(other);
+	/* marks of another name are no marks: there is nothing to be ended */
+	DO(world_new(&self->world, "other", &other, &self->err));
+	DO(wh_netplug_status(other, &status, &self->err));
+	ASSERT_EQ(WH_NETPLUG_IDLE, status.state);
 	ASSERT_EQ(0, netrig_run("tc filter show dev tap0 ingress | grep -q 'pref 77 u32'"));
 	SEND(1, 9);
 	DO(wh_netplug_turn(self->plug, 1, &self->err));
@@ -266,7 +221,7 @@ static bool step_counts(long call)
 /* In a child that is killed before its @step-th such call. Return: false if it got through */
 static bool killed_at(struct world *world, unsigned step, int (*what)(struct wh_netplug *plug))
 {
-	struct user_regs_struct regs;
+	struct __ptrace_syscall_info call = { 0 };
 	struct wh_netplug *plug;
 	unsigned count = 0;
 	int status;
@@ -280,11 +235,11 @@ static bool killed_at(struct world *world, unsigned step, int (*what)(struct wh_
 		_exit(what(plug) < 0);
 	}
 	waitpid(pid, &status, 0);
+	ptrace(PTRACE_SETOPTIONS, pid, NULL, PTRACE_O_TRACESYSGOOD);
 	while (ptrace(PTRACE_SYSCALL, pid, NULL, NULL) == 0 && waitpid(pid, &status, 0) == pid &&
 	       WIFSTOPPED(status)) {
-		ptrace(PTRACE_GETREGS, pid, NULL, &regs);
-		/* on the way in only: the kernel has put -ENOSYS there */
-		if ((long)regs.rax != -ENOSYS || !step_counts((long)regs.orig_rax) ||
+		if (ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof(call), &call) <= 0 ||
+		    call.op != PTRACE_SYSCALL_INFO_ENTRY || !step_counts((long)call.entry.nr) ||
 		    count++ < step)
 			continue;
 		kill(pid, SIGKILL);
@@ -304,16 +259,6 @@ static int do_arm(struct wh_netplug *plug)
 static int do_disarm(struct wh_netplug *plug)
 {
 	return wh_netplug_disarm(plug, NULL);
-}
-
-/* An empty hook does nothing, and nobody can say whose it is */
-static char *state_without_hooks(void)
-{
-	char *state = netrig_state(), *at, *end;
-
-	while ((at = strstr(state, "qdisc ingress ")) && (end = strchr(at, '\n')))
-		memmove(at, end + 1, strlen(end + 1) + 1);
-	return state;
 }
 
 /*
@@ -349,4 +294,4 @@ TEST_F_TIMEOUT(contract, killed_at_every_step, 60)
 	free(before);
 }
 
-#endif /* SELFTESTS_NETPLUG_KERNEL_H */
+#endif /* SELFTESTS_NETPLUG_NICS_H */
