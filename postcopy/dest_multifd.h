@@ -81,15 +81,15 @@ enum dest_lane_state dest_lane_state(const struct dest *dest, unsigned lane);
  * LANE_CONTENTS: they lie where dest_lane_room() said. Return: 0 or a negative errno and a
  * sentence, the migration has failed
  */
-int dest_lane_head(struct dest *dest, unsigned lane, const uint8_t *head, uint64_t now_ns,
+int dest_lane_head(struct dest *dest, unsigned at, const uint8_t *head, uint64_t now_ns,
 		   struct wh_err *err);
-int dest_lane_contents(struct dest *dest, unsigned lane, uint64_t now_ns, struct wh_err *err);
+int dest_lane_contents(struct dest *dest, unsigned at, uint64_t now_ns, struct wh_err *err);
 
 /* LANE_CONTENTS: where the pages are to lie, in order. Return: pieces, MULTIFD_PAGES at most */
-unsigned dest_lane_room(struct dest *dest, unsigned lane, struct iovec *piece);
+unsigned dest_lane_room(struct dest *dest, unsigned at, struct iovec *piece);
 /* Bytes have come, if not enough for anything yet */
 void dest_lane_heard(struct dest *dest, size_t bytes, uint64_t now_ns);
 /* Closed (reason NULL; @inside a packet) or broken; or what came was not good */
-void dest_lane_lost(struct dest *dest, unsigned lane, bool inside, const struct wh_err *reason);
+void dest_lane_lost(struct dest *dest, unsigned at, bool inside, const struct wh_err *reason);
 
 #endif /* POSTCOPY_DEST_MULTIFD_H */

@@ -32,7 +32,8 @@
  * of its own.
  */
 
-_Static_assert(WH_MULTIFD_MAX == DEST_LANES_MAX && WH_MULTIFD_MAX == SOURCE_LANES_MAX, "one limit");
+_Static_assert(WH_MULTIFD_MAX == DEST_LANES_MAX, "one limit");
+_Static_assert(WH_MULTIFD_MAX == SOURCE_LANES_MAX, "here as well");
 
 #define RUN_LOOP_ENTRIES 128 /* operations under way at once, per loop */
 #define REPLY_BYTES (64u << 10)

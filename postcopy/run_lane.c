@@ -182,10 +182,12 @@ void lane_adopt(struct wh_migration *m, int fd, const uint8_t *hello)
 	uint8_t taken[MULTIFD_HELLO_BYTES];
 	int ret;
 
-	if (!lane)
-		ret = err_set(&err, -ENOMEM, "multifd: no memory for a channel");
-	else
-		ret = multifd_get_hello(hello, MULTIFD_HELLO_BYTES, &says, &err);
+	if (!lane) {
+		run_log(m, WH_LOG_WARNING, "a connection was refused: no memory");
+		close(fd);
+		return;
+	}
+	ret = multifd_get_hello(hello, MULTIFD_HELLO_BYTES, &says, &err);
 	if (ret == 1)
 		ret = dest_lane_open(&m->dest->engine, &says, clock_now_ns(), &err);
 	if (ret < 0) {

@@ -216,10 +216,10 @@ struct source_packet {
  * To be asked for in front of source_next() and behind it. Return: is there one? Then
  * source_lane_sent(), with the bytes that it had at last
  */
-bool source_lane_next(struct source *source, unsigned lane, uint64_t now_ns,
+bool source_lane_next(struct source *source, unsigned at, uint64_t now_ns,
 		      struct source_packet *packet);
-void source_lane_sent(struct source *source, unsigned lane, size_t bytes, uint64_t now_ns);
-void source_lane_lost(struct source *source, unsigned lane, const struct wh_err *reason);
+void source_lane_sent(struct source *source, unsigned at, size_t bytes, uint64_t now_ns);
+void source_lane_lost(struct source *source, unsigned at, const struct wh_err *reason);
 /* Nothing is owed on any */
 bool source_lanes_idle(const struct source *source);
 

@@ -142,7 +142,7 @@ static void put_zeros(struct source *source, struct batch *batch)
 	struct source_multifd *mf = &source->multifd;
 	unsigned put = 0;
 
-	for (; put < mf->zeros && batch_room(batch, 1, 2 * RAM_RECORD_MAX); put++) {
+	for (; put < mf->zeros && batch_room(batch, 1, 2 * (size_t)RAM_RECORD_MAX); put++) {
 		const struct source_zero *zero = &mf->zero[put];
 		const struct wire_name *name = &source->block[zero->block].name;
 
