@@ -8,9 +8,11 @@
 #include "base/clock.h"
 #include "selftests/lib/bench.h"
 #include "selftests/lib/bench_side.h"
+#include "selftests/lib/certs.h"
 #include "selftests/lib/qemu.h"
 #include "selftests/lib/memory.h"
 
+#include <ftw.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +31,7 @@ struct way {
 	bool postcopy_only;
 	unsigned channels; /* of multifd: precopy only */
 	bool qemu_10;
+	bool tls;   /* certificates, GnuTLS's default cipher; precopy only */
 	bool aimed; /* at, with much memory as well */
 };
 
@@ -39,6 +42,8 @@ static const struct way ways[] = {
 	{ .name = "QEMU 7.2, preempt", .kind = &bench_qemu, .postcopy_only = true },
 	{ .name = "wherry, multifd", .kind = &bench_wherry, .channels = 4 },
 	{ .name = "QEMU 7.2, multifd", .kind = &bench_qemu, .channels = 4 },
+	{ .name = "wherry, TLS", .kind = &bench_wherry, .tls = true },
+	{ .name = "QEMU 7.2, TLS", .kind = &bench_qemu, .one_channel = true, .tls = true },
 	{ .name = "QEMU 10.0", .kind = &bench_qemu, .one_channel = true, .qemu_10 = true },
 };
 
@@ -47,7 +52,7 @@ static const struct way ways[] = {
 /* Is it one for this phase? */
 static bool way_takes(const struct way *way, bool postcopy)
 {
-	return postcopy ? !way->channels : !way->postcopy_only;
+	return postcopy ? !way->channels && !way->tls : !way->postcopy_only;
 }
 
 struct results {
@@ -57,6 +62,7 @@ struct results {
 	struct bench_row own[WAYS];
 	bool quick;
 	bool sized;
+	char creds[32]; /* a folder, for TLS */
 	double curve[WAYS][CURVE][2];
 	size_t points[WAYS];
 };
@@ -139,6 +145,7 @@ static void attempt(struct results *results, unsigned way, const struct bench_lo
 
 	own.urgent = !ways[way].one_channel;
 	own.channels = ways[way].channels;
+	own.tls = ways[way].tls ? results->creds : NULL;
 	if (ways[way].kind == &bench_qemu && load->memory == BENCH_SMALL) {
 		snprintf(row->why, sizeof(row->why), "QEMU always asks for huge pages");
 		return;
@@ -230,6 +237,14 @@ static void draw(const struct bench *bench, const struct bench_load *load, struc
 	}
 }
 
+static int drop_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	return remove(path);
+}
+
 static void measure(const struct bench *bench, const struct bench_load *load)
 {
 	static struct results results;
@@ -237,6 +252,9 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	memset(&results, 0, sizeof(results));
 	results.quick = bench->quick;
 	results.sized = bench->sized;
+	strcpy(results.creds, "/tmp/wherry-bench-XXXXXX");
+	if (!mkdtemp(results.creds) || !certs_make(results.creds, NULL))
+		fprintf(stderr, "bulk: no credentials for TLS\n");
 	for (unsigned i = 0; i < WAYS; i++)
 		results.rate[i].side = results.cpu[i].side = results.huge[i].side = ways[i].name;
 	results.huge[WAYS].side = "wherry, source";
@@ -248,6 +266,7 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	    !(bench->quick && load->tcp))
 		draw(bench, load, &results);
 	print(bench, load, &results);
+	nftw(results.creds, drop_file, 4, FTW_DEPTH | FTW_PHYS);
 }
 
 /* For both ends, touched for the first time; false, and a line that says why not */

@@ -42,7 +42,7 @@ static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest
 		[BENCH_HUGETLB] = "memfd,share=on,hugetlb=on,hugetlbsize=2M",
 	};
 	const char *argv[16];
-	char object[160], size[32];
+	char object[160], tls[160], size[32];
 	unsigned n = 0;
 	int ret;
 
@@ -59,12 +59,21 @@ static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest
 		argv[n++] = "-incoming";
 		argv[n++] = "defer";
 	}
+	if (load->tls) {
+		snprintf(tls, sizeof(tls), "tls-creds-x509,id=tls0,dir=%s,endpoint=%s", load->tls,
+			 dest ? "server" : "client");
+		argv[n++] = "-object";
+		argv[n++] = tls;
+	}
 	argv[n] = NULL;
 	ret = qemu_start_program(qemu, load->qemu ? load->qemu : QEMU_PROGRAM, argv, err);
 	if (ret == 0)
 		ret = qemu_capabilities(qemu, caps, err);
 	if (ret == 0 && load->channels)
 		ret = qemu_parameter(qemu, "multifd-channels", load->channels, err);
+	if (ret == 0 && load->tls)
+		ret = qemu_command(qemu, NULL, err, "migrate-set-parameters",
+				   "{\"tls-creds\":\"tls0\",\"tls-hostname\":\"localhost\"}");
 	return ret;
 }
 

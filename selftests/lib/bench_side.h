@@ -42,6 +42,7 @@ const char *bench_memory_name(enum bench_memory memory);
  *		random; not with QEMU
  * @touches:	Or only so many of them, 0: all
  * @qemu:	Program of the QEMU to run, NULL: that of PATH
+ * @tls:	Folder of credentials, by certs_make(); NULL: no TLS
  */
 struct bench_load {
 	bool tcp;
@@ -58,6 +59,7 @@ struct bench_load {
 	unsigned touchers;
 	uint64_t touches;
 	const char *qemu;
+	const char *tls;
 };
 
 /* As the library's own defaults, a private anonymous GiB */

@@ -79,8 +79,11 @@ static struct wh_migration *make(const struct bench_side *side, enum wh_role rol
 	struct wh_migration *migration;
 	struct wh_config config;
 	struct wh_err err = { 0 };
+	const struct wh_tls tls = { .dir = load->tls, .hostname = "localhost" };
 
 	wh_config_init(&config);
+	if (load->tls)
+		config.tls = &tls;
 	config.callbacks = role == WH_DEST ? &dest : load->piece ? &still : &source;
 	config.opaque = side->shared;
 	config.postcopy = load->postcopy;
