@@ -86,7 +86,7 @@ static int stopped(const struct saver *s, struct wh_err *err)
 /* In front of RAM */
 static int put_head(struct saver *s, struct wh_err *err)
 {
-	uint8_t *at = put(s, 4 * STREAM_PUT_MAX, err);
+	uint8_t *at = put(s, (size_t)4 * STREAM_PUT_MAX, err);
 	struct wire_name name;
 
 	if (!at)
@@ -108,7 +108,7 @@ static int put_head(struct saver *s, struct wh_err *err)
 
 static int put_end(struct saver *s, struct wh_err *err)
 {
-	uint8_t *at = put(s, 2 * STREAM_PUT_MAX, err);
+	uint8_t *at = put(s, (size_t)2 * STREAM_PUT_MAX, err);
 
 	if (!at)
 		return err->code;

@@ -162,7 +162,8 @@ static int head_other(uint64_t head, struct wh_err *err)
 	if (head & RAM_HOOK)
 		return refuse_flags(head, "flag HOOK with others, or on the urgent channel", err);
 	if (head & RAM_COMPRESS_PAGE)
-		return refuse_flags(head, "COMPRESS_PAGE: capability compress is not supported", err);
+		return refuse_flags(head, "COMPRESS_PAGE: capability compress is not supported",
+				    err);
 	if (head & (0x400 | 0x800))
 		return refuse_flags(head, "unknown flag", err);
 	return refuse_flags(head, "flags that do not go together", err);
