@@ -140,7 +140,8 @@ int cp_dest_refuse(struct cp_dest *dest, const struct wh_err *why, struct wh_err
 
 	/* as a name has to be: not empty, no control characters */
 	for (; length < sizeof(text) - 1 && why->text[length]; length++)
-		text[length] = (unsigned char)why->text[length] < 0x20 ? '?' : why->text[length];
+		text[length] =
+			(char)((unsigned char)why->text[length] < 0x20 ? '?' : why->text[length]);
 	if (!length)
 		text[length++] = '-';
 	text[length] = '\0';

@@ -273,7 +273,7 @@ static int hear_commit(struct cp_dest *dest, const struct cp_msg *msg, struct wh
 static int hear(struct cp_dest *dest, const struct cp_header *header, const uint8_t *payload,
 		struct wh_err *err)
 {
-	struct cp_msg msg;
+	struct cp_msg msg = { .hello = { 0 } };
 	int ret = 0;
 
 	if (!cp_has_bytes(header->kind))

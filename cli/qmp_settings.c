@@ -385,7 +385,7 @@ static int set_tls(struct qmp_settings *settings, const struct parameter *parame
 		if (strlen(text) >= sizeof(settings->tls_hostname))
 			return qmp_fail(err, -EINVAL,
 					"Parameter 'tls-hostname' has over 255 bytes");
-		strcpy(settings->tls_hostname, text);
+		memcpy(settings->tls_hostname, text, strlen(text) + 1);
 	} else {
 		return 1;
 	}

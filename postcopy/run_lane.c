@@ -140,8 +140,8 @@ static int take_contents(struct lane *lane, struct wh_err *err)
 	lane->contents = false;
 	lane->got = 0;
 	if (lane->unpack) {
-		ret = unpack(lane->unpack, lane->packed, lane->bytes, lane->room, lane->pieces,
-			     err);
+		ret = unpack_pages(lane->unpack, lane->packed, lane->bytes, lane->room,
+				   lane->pieces, err);
 		if (ret < 0) {
 			dest_lane_lost(engine(lane), lane->at, true, err);
 			return ret;

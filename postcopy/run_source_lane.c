@@ -103,8 +103,8 @@ static int link_contents(struct source_link *link, struct wh_err *err)
 		memcpy(link->piece + 1, link->packet.page, head->normal * sizeof(*link->piece));
 		return (int)head->normal;
 	}
-	bytes = pack(link->pack, link->packet.page, head->normal, link->packed, MULTIFD_BYTES_MAX,
-		     err);
+	bytes = pack_pages(link->pack, link->packet.page, head->normal, link->packed,
+			   MULTIFD_BYTES_MAX, err);
 	if (bytes < 0)
 		return (int)bytes;
 	head->method = MULTIFD_ZSTD;

@@ -37,8 +37,8 @@ void unpack_free(struct unpack *unpack)
 	free(unpack);
 }
 
-int unpack(struct unpack *unpack, const uint8_t *packed, size_t bytes, const struct iovec *pages,
-	   unsigned count, struct wh_err *err)
+int unpack_pages(struct unpack *unpack, const uint8_t *packed, size_t bytes,
+		 const struct iovec *pages, unsigned count, struct wh_err *err)
 {
 	ZSTD_inBuffer in = { .src = packed, .size = bytes };
 
@@ -98,8 +98,8 @@ void pack_free(struct pack *pack)
 	free(pack);
 }
 
-ssize_t pack(struct pack *pack, const struct iovec *pages, unsigned count, uint8_t *packed,
-	     size_t room, struct wh_err *err)
+ssize_t pack_pages(struct pack *pack, const struct iovec *pages, unsigned count, uint8_t *packed,
+		   size_t room, struct wh_err *err)
 {
 	ZSTD_outBuffer out = { .dst = packed, .size = room };
 

@@ -19,13 +19,13 @@ struct unpack *unpack_new(void);
 void unpack_free(struct unpack *unpack);
 
 /**
- * unpack() - The next packet
+ * unpack_pages() - The next packet
  * @pages:	Filled in, to the last byte
  *
  * Return: 0, or a negative errno and a sentence: it is no zstd, or not of as many bytes
  */
-int unpack(struct unpack *unpack, const uint8_t *packed, size_t bytes, const struct iovec *pages,
-	   unsigned count, struct wh_err *err);
+int unpack_pages(struct unpack *unpack, const uint8_t *packed, size_t bytes,
+		 const struct iovec *pages, unsigned count, struct wh_err *err);
 
 struct pack;
 
@@ -33,7 +33,7 @@ struct pack;
 struct pack *pack_new(int level);
 void pack_free(struct pack *pack);
 /* The next packet. Return: bytes of it, @room at most, or a negative errno and a sentence */
-ssize_t pack(struct pack *pack, const struct iovec *pages, unsigned count, uint8_t *packed,
-	     size_t room, struct wh_err *err);
+ssize_t pack_pages(struct pack *pack, const struct iovec *pages, unsigned count, uint8_t *packed,
+		   size_t room, struct wh_err *err);
 
 #endif /* POSTCOPY_ZSTD_H */
