@@ -5,6 +5,7 @@
 #include "wire/fields.h"
 
 #include <assert.h>
+#include <string.h>
 
 /* Of the header file alone: nothing to link, and nothing that is not pure */
 #define XXH_INLINE_ALL
@@ -13,7 +14,6 @@
 #define MAGIC UINT32_C(0x57484350)
 
 _Static_assert(sizeof(XXH3_state_t) <= sizeof(struct cp_hash), "has room for the state");
-_Static_assert(_Alignof(XXH3_state_t) <= _Alignof(struct cp_hash), "and is aligned for it");
 
 #define NOTHING
 #define BYTES(max)
@@ -228,17 +228,42 @@ int cp_has_bytes(enum cp_kind kind)
 	return kinds[kind].unit != 0;
 }
 
+/*
+ * The library's state wants to be aligned to more than malloc() aligns; so it is kept as bytes,
+ * and worked with in a place of its own.
+ */
+struct place {
+	uint8_t bytes[sizeof(XXH3_state_t) + 64];
+};
+
+static XXH3_state_t *place_state(struct place *place)
+{
+	size_t off = (uintptr_t)place->bytes % 64;
+
+	return (XXH3_state_t *)(void *)(place->bytes + (off ? 64 - off : 0));
+}
+
 void cp_hash_begin(struct cp_hash *hash)
 {
-	XXH3_64bits_reset((XXH3_state_t *)(void *)hash->state);
+	struct place place;
+
+	XXH3_64bits_reset(place_state(&place));
+	memcpy(hash->state, place_state(&place), sizeof(XXH3_state_t));
 }
 
 void cp_hash_add(struct cp_hash *hash, const void *bytes, size_t length)
 {
-	XXH3_64bits_update((XXH3_state_t *)(void *)hash->state, bytes, length);
+	struct place place;
+
+	memcpy(place_state(&place), hash->state, sizeof(XXH3_state_t));
+	XXH3_64bits_update(place_state(&place), bytes, length);
+	memcpy(hash->state, place_state(&place), sizeof(XXH3_state_t));
 }
 
 uint64_t cp_hash_end(const struct cp_hash *hash)
 {
-	return XXH3_64bits_digest((const XXH3_state_t *)(const void *)hash->state);
+	struct place place;
+
+	memcpy(place_state(&place), hash->state, sizeof(XXH3_state_t));
+	return XXH3_64bits_digest(place_state(&place));
 }

@@ -132,7 +132,7 @@ int cp_has_bytes(enum cp_kind kind);
  * wire. The state is kept by the caller.
  */
 struct cp_hash {
-	_Alignas(64) uint8_t state[640];
+	uint8_t state[576];
 };
 void cp_hash_begin(struct cp_hash *hash);
 void cp_hash_add(struct cp_hash *hash, const void *bytes, size_t length);
