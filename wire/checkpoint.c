@@ -245,7 +245,7 @@ static XXH3_state_t *place_state(struct place *place)
 
 void cp_hash_begin(struct cp_hash *hash)
 {
-	struct place place;
+	struct place place = { 0 };
 
 	XXH3_64bits_reset(place_state(&place));
 	memcpy(hash->state, place_state(&place), sizeof(XXH3_state_t));
@@ -253,7 +253,7 @@ void cp_hash_begin(struct cp_hash *hash)
 
 void cp_hash_add(struct cp_hash *hash, const void *bytes, size_t length)
 {
-	struct place place;
+	struct place place = { 0 };
 
 	memcpy(place_state(&place), hash->state, sizeof(XXH3_state_t));
 	XXH3_64bits_update(place_state(&place), bytes, length);
@@ -262,7 +262,7 @@ void cp_hash_add(struct cp_hash *hash, const void *bytes, size_t length)
 
 uint64_t cp_hash_end(const struct cp_hash *hash)
 {
-	struct place place;
+	struct place place = { 0 };
 
 	memcpy(place_state(&place), hash->state, sizeof(XXH3_state_t));
 	return XXH3_64bits_digest(place_state(&place));
