@@ -188,7 +188,7 @@ TEST_F(file, mapped_ram_is_sparse)
 	self->save.mapped_ram = true;
 	SAVED();
 	ASSERT_EQ(0, stat(self->path, &st));
-	ASSERT_LT(5 * MIB, st.st_size);
+	ASSERT_LT(5 * MIB, (uint64_t)st.st_size);
 	ASSERT_GT(2 * MIB, st.st_blocks * 512ull);
 }
 
