@@ -253,7 +253,6 @@ static uint8_t *op_ahead(void *ctx, enum channel channel, unsigned block, uint64
 	struct wh_migration *m = ctx;
 	struct dest_side *side = m->dest;
 	struct stage *stage = &side->stage[channel];
-	uint8_t *at;
 
 	if (!__atomic_load_n(&side->armed, __ATOMIC_ACQUIRE))
 		return side->engine.block[block].region->addr + offset;
@@ -261,8 +260,9 @@ static uint8_t *op_ahead(void *ctx, enum channel channel, unsigned block, uint64
 		return NULL;
 	if (channel == CHANNEL_MAIN)
 		ahead_follow(m, block, offset);
-	at = placer_room(&side->placer[block], stage, offset);
-	return owned || (at >= stage->memory && at < stage->memory + stage->size) ? at : NULL;
+	if (owned)
+		return placer_room(&side->placer[block], stage, offset);
+	return placer_room_apart(&side->placer[block], stage, offset);
 }
 
 static int op_wake(void *ctx, unsigned block, uint64_t offset, uint64_t length, struct wh_err *err)

@@ -204,7 +204,9 @@ static bool is_staged(const struct placer *placer, const struct stage *stage, ui
 	return stage->placer == placer && stage->part == part_of(stage, offset);
 }
 
-uint8_t *placer_room(const struct placer *placer, struct stage *stage, uint64_t offset)
+/* NULL: it would be in the second mapping, and is to be @apart */
+static uint8_t *find_room(const struct placer *placer, struct stage *stage, uint64_t offset,
+			  bool apart)
 {
 	uint64_t page = offset / placer->region->page_size;
 	uint8_t *room;
@@ -220,6 +222,8 @@ uint8_t *placer_room(const struct placer *placer, struct stage *stage, uint64_t 
 		stage->part = part_of(stage, offset);
 		return stage->memory + offset % stage->size;
 	}
+	if (apart)
+		return NULL;
 	room = placer->alias + offset;
 	/*
 	 * A read before the first write: the kernel maps a page that is read together with
@@ -227,6 +231,16 @@ uint8_t *placer_room(const struct placer *placer, struct stage *stage, uint64_t 
 	 */
 	(void)*(volatile const uint8_t *)room;
 	return room;
+}
+
+uint8_t *placer_room(const struct placer *placer, struct stage *stage, uint64_t offset)
+{
+	return find_room(placer, stage, offset, false);
+}
+
+uint8_t *placer_room_apart(const struct placer *placer, struct stage *stage, uint64_t offset)
+{
+	return find_room(placer, stage, offset, true);
 }
 
 /*

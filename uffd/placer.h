@@ -229,6 +229,11 @@ bool stage_ahead(struct stage *stage);
  * another part of the block, or in another block.
  */
 uint8_t *placer_room(const struct placer *placer, struct stage *stage, uint64_t offset);
+/*
+ * The same for a page that another thread may be placing: armed, never in the second mapping,
+ * which is not even looked at; NULL then.
+ */
+uint8_t *placer_room_apart(const struct placer *placer, struct stage *stage, uint64_t offset);
 
 /**
  * placer_place() - Let the guest have what placer_room() holds

@@ -3,6 +3,7 @@
 #include "uffd/abi.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include "kselftest_harness.h"
@@ -97,6 +98,40 @@ TEST_F(placer, armed_room_is_elsewhere)
 	/* Neighbours lie beside each other */
 	ASSERT_EQ(placer_room(&b->placer, &b->stage[0], 0) + TARGET_PAGE,
 		  placer_room(&b->placer, &b->stage[0], TARGET_PAGE));
+}
+
+static bool is_mapped(const void *at)
+{
+	uint64_t entry = 0, page = (uint64_t)sysconf(_SC_PAGESIZE);
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	ssize_t got = pread(fd, &entry, sizeof(entry), (off_t)((uintptr_t)at / page * 8));
+
+	close(fd);
+	return got == sizeof(entry) && entry >> 63;
+}
+
+/* Another thread may be writing there: no room in the second mapping, and not a look at it */
+TEST_F(placer, room_apart_from_others)
+{
+	struct block *b = &self->block;
+	uint8_t *room;
+
+	block_fill(b, 1);
+	ASSERT_EQ(0, placer_hide(&b->placer, 0, BLOCK_BYTES, &b->err))
+	TH_LOG("%s", b->err.text);
+	ASSERT_EQ(b->at, placer_room_apart(&b->placer, &b->stage[0], 0));
+	ASSERT_EQ(0, placer_hide(&b->placer, 0, BLOCK_BYTES, &b->err));
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	room = placer_room_apart(&b->placer, &b->stage[0], STAGE_BYTES);
+	if (!b->placer.alias) {
+		ASSERT_EQ(b->stage[0].memory, room);
+		return;
+	}
+	ASSERT_EQ(NULL, room);
+	EXPECT_FALSE(is_mapped(b->placer.alias + STAGE_BYTES));
+	ASSERT_EQ(b->placer.alias + STAGE_BYTES,
+		  placer_room(&b->placer, &b->stage[0], STAGE_BYTES));
+	EXPECT_TRUE(is_mapped(b->placer.alias + STAGE_BYTES));
 }
 
 TEST_F(placer, a_disarmed_one_can_be_armed_again)
