@@ -2,62 +2,12 @@
 #include "wire/agent.h"
 
 #include "base/err.h"
-#include "wire/fields.h"
 
-#define NOTHING
-#define F(type, name) at = put_##type(at, m->name);
-#define NAME(name) at += wire_name_put(at, &m->name);
-#define MSG(kind, number, body, descriptors, fields)                         \
-	static uint8_t *put_##body(uint8_t *at, const struct agent_msg *msg) \
-	{                                                                    \
-		const __typeof__(msg->body) *m = &msg->body;                 \
-                                                                             \
-		(void)m;                                                     \
-		{                                                            \
-			fields                                               \
-		}                                                            \
-		return at;                                                   \
-	}
-#include "wire/agent.def"
-#undef MSG
-#undef NAME
-#undef F
+#define TABLE "wire/agent.def"
+#define TABLE_MSG struct agent_msg
+#include "wire/table.def"
 
-#define F(type, name) ret = ret > 0 ? get_##type(in, &m->name, err) : ret;
-#define NAME(name) ret = ret > 0 ? get_name(in, &m->name, err) : ret;
-#define MSG(kind, number, body, descriptors, fields)                                         \
-	static int get_##body(struct payload *in, struct agent_msg *msg, struct wh_err *err) \
-	{                                                                                    \
-		__typeof__(msg->body) *m = &msg->body;                                       \
-		int ret = 1;                                                                 \
-                                                                                             \
-		(void)m;                                                                     \
-		(void)in;                                                                    \
-		(void)err;                                                                   \
-		{                                                                            \
-			fields                                                               \
-		}                                                                            \
-		return ret;                                                                  \
-	}
-#include "wire/agent.def"
-#undef MSG
-#undef NOTHING
-#undef NAME
-#undef F
-
-enum {
-#define F(type, name) +FIELD_MAX_##type
-#define NAME(name) +FIELD_MAX_NAME
-#define NOTHING +0
-#define MSG(kind, number, body, descriptors, fields) MAX_##kind = 0 fields,
-#include "wire/agent.def"
-#undef MSG
-#undef NOTHING
-#undef NAME
-#undef F
-};
-
-#define MSG(kind, number, body, descriptors, fields)                                \
+#define MSG(kind, number, body, fields, descriptors)                                \
 	_Static_assert((size_t)MAX_##kind + AGENT_HEADER <= AGENT_MSG_MAX, "fits"); \
 	_Static_assert((descriptors) <= AGENT_FDS, "no more than there is room for");
 #include "wire/agent.def"
@@ -70,7 +20,7 @@ static const struct {
 	uint8_t *(*put)(uint8_t *at, const struct agent_msg *msg);
 	int (*get)(struct payload *in, struct agent_msg *msg, struct wh_err *err);
 } kinds[] = {
-#define MSG(kind, number, body, descriptors, fields) \
+#define MSG(kind, number, body, fields, descriptors) \
 	[number] = { #kind, descriptors, put_##body, get_##body },
 #include "wire/agent.def"
 #undef MSG

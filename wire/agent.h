@@ -8,7 +8,7 @@
 #include <wherry/err.h>
 
 enum agent_kind {
-#define MSG(kind, number, body, descriptors, fields) AGENT_##kind = number,
+#define MSG(kind, number, body, fields, descriptors) AGENT_##kind = number,
 #include "wire/agent.def"
 #undef MSG
 	AGENT_COUNT
@@ -26,7 +26,7 @@ struct agent_msg {
 #define F(type, name) type name;
 #define NAME(name) struct wire_name name;
 #define NOTHING
-#define MSG(kind, number, body, descriptors, fields) \
+#define MSG(kind, number, body, fields, descriptors) \
 	struct {                                     \
 		fields                               \
 	} body;

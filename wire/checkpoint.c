@@ -2,7 +2,6 @@
 #include "wire/checkpoint.h"
 
 #include "base/err.h"
-#include "wire/fields.h"
 
 #include <assert.h>
 #include <string.h>
@@ -15,91 +14,35 @@
 
 _Static_assert(sizeof(XXH3_state_t) <= sizeof(struct cp_hash), "has room for the state");
 
-#define NOTHING
-#define BYTES(max)
-#define ENTRIES(max)
-#define F(type, name) at = put_##type(at, m->name);
-#define NAME(name) at += wire_name_put(at, &m->name);
-#define MSG(kind, number, body, from, fields)                             \
-	static uint8_t *put_##body(uint8_t *at, const struct cp_msg *msg) \
-	{                                                                 \
-		const __typeof__(msg->body) *m = &msg->body;              \
-                                                                          \
-		(void)m;                                                  \
-		{                                                         \
-			fields                                            \
-		}                                                         \
-		return at;                                                \
-	}
-#include "wire/checkpoint.def"
-#undef MSG
-#undef NAME
-#undef F
+#define BYTES(max) PASS(BYTES)(max)
+#define BYTES_PUT(max)
+#define BYTES_GET(max)
+#define BYTES_LEAST(max) +1
+#define BYTES_MOST(max) +(max)
+#define ENTRIES(max) PASS(ENTRIES)(max)
+#define ENTRIES_PUT(max)
+#define ENTRIES_GET(max)
+#define ENTRIES_LEAST(max) +(int)CP_ENTRY
+#define ENTRIES_MOST(max) +(max) * (int)CP_ENTRY
+#define TABLE "wire/checkpoint.def"
+#define TABLE_MSG struct cp_msg
+#include "wire/table.def"
 
-#define F(type, name) ret = ret > 0 ? get_##type(in, &m->name, err) : ret;
-#define NAME(name) ret = ret > 0 ? get_name(in, &m->name, err) : ret;
-#define MSG(kind, number, body, from, fields)                                             \
-	static int get_##body(struct payload *in, struct cp_msg *msg, struct wh_err *err) \
-	{                                                                                 \
-		__typeof__(msg->body) *m = &msg->body;                                    \
-		int ret = 1;                                                              \
-                                                                                          \
-		(void)m;                                                                  \
-		(void)in;                                                                 \
-		(void)err;                                                                \
-		{                                                                         \
-			fields                                                            \
-		}                                                                         \
-		return ret;                                                               \
-	}
-#include "wire/checkpoint.def"
-#undef MSG
-#undef ENTRIES
-#undef BYTES
-#undef NOTHING
-#undef NAME
-#undef F
-
-/* The least and the most that a payload can be, and the unit of what has one. */
-#define NOTHING +0
+/* The unit of what has one */
 enum {
-#define F(type, name) +FIELD_MIN_##type
-#define NAME(name) +FIELD_MIN_NAME
-#define BYTES(max) +1
-#define ENTRIES(max) +(int)CP_ENTRY
-#define MSG(kind, number, body, from, fields) MIN_##kind = 0 fields,
+#define F_UNIT(type, name) +0
+#define NAME_UNIT(name) +0
+#define NOTHING_UNIT +0
+#define BYTES_UNIT(max) +1
+#define ENTRIES_UNIT(max) +(int)CP_ENTRY
+#define PASS(field) field##_UNIT
+#define MSG(kind, number, body, fields, from) UNIT_##kind = 0 fields,
 #include "wire/checkpoint.def"
 #undef MSG
-#undef ENTRIES
-#undef BYTES
-#undef NAME
-#undef F
-#define F(type, name) +FIELD_MAX_##type
-#define NAME(name) +FIELD_MAX_NAME
-#define BYTES(max) +(max)
-#define ENTRIES(max) +(max) * (int)CP_ENTRY
-#define MSG(kind, number, body, from, fields) MAX_##kind = 0 fields,
-#include "wire/checkpoint.def"
-#undef MSG
-#undef ENTRIES
-#undef BYTES
-#undef NAME
-#undef F
-#define F(type, name) +0
-#define NAME(name) +0
-#define BYTES(max) +1
-#define ENTRIES(max) +(int)CP_ENTRY
-#define MSG(kind, number, body, from, fields) UNIT_##kind = 0 fields,
-#include "wire/checkpoint.def"
-#undef MSG
-#undef ENTRIES
-#undef BYTES
-#undef NAME
-#undef F
+#undef PASS
 };
-#undef NOTHING
 
-#define MSG(kind, number, body, from, fields)                                          \
+#define MSG(kind, number, body, fields, from)                                          \
 	_Static_assert(UNIT_##kind > 0 || MAX_##kind <= (int)(CP_MSG_MAX - CP_HEADER), \
 		       "a message with fields fits");
 #include "wire/checkpoint.def"
@@ -113,7 +56,7 @@ static const struct {
 	uint8_t *(*put)(uint8_t *at, const struct cp_msg *msg);
 	int (*get)(struct payload *in, struct cp_msg *msg, struct wh_err *err);
 } kinds[] = {
-#define MSG(kind, number, body, from, fields)                             \
+#define MSG(kind, number, body, fields, from)                             \
 	[number] = { #kind,	  CP_FROM_##from, MIN_##kind, MAX_##kind, \
 		     UNIT_##kind, put_##body,	  get_##body },
 #include "wire/checkpoint.def"

@@ -22,7 +22,7 @@
  */
 
 enum cp_kind {
-#define MSG(kind, number, body, from, fields) CP_##kind = number,
+#define MSG(kind, number, body, fields, from) CP_##kind = number,
 #include "wire/checkpoint.def"
 #undef MSG
 	CP_KIND_COUNT
@@ -72,7 +72,7 @@ struct cp_msg {
 #define NOTHING
 #define BYTES(max)
 #define ENTRIES(max)
-#define MSG(kind, number, body, from, fields) \
+#define MSG(kind, number, body, fields, from) \
 	struct {                              \
 		fields                        \
 	} body;

@@ -7,36 +7,6 @@
 #define COMMAND_TYPE 0x08u /* section type in front of it: SECTION_COMMAND */
 #define RANGE_BYTES 16u
 
-/*
- * The least and the most that each kind's payload can have. Of a discard: version
- * byte, a name, terminator byte, a pair; and all pairs that a be16 has room for.
- */
-enum {
-#define F(type, name) +FIELD_MIN_##type
-#define NAME(name) +FIELD_MIN_NAME
-#define RANGES 1 + FIELD_MIN_NAME + 1 + (int)RANGE_BYTES
-#define NOTHING +0
-#define MSG(kind, number, body, fields) MIN_##kind = 0 + fields,
-#include "wire/command.def"
-#undef MSG
-#undef RANGES
-#undef NAME
-#undef F
-};
-
-enum {
-#define F(type, name) +FIELD_MAX_##type
-#define NAME(name) +FIELD_MAX_NAME
-#define RANGES 65535
-#define MSG(kind, number, body, fields) MAX_##kind = 0 + fields,
-#include "wire/command.def"
-#undef MSG
-#undef RANGES
-#undef NOTHING
-#undef NAME
-#undef F
-};
-
 static int get_ranges(struct payload *in, struct wire_name *block, uint32_t *count,
 		      const uint8_t **raw, struct wh_err *err)
 {
@@ -67,74 +37,30 @@ static int get_ranges(struct payload *in, struct wire_name *block, uint32_t *cou
 	return 1;
 }
 
-static uint8_t *put_ranges(uint8_t *at, const struct wire_name *block, uint32_t count,
-			   const struct wire_range *ranges)
+static uint8_t *put_block(uint8_t *at, const struct wire_name *block)
 {
-	uint32_t i;
-
 	*at++ = 0;
 	at += wire_name_put(at, block);
 	*at++ = 0;
-	for (i = 0; i < count; i++) {
-		at = put_u64(at, ranges[i].start);
-		at = put_u64(at, ranges[i].length);
-	}
 	return at;
 }
 
-#define NOTHING
-#define F(type, name) at = put_##type(at, m->name);
-#define NAME(name) at += wire_name_put(at, &m->name);
-#define RANGES at = put_ranges(at, &m->block, m->count, ranges);
-#define MSG(kind, number, body, fields)                                    \
-	static uint8_t *put_##body(uint8_t *at, const struct cmd_msg *msg, \
-				   const struct wire_range *ranges)        \
-	{                                                                  \
-		const __typeof__(msg->body) *m = &msg->body;               \
-                                                                           \
-		(void)m;                                                   \
-		(void)ranges;                                              \
-		{                                                          \
-			fields                                             \
-		}                                                          \
-		return at;                                                 \
-	}
-#include "wire/command.def"
-#undef MSG
-#undef RANGES
-#undef NAME
-#undef F
-
-#define F(type, name) ret = ret > 0 ? get_##type(in, &m->name, err) : ret;
-#define NAME(name) ret = ret > 0 ? get_name(in, &m->name, err) : ret;
-#define RANGES ret = get_ranges(in, &m->block, &m->count, &m->raw, err);
-#define MSG(kind, number, body, fields)                                                    \
-	static int get_##body(struct payload *in, struct cmd_msg *msg, struct wh_err *err) \
-	{                                                                                  \
-		__typeof__(msg->body) *m = &msg->body;                                     \
-		int ret = 1;                                                               \
-                                                                                           \
-		(void)m;                                                                   \
-		(void)in;                                                                  \
-		(void)err;                                                                 \
-		{                                                                          \
-			fields                                                             \
-		}                                                                          \
-		return ret;                                                                \
-	}
-#include "wire/command.def"
-#undef MSG
-#undef RANGES
-#undef NOTHING
-#undef NAME
-#undef F
+#define RANGES PASS(RANGES)
+#define RANGES_PUT at = put_block(at, &m->block);
+#define RANGES_GET ret = get_ranges(in, &m->block, &m->count, &m->raw, err);
+/* Version byte, a name, terminator byte, a pair; and all pairs that a be16 has room for */
+#define RANGES_LEAST +1 + FIELD_MIN_NAME + 1 + (int)RANGE_BYTES
+#define RANGES_MOST +65535
+#define TABLE "wire/command.def"
+#define TABLE_MSG struct cmd_msg
+#include "wire/table.def"
 
 /* Numbers without a kind, 0 among them, have no name here. */
 static const struct {
 	const char *name;
 	size_t min;
 	size_t max;
-	uint8_t *(*put)(uint8_t *at, const struct cmd_msg *msg, const struct wire_range *ranges);
+	uint8_t *(*put)(uint8_t *at, const struct cmd_msg *msg);
 	int (*get)(struct payload *in, struct cmd_msg *msg, struct wh_err *err);
 } kinds[] = {
 #define MSG(kind, number, body, fields) \
@@ -148,9 +74,14 @@ _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == CMD_COUNT, "a row a kind");
 size_t cmd_put(uint8_t *buf, const struct cmd_msg *msg, const struct wire_range *ranges)
 {
 	uint8_t *end = buf + CMD_HEADER;
+	uint32_t i;
 
 	if (msg->kind != CMD_POSTCOPY_ADVISE || !msg->empty)
-		end = kinds[msg->kind].put(end, msg, ranges);
+		end = kinds[msg->kind].put(end, msg);
+	for (i = 0; msg->kind == CMD_POSTCOPY_RAM_DISCARD && i < msg->discard.count; i++) {
+		end = put_u64(end, ranges[i].start);
+		end = put_u64(end, ranges[i].length);
+	}
 	buf[0] = COMMAND_TYPE;
 	put_be16(buf + 1, (uint16_t)msg->kind);
 	put_be16(buf + 3, (uint16_t)(end - buf - CMD_HEADER));

@@ -2,71 +2,10 @@
 #include "wire/return_path.h"
 
 #include "base/err.h"
-#include "wire/fields.h"
 
-/* The least and the most that each kind's payload can have */
-enum {
-#define F(type, name) +FIELD_MIN_##type
-#define NAME(name) +FIELD_MIN_NAME
-#define NOTHING +0
-#define MSG(kind, number, body, fields) MIN_##kind = 0 fields,
-#include "wire/return_path.def"
-#undef MSG
-#undef NAME
-#undef F
-};
-
-enum {
-#define F(type, name) +FIELD_MAX_##type
-#define NAME(name) +FIELD_MAX_NAME
-#define MSG(kind, number, body, fields) MAX_##kind = 0 fields,
-#include "wire/return_path.def"
-#undef MSG
-#undef NOTHING
-#undef NAME
-#undef F
-};
-
-#define NOTHING
-#define F(type, name) at = put_##type(at, m->name);
-#define NAME(name) at += wire_name_put(at, &m->name);
-#define MSG(kind, number, body, fields)                                   \
-	static uint8_t *put_##body(uint8_t *at, const struct rp_msg *msg) \
-	{                                                                 \
-		const __typeof__(msg->body) *m = &msg->body;              \
-                                                                          \
-		(void)m;                                                  \
-		{                                                         \
-			fields                                            \
-		}                                                         \
-		return at;                                                \
-	}
-#include "wire/return_path.def"
-#undef MSG
-#undef NAME
-#undef F
-
-#define F(type, name) ret = ret > 0 ? get_##type(in, &m->name, err) : ret;
-#define NAME(name) ret = ret > 0 ? get_name(in, &m->name, err) : ret;
-#define MSG(kind, number, body, fields)                                                   \
-	static int get_##body(struct payload *in, struct rp_msg *msg, struct wh_err *err) \
-	{                                                                                 \
-		__typeof__(msg->body) *m = &msg->body;                                    \
-		int ret = 1;                                                              \
-                                                                                          \
-		(void)m;                                                                  \
-		(void)in;                                                                 \
-		(void)err;                                                                \
-		{                                                                         \
-			fields                                                            \
-		}                                                                         \
-		return ret;                                                               \
-	}
-#include "wire/return_path.def"
-#undef MSG
-#undef NOTHING
-#undef NAME
-#undef F
+#define TABLE "wire/return_path.def"
+#define TABLE_MSG struct rp_msg
+#include "wire/table.def"
 
 /* Numbers without a kind, 0 among them, have no name here. */
 static const struct {

@@ -12,7 +12,7 @@
 #include "kselftest_harness.h"
 
 static enum cp_from sides[CP_KIND_COUNT] = {
-#define MSG(kind, number, body, from, fields) [number] = CP_FROM_##from,
+#define MSG(kind, number, body, fields, from) [number] = CP_FROM_##from,
 #include "wire/checkpoint.def"
 #undef MSG
 };

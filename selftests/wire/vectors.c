@@ -437,7 +437,7 @@ TEST(words_are_made_of_the_tables)
 	EXPECT_TRUE(has_line("selftests/fuzz/return_path.dict", line));
 #include "wire/return_path.def"
 #undef MSG
-#define MSG(kind, number, body, descriptors, fields)                          \
+#define MSG(kind, number, body, fields, descriptors)                          \
 	snprintf(line, sizeof(line), "%s=\"\\x00\\x%02x\"\n", #kind, number); \
 	EXPECT_TRUE(has_line("selftests/fuzz/agent.dict", line));
 #include "wire/agent.def"
