@@ -31,6 +31,9 @@ struct send {
 	uint64_t broken_ns; /* since when it is paused, 0: it is not */
 };
 
+/* send_options.c. Return: 0, -1 help was asked for and is there, or EXIT_USAGE */
+int send_options(struct send *send, struct wh_config *config, int argc, char **argv);
+
 /* The opaque is the struct send. Callbacks of its migration */
 extern const struct wh_callbacks send_callbacks;
 
