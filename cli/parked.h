@@ -50,7 +50,7 @@ struct parked {
 
 /**
  * parked_open() - Read the manifest, map RAM, read device state
- * @path:	Of the folder; or file:PATH, or the path of a file: then all of it is read
+ * @path:	Of the folder; or file:PATH, or the path of a file: a stream is read, all of it
  *
  * Nobody else writes there until parked_close().
  *

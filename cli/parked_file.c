@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A parked VM in one file: what a QEMU has migrated there is read into memory. Nothing says
- * whether it is as it was, but that it holds together.
+ * A parked VM in one file: what a QEMU has migrated there is read into memory, but for pages that
+ * have their place in it. Nothing says whether it is as it was, but that it holds together.
  */
 #include "cli/parked.h"
 
@@ -49,7 +49,7 @@ static int on_block(void *opaque, const char *name, uint64_t length, uint64_t pa
 
 int parked_load(struct parked *parked, const char *uri, struct wh_err *err)
 {
-	struct wh_file_load load = { .opaque = parked, .block = on_block };
+	struct wh_file_load load = { .opaque = parked, .block = on_block, .map = true };
 	int ret = wh_file_load(uri, &load, err);
 
 	parked->device = load.device;

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TURN_NS 100000000ll /* between two looks at signals and progress */
 #define RETRY_NS 500000000ull
@@ -28,6 +29,18 @@ static void on_signal(int number)
 {
 	(void)number;
 	interrupted = 1;
+}
+
+/* Pages are read when they are sent: a disk may fail by then, or a file have become shorter */
+static void on_bus_error(int number)
+{
+	static const char text[] =
+		"wherry send: pages that are to be sent cannot be read any more\n";
+	ssize_t ignored = write(STDERR_FILENO, text, sizeof(text) - 1);
+
+	(void)ignored;
+	(void)number;
+	_exit(1);
 }
 
 static bool is_interrupted(void *opaque)
@@ -267,6 +280,7 @@ int cmd_send(int argc, char **argv)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGBUS, on_bus_error);
 	ret = run(&send, &config, &err);
 	if (ret)
 		fprintf(stderr, "wherry send: %s\n", err.text);

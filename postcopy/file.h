@@ -21,4 +21,10 @@ int file_address_parse(struct file_address *address, const char *uri, struct wh_
 int file_read(int fd, void *to, size_t length, uint64_t offset);
 int file_write(int fd, const void *from, size_t length, uint64_t offset);
 
+/*
+ * Pages of the file from @offset on instead of what is at @at; without a bit in @map they are zero.
+ * Return: 0, or a negative errno
+ */
+int file_map(int fd, uint8_t *at, uint64_t offset, const uint64_t *map, uint64_t pages);
+
 #endif /* POSTCOPY_FILE_H */

@@ -2,7 +2,8 @@
 /*
  * A guest out of a file. What was written by a QEMU is a stream as any other, but that nobody can
  * be asked for anything: all of it is there, or it is refused. With mapped-ram the list of blocks
- * says where pages are, and they are read from there straight into memory.
+ * says where pages are, and they are read from there straight into memory, or stay there until
+ * somebody touches them.
  */
 #include "base/bits.h"
 #include "base/err.h"
@@ -192,12 +193,22 @@ static int take_page(struct loader *l, const struct ram_event *event, struct wh_
 
 /* mapped-ram */
 
+static int map_pages(const struct loader *l, const struct mapped_block *mapped, const uint64_t *map,
+		     uint64_t pages, struct wh_err *err)
+{
+	int ret = file_map(l->fd, l->addr[mapped->block], mapped->pages, map, pages);
+
+	return ret ? err_sys(err, -ret, "%s: mapping %" PRIu64 " pages", l->uri, pages) : 0;
+}
+
 static int read_pages(struct loader *l, const struct mapped_block *mapped, const uint64_t *map,
 		      uint64_t pages, struct wh_err *err)
 {
 	uint64_t first = bits_next_set(map, 0, pages);
 	int ret = 0;
 
+	if (l->load->map)
+		return map_pages(l, mapped, map, pages, err);
 	while (first < pages && !ret) {
 		uint64_t end = bits_next_clear(map, first, pages);
 		uint64_t from = first * FILE_PAGE, length = (end - first) * FILE_PAGE;

@@ -363,8 +363,12 @@ int wh_start(struct wh_migration *m, struct wh_err *err)
 	}
 	m->started = true;
 	pthread_attr_init(&attr);
-	/* The VMM's signals are for the VMM's threads. */
+	/*
+	 * The VMM's signals are for the VMM's threads. But memory that cannot be read, of a file that
+	 * has become shorter, is found by whoever touches it: blocked, it would be the end at once.
+	 */
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = fault_attributes(m, &attr, err);
 	if (ret < 0)

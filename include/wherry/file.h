@@ -32,6 +32,9 @@ bool wh_is_file(const char *uri);
  * struct wh_file_load - What to do with what is in a file, and what was in it
  * @block:	As in struct wh_callbacks; memory that reads as zeros, which is filled in
  * @stop:	Now and then: true ends it with -EINTR. May be NULL
+ * @map:	With mapped-ram pages stay in the file until they are touched: what @block gave is
+ *		replaced by a private mapping of it, and goes with it by munmap(). Who makes the
+ *		file shorter then makes touching a SIGBUS
  * @device_state_max: Bytes of device state accepted, 0: 256 MiB
  *
  * @machine:	From here on filled in. "" if the file does not say
@@ -43,6 +46,7 @@ struct wh_file_load {
 	int (*block)(void *opaque, const char *name, uint64_t length, uint64_t page_size,
 		     struct wh_block *block, struct wh_err *err);
 	bool (*stop)(void *opaque);
+	bool map;
 	uint64_t device_state_max;
 
 	char machine[256];

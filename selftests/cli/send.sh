@@ -98,6 +98,35 @@ wrong 'device state of a stranger' 'format of device_state' "{$block}" \
 wrong 'device state that is too short' 'the manifest says 100' "{$block}" \
 	"$(echo "$device" | sed 's/"length":0/"length":100/')"
 
+# A file that becomes shorter while it is sent: this many bytes a second, so that pages are left
+shorter()
+{
+	fresh
+	head -c 16777216 /dev/zero | tr '\0' x > "$temp/dir/ram"
+	manifest "$(changed length 16777216)" "$device"
+	"$wherry" receive "unix:$temp/link" --out "$temp/out" --quiet 2> /dev/null &
+	receiver=$!
+	until [ -S "$temp/link" ]; do
+		kill -0 $receiver || return 1
+		sleep 0.05
+	done
+	timeout 60 "$wherry" send --from "$temp/dir" --verify=off --bandwidth 1M --json \
+		"unix:$temp/link" > "$temp/said" 2> "$temp/err" &
+	sender=$!
+	until grep -q progress "$temp/said"; do
+		kill -0 $sender || return 1
+		sleep 0.05
+	done
+	: > "$temp/dir/ram"
+	wait $sender
+	got=$?
+	wait $receiver
+	cat "$temp/err"
+	[ "$got" = 1 ] && grep -q 'cannot be read any more' "$temp/err"
+}
+
+try 'a file that becomes shorter' shorter
+
 fresh
 printf x | dd of="$temp/dir/ram" bs=1 seek=100 conv=notrunc status=none
 try 'a wrong byte, no page digests' refused 'which page cannot be told'

@@ -41,6 +41,7 @@ FIXTURE(file)
 	struct wh_file_save save;
 	struct wh_file_load load;
 	unsigned made;
+	bool map;
 	unsigned stops; /* so many looks from now it says yes, 0: never */
 	struct wh_err err;
 };
@@ -127,7 +128,12 @@ static int load(FIXTURE_DATA(file) *self)
 	free(self->load.device);
 	memset(&self->err, 0, sizeof(self->err));
 	self->made = 0;
-	self->load = (struct wh_file_load){ .opaque = self, .block = on_block, .stop = on_stop };
+	self->load = (struct wh_file_load){
+		.opaque = self,
+		.block = on_block,
+		.stop = on_stop,
+		.map = self->map,
+	};
 	return wh_file_load(self->uri, &self->load, &self->err);
 }
 
@@ -168,9 +174,12 @@ static bool same(const FIXTURE_DATA(file) *self)
 
 TEST_F(file, there_and_back)
 {
-	for (unsigned mapped = 0; mapped < 2; mapped++) {
+	for (unsigned i = 0; i < 4; i++) {
+		bool mapped = i % 2;
+
 		self->save.mapped_ram = mapped;
-		self->save.replace = mapped;
+		self->save.replace = true;
+		self->map = i > 1;
 		SAVED();
 		LOADED();
 		ASSERT_EQ(mapped, self->load.mapped_ram);
@@ -457,6 +466,60 @@ TEST_F(file, bitmaps_lie)
 	ASSERT_EQ(0, load(self));
 	ASSERT_EQ(0, get_be64(self->loaded[1] + 8));
 	ASSERT_EQ(0, memcmp(self->loaded[0], self->memory[0], lengths[0]));
+	self->map = true;
+	ASSERT_EQ(0, load(self));
+	ASSERT_EQ(0, get_be64(self->loaded[1] + 8));
+	ASSERT_EQ(self->memory[1][4 * PAGE + 15], self->loaded[1][4 * PAGE + 15]);
+	close(fd);
+}
+
+static unsigned wrong_pages(const FIXTURE_DATA(file) *self, unsigned first, unsigned end)
+{
+	static const uint8_t zeros[PAGE];
+	unsigned wrong = 0;
+
+	for (unsigned i = 0; i < lengths[0] / PAGE; i++) {
+		const uint8_t *page = i >= first && i < end ? zeros : self->memory[0] + i * PAGE;
+
+		wrong += memcmp(self->loaded[0] + i * PAGE, page, PAGE) != 0;
+	}
+	return wrong;
+}
+
+/* Mapped, nothing is read but what says where pages are; what lies in the file unsaid is hidden. */
+TEST_F(file, mapped_where_it_is)
+{
+	uint8_t bytes[8], was[96], bits[96];
+	off_t bitmap;
+	int fd;
+
+	for (uint64_t at = 0; at < lengths[0]; at += PAGE)
+		put_be64(self->memory[0] + at + 16, at + 1);
+	self->save.mapped_ram = true;
+	self->map = true;
+	SAVED();
+	LOADED();
+	ASSERT_GT(2 * MIB, self->load.bytes);
+	/* it is a copy: the file stays what it is */
+	memset(self->loaded[0], 0x55, lengths[0]);
+	LOADED();
+
+	fd = open(self->path, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(8, pread(fd, bytes, 8, HEADER + 12));
+	bitmap = (off_t)get_be64(bytes);
+	ASSERT_EQ(96, pread(fd, was, 96, bitmap));
+	/* few pages, so many that they get a mapping of their own, the first and the last */
+	for (unsigned first = 0, end = 3; end <= 768; first += 63, end += end < 96 ? 93 : 168) {
+		memcpy(bits, was, 96);
+		for (unsigned i = first; i < end; i++)
+			bits[i / 8] &= (uint8_t) ~(1u << i % 8);
+		ASSERT_EQ(96, pwrite(fd, bits, 96, bitmap));
+		ASSERT_EQ(0, load(self));
+		ASSERT_EQ(0, wrong_pages(self, first, end))
+		{
+			TH_LOG("without pages %u to %u", first, end);
+		}
+	}
 	close(fd);
 }
 
