@@ -15,11 +15,12 @@
 #include <wherry/wherry.h>
 
 static const char help[] =
-	"usage: wherry dump [--urgent | --return-path] [--pages] [--offset N] [--json] FILE\n\n"
+	"usage: wherry dump [--urgent | --return-path | --multifd] [--pages] [--offset N] [--json] FILE\n\n"
 	"Prints a recorded migration stream, each message with the offset of its first byte.\n"
 	"FILE is - for standard input.\n\n"
 	"  --urgent       FILE is an urgent (postcopy-preempt) channel\n"
 	"  --return-path  FILE is a return path, destination to source\n"
+	"  --multifd      FILE is a channel of multifd\n"
 	"  --pages        a line for each page, not for each run of pages\n"
 	"  --offset N     the stream begins there in FILE\n"
 	"  --json         an object for each message, one a line\n"
@@ -153,6 +154,7 @@ int cmd_dump(int argc, char **argv)
 	static const struct option options[] = {
 		{ "urgent", no_argument, NULL, 'u' },
 		{ "return-path", no_argument, NULL, 'r' },
+		{ "multifd", no_argument, NULL, 'm' },
 		{ "pages", no_argument, NULL, 'p' },
 		{ "offset", required_argument, NULL, 'o' },
 		{ "json", no_argument, NULL, 'j' },
@@ -164,14 +166,17 @@ int cmd_dump(int argc, char **argv)
 	uint64_t offset = 0;
 	int option;
 
-	while ((option = getopt_long(argc, argv, "+urpo:jh", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "+urmpo:jh", options, NULL)) != -1) {
 		switch (option) {
 		case 'u':
 		case 'r':
+		case 'm':
 			if (kind != WH_DUMP_STREAM)
-				return cli_usage("dump",
-						 "--urgent and --return-path exclude each other");
-			kind = option == 'u' ? WH_DUMP_URGENT : WH_DUMP_RETURN_PATH;
+				return cli_usage("dump", "--urgent, --return-path and --multifd "
+							 "exclude each other");
+			kind = option == 'u' ? WH_DUMP_URGENT :
+			       option == 'r' ? WH_DUMP_RETURN_PATH :
+					       WH_DUMP_MULTIFD;
 			break;
 		case 'p':
 			pages = true;

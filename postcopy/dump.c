@@ -140,7 +140,7 @@ static int take_stream(struct wh_dump *dump, const uint8_t *at, size_t left, siz
 	return ret < 0 ? ret : 1;
 }
 
-/* The other two */
+/* The others */
 
 static int take_urgent(struct wh_dump *dump, const uint8_t *at, size_t left, size_t *used,
 		       struct wh_err *err)
@@ -226,6 +226,9 @@ static int take_all(struct wh_dump *dump, struct wh_err *err)
 			break;
 		case WH_DUMP_RETURN_PATH:
 			ret = take_return(dump, from, left, &used, err);
+			break;
+		case WH_DUMP_MULTIFD:
+			ret = dump_multifd_take(dump, from, left, &used, err);
 			break;
 		}
 		at += used;
@@ -321,6 +324,8 @@ static bool complete(struct wh_dump *dump)
 		return dump->begin == dump->offset;
 	case WH_DUMP_RETURN_PATH:
 		return !dump->bitmap;
+	case WH_DUMP_MULTIFD:
+		return dump->begun && !dump->contents;
 	}
 	return false;
 }

@@ -4,6 +4,7 @@
 
 #include "wire/device.h"
 #include "wire/mapped_ram.h"
+#include "wire/multifd.h"
 #include "wire/return_path.h"
 #include "wire/stream.h"
 
@@ -49,6 +50,8 @@ struct wh_dump {
 
 	bool bitmap; /* of the return path: a bitmap follows */
 
+	uint32_t contents; /* of a packet of multifd: so many bytes are still to come */
+
 	bool mapping;	 /* the list of blocks of a mapped-ram file */
 	bool inside;	 /* behind a line of it, of: */
 	uint64_t region; /* the next byte of the file */
@@ -64,6 +67,10 @@ void dump_mapped_begin(struct wh_dump *dump);
 int dump_mapped_take(struct wh_dump *dump, const uint8_t *at, size_t left, size_t *used,
 		     struct wh_err *err);
 
+/* dump_multifd.c */
+int dump_multifd_take(struct wh_dump *dump, const uint8_t *at, size_t left, size_t *used,
+		      struct wh_err *err);
+
 #define DUMP_FIELDS_MAX 8u
 #define DUMP_LINE_MAX 1024u
 
@@ -77,6 +84,8 @@ struct dump_message {
 void dump_number(struct dump_message *message, const char *name, enum wh_dump_form form,
 		 uint64_t number);
 void dump_text(struct dump_message *message, const char *name, const char *text);
+/* As text, with its end */
+void dump_uuid(char text[37], const uint8_t uuid[16]);
 /* With the line that shows it */
 void dump_say(struct wh_dump *dump, uint64_t offset, const struct dump_message *message,
 	      const char *format, ...) __attribute__((format(printf, 4, 5)));

@@ -383,17 +383,23 @@ void dump_say_package(struct wh_dump *dump, const struct package *package)
 	say_packaged(dump, at, CMD_POSTCOPY_RUN);
 }
 
+void dump_uuid(char text[37], const uint8_t uuid[16])
+{
+	for (unsigned i = 0; i < 16; i++) {
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*text++ = '-';
+		text += sprintf(text, "%02x", uuid[i]);
+	}
+}
+
 static void say_uuid(struct wh_dump *dump, const uint8_t *uuid)
 {
 	struct dump_message m = { .kind = "uuid" };
-	struct text text = { .length = 0 };
-	unsigned i;
+	char text[37];
 
-	for (i = 0; i < 16; i++)
-		text_add(&text, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",
-			 uuid[i]);
-	dump_text(&m, "uuid", text.text);
-	dump_say(dump, dump->begin, &m, "uuid %s", text.text);
+	dump_uuid(text, uuid);
+	dump_text(&m, "uuid", text);
+	dump_say(dump, dump->begin, &m, "uuid %s", text);
 }
 
 /* A number or a name in front of the sections */

@@ -17,6 +17,7 @@ enum wh_dump_kind {
 	WH_DUMP_STREAM,	     /* main channel, source to destination */
 	WH_DUMP_URGENT,	     /* preempt channel */
 	WH_DUMP_RETURN_PATH, /* destination to source */
+	WH_DUMP_MULTIFD,     /* a channel of multifd */
 };
 
 struct wh_dump;

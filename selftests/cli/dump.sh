@@ -90,6 +90,22 @@ broken()
 	[ "$(wc -l < "$temp/err")" = 1 ] || { cat "$temp/err"; return 1; }
 }
 
+# A channel of multifd: byte by byte the same, a page for each that a packet names; cut it is not whole
+channel()
+{
+	dump 0 --multifd "$1" && cp "$temp/out" "$temp/file" || return 1
+	dd if="$1" bs=7 2> /dev/null | "$wherry" dump --multifd - > "$temp/out" || return 1
+	cmp "$temp/file" "$temp/out" || return 1
+	named=$(sed -n 's/.*: \([0-9]*\) pages, \([0-9]*\) zero;.*/\1 + \2/p' "$temp/file" | paste -sd+ -)
+	dump 0 --multifd --pages "$1" || return 1
+	[ "$(grep -c '    ram 0x' "$temp/out")" = "$(($named))" ] || { cat "$temp/out"; return 1; }
+	for length in 1 63 65 1407 1409 3000; do
+		head -c $length "$1" > "$temp/cut"
+		dump 1 --multifd "$temp/cut" || return 1
+	done
+	dump 1 --multifd "$vectors/isapc-postcopy.stream" && grep -q 'multifd hello begins with' "$temp/err"
+}
+
 nonsense()
 {
 	printf 'no migration at all, really' > "$temp/text"
@@ -119,6 +135,10 @@ for file in "$vectors"/*.return; do
 done
 for file in "$vectors"/*.urgent; do
 	try "whole: ${file##*/}" whole "$file" --urgent
+done
+for file in selftests/fuzz/seeds/multifd/*; do
+	try "whole: channel ${file##*/}" whole "$file" --multifd
+	try "channel ${file##*/}, in pieces and broken off" channel "$file"
 done
 try "through a pipe" piped
 try "pages" pages

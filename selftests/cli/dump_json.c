@@ -18,6 +18,9 @@
 
 #define KINDS_MAX 128
 
+/* Recorded ones of multifd */
+#define CHANNELS "selftests/fuzz/seeds/multifd"
+
 struct seen {
 	char kind[KINDS_MAX][64];
 	unsigned kinds;
@@ -170,9 +173,10 @@ static void check_vectors(struct __test_metadata *_metadata, const char *name, c
 TEST(objects_are_the_lines)
 {
 	static const char *const others[] = {
-		"header", "machine", "capability",   "page-bits", "uuid", "section",
-		"footer", "blocks",  "block",	     "pages",	  "EOS",  "EOF",
-		"bitmap", "range",   "device-state", "break",	  "page", "VMDESCRIPTION",
+		"header",  "machine", "capability",    "page-bits", "uuid",
+		"section", "footer",  "blocks",	       "block",	    "pages",
+		"EOS",	   "EOF",     "bitmap",	       "range",	    "device-state",
+		"break",   "page",    "VMDESCRIPTION", "channel",   "packet",
 	};
 	static struct seen seen;
 
@@ -180,6 +184,8 @@ TEST(objects_are_the_lines)
 	check_recorded(_metadata, "selftests/vectors/qemu-*/*.stream", "--pages", &seen);
 	check_recorded(_metadata, "selftests/vectors/qemu-*/*.return", "--return-path", &seen);
 	check_recorded(_metadata, "selftests/vectors/qemu-*/*.urgent", "--urgent", &seen);
+	check_recorded(_metadata, CHANNELS "/*", "--multifd", &seen);
+	check_recorded(_metadata, CHANNELS "/*", "--multifd --pages", &seen);
 	check_vectors(_metadata, "stream", "", &seen);
 	check_vectors(_metadata, "command", "", &seen);
 	check_vectors(_metadata, "return_path", "--return-path", &seen);
