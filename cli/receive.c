@@ -31,7 +31,7 @@ static const char usage[] =
 	"  URI                     tcp:HOST:PORT, rdma:HOST:PORT, unix:PATH, vsock:CID:PORT or\n"
 	"                          fd:N; or file:PATH[,offset=N], to which a QEMU has migrated\n"
 	"  --out DIR               a folder that is empty, or is made\n"
-	"  --force                 DIR may hold a capture, which is given up\n"
+	"  --force                 DIR may hold a capture, which goes when the new one is complete\n"
 	"  --reserve on|off        where postcopy may come: room in DIR for all of RAM before that (on)\n"
 	"  --postcopy on|off       as at the source (on)\n"
 	"  --urgent on|off         as postcopy-preempt at the source; on takes either (on)\n"

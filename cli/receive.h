@@ -19,6 +19,7 @@
  *	receive_block.c	memory for the blocks that the stream names
  *	receive_touch.c	threads that read it while pages are missing
  *	receive_write.c	the capture: a file a block, device state, manifest
+ *	receive_old.c	the one that was there
  *	receive_show.c	progress
  */
 
@@ -31,6 +32,7 @@
 #define MANIFEST_KIND "wherry-capture"
 #define MANIFEST_VERSION 1
 #define DEVICE_NAME "device-state.bin"
+#define DEVICE_NAME_2 "device-state-2.bin" /* if the old one's is called so */
 
 enum receive_memory {
 	RECEIVE_MEMFD,
@@ -73,7 +75,10 @@ struct receive_toucher {
  * @fd:		-1 before it is open
  * @made:	It was not there before
  * @ours:	What is in it may be taken away
- * @replaces:	It still holds a capture that --force gives up
+ * @replaces:	It holds a capture, which --force gives up for a whole one
+ * @old:	Its manifest; NULL if it cannot be read
+ * @placed:	The new manifest is in its place
+ * @device:	Name of the file of device state; NULL before it is there
  * @warned:	That it may be too small
  * @wrote:	Blocks whose files there are, in order
  */
@@ -85,9 +90,11 @@ struct receive_out {
 	bool made;
 	bool ours;
 	bool replaces;
+	bool placed;
 	bool warned;
-	bool wrote_device;
 	unsigned wrote;
+	const char *device;
+	json_object *old;
 };
 
 /**
@@ -179,12 +186,18 @@ int receive_out_open(struct receive *receive, struct wh_err *err);
 int receive_out_reserve(struct receive *receive, struct wh_err *err);
 /* A note if the blocks so far may not fit */
 void receive_out_room(struct receive *receive);
-/* Memory and device state; nothing looks complete yet */
+/* Memory and device state, safe on disk; nothing looks complete yet */
 int receive_out_write(struct receive *receive, struct wh_err *err);
-/* Puts the manifest there, when all else is safe on disk */
+/* Puts the manifest there, which makes it a capture; what was there is gone then */
 int receive_out_finish(struct receive *receive, struct wh_err *err);
 /* Without receive_out_finish(): takes away whatever was written */
 void receive_out_close(struct receive *receive, bool complete);
+
+/* receive_old.c */
+void receive_old_open(struct receive_out *out);
+/* Is it a file of the old capture? */
+bool receive_old_has(const struct receive_out *out, const char *file);
+void receive_old_drop(struct receive_out *out);
 
 /* parked_verify.c: what a digest is, for those who write and who read */
 void receive_digest_text(XXH128_hash_t hash, char text[33]);

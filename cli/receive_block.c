@@ -34,13 +34,16 @@ static int check_name(const char *name, struct wh_err *err)
 
 static bool file_taken(const struct receive *receive, const char *file)
 {
+	char pages[RECEIVE_FILE_MAX + 8];
+
 	for (unsigned i = 0; i < receive->blocks; i++)
 		if (!strcmp(receive->block[i].file, file))
 			return true;
-	return false;
+	snprintf(pages, sizeof(pages), "%s" PAGES_SUFFIX, file);
+	return receive_old_has(&receive->out, file) || receive_old_has(&receive->out, pages);
 }
 
-/* Letters, digits and a few signs stay, and no file is hidden or named twice. */
+/* Letters, digits and a few signs stay, no file is hidden, named twice, or of an old capture. */
 static void name_file(const struct receive *receive, struct receive_block *block)
 {
 	char stem[FILE_STEM_MAX + 1];

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * wherry receive: the capture. A folder is one if and only if it has a manifest. So
- * the manifest of an old capture goes before anything of it is changed, and the new one
- * comes, by rename, when all it speaks of is safe on disk.
+ * wherry receive: the capture. A folder is one if and only if it has a manifest, which comes by
+ * rename, when all it speaks of is safe on disk. What becomes of an old one: receive_old.c.
  */
 #include "cli/receive.h"
 
@@ -71,7 +70,7 @@ int receive_out_open(struct receive *receive, struct wh_err *err)
 	if (!out->force)
 		return receive_fail(err, -EEXIST, "%s holds a capture; --force gives it up",
 				    out->path);
-	out->replaces = true;
+	receive_old_open(out);
 	out->ours = true;
 	return 0;
 }
@@ -96,8 +95,12 @@ void receive_out_room(struct receive *receive)
 
 static int open_new(const struct receive_out *out, const char *name, struct wh_err *err)
 {
-	int fd = openat(out->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int fd;
 
+	/* Not of the capture that is there, so of one that was to replace it and never did */
+	if (out->replaces)
+		unlinkat(out->fd, name, 0);
+	fd = openat(out->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return receive_fail(err, -errno, "%s/%s: %m", out->path, name);
 	return fd;
@@ -139,41 +142,6 @@ int receive_out_reserve(struct receive *receive, struct wh_err *err)
 			    " bytes, before it may come by postcopy: %m (--reserve off if most of it "
 			    "is zero)",
 			    out->path, block->name, length);
-}
-
-/* A name out of a manifest: only what lies in the folder itself is taken away. */
-static void drop_listed(const struct receive_out *out, json_object *object, const char *what)
-{
-	json_object *name;
-
-	if (json_object_object_get_ex(object, what, &name) &&
-	    !strchr(json_object_get_string(name), '/'))
-		unlinkat(out->fd, json_object_get_string(name), 0);
-}
-
-static int drop_old(struct receive_out *out, struct wh_err *err)
-{
-	int fd = openat(out->fd, MANIFEST_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	json_object *manifest = fd < 0 ? NULL : json_object_from_fd(fd);
-	json_object *part;
-
-	if (fd >= 0)
-		close(fd);
-	if (unlinkat(out->fd, MANIFEST_NAME, 0) < 0 || fsync(out->fd) < 0) {
-		json_object_put(manifest);
-		return receive_fail(err, -errno, "%s/" MANIFEST_NAME ": %m", out->path);
-	}
-	if (json_object_object_get_ex(manifest, "blocks", &part) &&
-	    json_object_is_type(part, json_type_array))
-		for (size_t i = 0; i < json_object_array_length(part); i++) {
-			drop_listed(out, json_object_array_get_idx(part, i), "file");
-			drop_listed(out, json_object_array_get_idx(part, i), "pages");
-		}
-	if (json_object_object_get_ex(manifest, "device_state", &part))
-		drop_listed(out, part, "file");
-	json_object_put(manifest);
-	out->replaces = false;
-	return 0;
 }
 
 /* Return: 0 or a negative errno */
@@ -308,38 +276,64 @@ static int write_block(struct receive *receive, struct receive_block *block, XXH
 
 static int write_device(struct receive *receive, struct wh_err *err)
 {
-	int fd = open_new(&receive->out, DEVICE_NAME, err);
+	const char *name =
+		receive_old_has(&receive->out, DEVICE_NAME) ? DEVICE_NAME_2 : DEVICE_NAME;
+	int fd = open_new(&receive->out, name, err);
 	int ret;
 
 	if (fd < 0)
 		return fd;
-	receive->out.wrote_device = true;
+	receive->out.device = name;
 	ret = write_all(fd, receive->device, receive->device_length, 0);
 	close(fd);
 	receive_digest_text(XXH3_128bits(receive->device, receive->device_length),
 			    receive->device_digest);
 	if (ret) {
 		errno = -ret;
-		return receive_fail(err, ret, "%s/" DEVICE_NAME ": %m", receive->out.path);
+		return receive_fail(err, ret, "%s/%s: %m", receive->out.path, name);
 	}
 	return 0;
+}
+
+static int sync_file(const struct receive_out *out, const char *name, struct wh_err *err)
+{
+	int fd = openat(out->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int ret = 0;
+
+	if (fd < 0 || fsync(fd) < 0)
+		ret = receive_fail(err, -errno, "%s/%s: %m", out->path, name);
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+static int sync_files(const struct receive *receive, struct wh_err *err)
+{
+	const struct receive_out *out = &receive->out;
+	int ret = sync_file(out, out->device, err);
+
+	for (unsigned i = 0; i < receive->blocks && !ret; i++) {
+		ret = sync_file(out, receive->block[i].file, err);
+		if (!ret && receive->verify)
+			ret = sync_file(out, receive->block[i].pages, err);
+	}
+	return ret;
 }
 
 int receive_out_write(struct receive *receive, struct wh_err *err)
 {
 	struct receive_out *out = &receive->out;
-	XXH3_state_t *hash;
+	XXH3_state_t *hash = XXH3_createState();
 	int ret = 0;
 
-	if (out->replaces)
-		ret = drop_old(out, err);
-	hash = XXH3_createState();
-	if (!ret && !hash)
+	if (!hash)
 		ret = receive_fail(err, -ENOMEM, "no memory for a digest");
 	while (!ret && out->wrote < receive->blocks)
 		ret = write_block(receive, &receive->block[out->wrote], hash, err);
 	XXH3_freeState(hash);
-	return ret ? ret : write_device(receive, err);
+	if (!ret)
+		ret = write_device(receive, err);
+	return ret ? ret : sync_files(receive, err);
 }
 
 static void add_string(json_object *object, const char *name, const char *value)
@@ -371,7 +365,7 @@ static json_object *manifest_device(const struct receive *receive)
 {
 	json_object *object = json_object_new_object();
 
-	add_string(object, "file", DEVICE_NAME);
+	add_string(object, "file", receive->out.device);
 	add_string(object, "format", receive->device_format == WH_DEVICE_QEMU ? "qemu" : "own");
 	add_number(object, "length", receive->device_length);
 	add_string(object, "xxh3_128", receive->device_digest);
@@ -407,18 +401,6 @@ static json_object *manifest_new(const struct receive *receive)
 	return manifest;
 }
 
-static int sync_file(const struct receive_out *out, const char *name, struct wh_err *err)
-{
-	int fd = openat(out->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	int ret = 0;
-
-	if (fd < 0 || fsync(fd) < 0)
-		ret = receive_fail(err, -errno, "%s/%s: %m", out->path, name);
-	if (fd >= 0)
-		close(fd);
-	return ret;
-}
-
 static int write_manifest(const struct receive *receive, struct wh_err *err)
 {
 	const struct receive_out *out = &receive->out;
@@ -449,20 +431,18 @@ static int write_manifest(const struct receive *receive, struct wh_err *err)
 int receive_out_finish(struct receive *receive, struct wh_err *err)
 {
 	struct receive_out *out = &receive->out;
-	int ret = sync_file(out, DEVICE_NAME, err);
+	int ret = write_manifest(receive, err);
 
-	for (unsigned i = 0; i < receive->blocks && !ret; i++) {
-		ret = sync_file(out, receive->block[i].file, err);
-		if (!ret && receive->verify)
-			ret = sync_file(out, receive->block[i].pages, err);
-	}
-	if (!ret)
-		ret = write_manifest(receive, err);
-	if (!ret &&
-	    (fsync(out->fd) < 0 || renameat(out->fd, MANIFEST_PART, out->fd, MANIFEST_NAME) < 0 ||
-	     fsync(out->fd) < 0))
-		ret = receive_fail(err, -errno, "%s/" MANIFEST_NAME ": %m", out->path);
-	return ret;
+	if (ret)
+		return ret;
+	if (fsync(out->fd) < 0 || renameat(out->fd, MANIFEST_PART, out->fd, MANIFEST_NAME) < 0)
+		return receive_fail(err, -errno, "%s/" MANIFEST_NAME ": %m", out->path);
+	out->placed = true;
+	if (fsync(out->fd) < 0)
+		return receive_fail(err, -errno, "%s: it is there, but safe on disk? %m",
+				    out->path);
+	receive_old_drop(out);
+	return 0;
 }
 
 /* Not in its place: it was not needed */
@@ -478,6 +458,20 @@ static void drop_reserved(const struct receive_out *out, struct receive_block *b
 	block->reserved = -1;
 }
 
+/* Whatever was written for a capture that is none */
+static void drop_new(struct receive *receive)
+{
+	const struct receive_out *out = &receive->out;
+
+	unlinkat(out->fd, MANIFEST_PART, 0);
+	for (unsigned i = 0; i < out->wrote; i++) {
+		unlinkat(out->fd, receive->block[i].file, 0);
+		unlinkat(out->fd, receive->block[i].pages, 0);
+	}
+	if (out->device)
+		unlinkat(out->fd, out->device, 0);
+}
+
 void receive_out_close(struct receive *receive, bool complete)
 {
 	struct receive_out *out = &receive->out;
@@ -487,18 +481,12 @@ void receive_out_close(struct receive *receive, bool complete)
 			rmdir(out->path);
 		return;
 	}
-	if (!complete && out->ours && !out->replaces) {
-		unlinkat(out->fd, MANIFEST_NAME, 0);
-		unlinkat(out->fd, MANIFEST_PART, 0);
-		for (unsigned i = 0; i < out->wrote; i++) {
-			unlinkat(out->fd, receive->block[i].file, 0);
-			unlinkat(out->fd, receive->block[i].pages, 0);
-		}
-		if (out->wrote_device)
-			unlinkat(out->fd, DEVICE_NAME, 0);
-	}
+	if (!complete && out->ours && !out->placed)
+		drop_new(receive);
 	for (unsigned i = 0; i < receive->blocks; i++)
 		drop_reserved(out, &receive->block[i]);
+	json_object_put(out->old);
+	out->old = NULL;
 	close(out->fd);
 	out->fd = -1;
 	if (!complete && out->made)
