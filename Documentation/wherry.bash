@@ -29,7 +29,7 @@ _wherry()
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
 			relay:--multifd | relay:--multifd-level | send:--multifd | send:--multifd-level | \
-			receive:--multifd | *:--tls | relay:--tls-from | relay:--tls-to | relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--recover | send:--timeout | \
+			receive:--multifd | *:--tls | relay:--tls-from | relay:--tls-to | relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--page-size | send:--recover | send:--timeout | \
 			receive:--device-max | receive:--recover | receive:--timeout | qmp:--timeout | \
 			top:--interval | top:--count | drill:--runs | drill:--seed | \
 			drill:--replay | drill:--memory)
@@ -65,7 +65,7 @@ _wherry()
 		send:*)
 			words='--from --mapped-ram --force --postcopy --urgent --return-path --switchover-ack --multifd
 				--multifd-compression --multifd-level --multifd-sync --bandwidth --machine
-				--recover --verify --timeout --tls --json --quiet --help'
+				--page-size --recover --verify --timeout --tls --json --quiet --help'
 			;;
 		qmp:* | top:*)
 			words='--events --timeout --help'

@@ -14,6 +14,7 @@
 
 #define MANIFEST_MAX (4 << 20)
 #define HUGE_MAX (UINT64_C(1) << 30)
+#define HUGE_PAGE (UINT64_C(2) << 20)
 #define DEVICE_MAX (UINT64_C(1) << 32)
 
 static int wrong(const struct parked *parked, struct wh_err *err, const char *what,
@@ -82,28 +83,33 @@ static int open_part(const struct parked *parked, const char *file, uint64_t len
 			    parked->path, file, (uint64_t)st.st_size, length);
 }
 
-/* Where a host page of the block begins is one here too */
-static int map(const struct parked *parked, struct parked_block *block, struct wh_err *err)
+int parked_room(struct parked_block *block)
 {
-	int fd = open_part(parked, block->file, block->length, err);
-	uint64_t room = block->length + block->page_size;
-	uintptr_t at;
-	int ret = 0;
+	uint64_t align = block->page_size > HUGE_PAGE ? block->page_size : HUGE_PAGE;
+	uint64_t room = block->length + align;
 
-	if (fd < 0)
-		return fd;
 	block->map =
 		mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (block->map == MAP_FAILED) {
 		block->map = NULL;
-		ret = -errno;
-	} else {
-		block->map_length = room;
-		at = ((uintptr_t)block->map + block->page_size - 1) & -block->page_size;
-		block->at = mmap((void *)at, block->length, PROT_READ,
-				 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0);
-		ret = block->at == MAP_FAILED ? -errno : 0;
+		return -errno;
 	}
+	block->map_length = room;
+	block->at = (uint8_t *)(((uintptr_t)block->map + align - 1) & -align);
+	return 0;
+}
+
+static int map(const struct parked *parked, struct parked_block *block, struct wh_err *err)
+{
+	int fd = open_part(parked, block->file, block->length, err);
+	int ret;
+
+	if (fd < 0)
+		return fd;
+	ret = parked_room(block);
+	if (!ret && mmap(block->at, block->length, PROT_READ,
+			 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) == MAP_FAILED)
+		ret = -errno;
 	close(fd);
 	errno = -ret;
 	return ret ? receive_fail(err, ret, "%s/%s: mapping it: %m", parked->path, block->file) : 0;
@@ -232,6 +238,27 @@ int parked_open(struct parked *parked, const char *path, struct wh_err *err)
 		      wrong(parked, err, "it is no JSON object", "");
 	json_object_put(manifest);
 	return ret;
+}
+
+int parked_page_size(struct parked *parked, const char *name, uint64_t page_size,
+		     struct wh_err *err)
+{
+	for (unsigned i = 0; i < parked->blocks; i++) {
+		struct parked_block *block = &parked->block[i];
+
+		if (strcmp(block->name, name))
+			continue;
+		if (page_size < RECEIVE_PAGE || page_size > HUGE_PAGE ||
+		    page_size & (page_size - 1) || block->length % page_size)
+			return receive_fail(err, -EINVAL,
+					    "pages of %" PRIu64 " bytes, of block '%.100s' of "
+					    "%" PRIu64,
+					    page_size, name, block->length);
+		block->page_size = page_size;
+		return 0;
+	}
+	return receive_fail(err, -ENOENT, "%s: no block '%.100s' for pages of %" PRIu64 " bytes",
+			    parked->path, name, page_size);
 }
 
 void parked_close(struct parked *parked)

@@ -18,7 +18,7 @@
 /**
  * struct parked_block - A block of RAM
  * @page_size:	Host pages of the machine that it came from
- * @at:		@length bytes, only to be read, aligned to @page_size
+ * @at:		@length bytes, only to be read, aligned to any size of host pages
  * @digest:	"" of a file, which has none
  * @pages:	File of page digests, "" if there is none
  */
@@ -58,8 +58,15 @@ struct parked {
  */
 int parked_open(struct parked *parked, const char *path, struct wh_err *err);
 
+/* Address space for @block of this length, @at and what unmaps it. Return: 0 or a negative errno */
+int parked_room(struct parked_block *block);
+
 /* parked_file.c: of parked_open(), for a file: address */
 int parked_load(struct parked *parked, const char *uri, struct wh_err *err);
+
+/* The destination's host pages are others than were recorded, or than a file says */
+int parked_page_size(struct parked *parked, const char *name, uint64_t page_size,
+		     struct wh_err *err);
 
 /**
  * parked_verify() - Compare everything with its digests; not for a file

@@ -27,21 +27,12 @@ static int on_block(void *opaque, const char *name, uint64_t length, uint64_t pa
 				    "%s: block '%s' of %" PRIu64 " bytes and %" PRIu64
 				    " before it, this machine has %" PRIu64,
 				    parked->path, name, length, parked->bytes, machine);
-	*block = (struct parked_block){
-		.length = length,
-		.page_size = page_size,
-		.map_length = length + page_size,
-	};
+	*block = (struct parked_block){ .length = length, .page_size = page_size };
 	snprintf(block->name, sizeof(block->name), "%s", name);
-	block->map = mmap(NULL, block->map_length, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (block->map == MAP_FAILED) {
-		block->map = NULL;
+	parked->blocks++;
+	if (parked_room(block) || mprotect(block->at, length, PROT_READ | PROT_WRITE))
 		return receive_fail(err, -errno, "%s: memory of %" PRIu64 " bytes: %m",
 				    parked->path, length);
-	}
-	block->at = (uint8_t *)(((uintptr_t)block->map + page_size - 1) & -page_size);
-	parked->blocks++;
 	parked->bytes += length;
 	*made = (struct wh_block){ .addr = block->at, .length = length, .fd = -1 };
 	return 0;

@@ -26,11 +26,13 @@ uint64_t receive_now_ns(void)
 
 int receive_fail(struct wh_err *err, int code, const char *format, ...)
 {
+	char text[sizeof(err->text)]; /* what was said before may be an argument */
 	va_list args;
 
 	va_start(args, format);
-	vsnprintf(err->text, sizeof(err->text), format, args);
+	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
+	memcpy(err->text, text, sizeof(text));
 	err->code = code;
 	return code;
 }

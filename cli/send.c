@@ -85,6 +85,8 @@ static void on_event(void *opaque, const struct wh_event *event)
 
 	if (event->kind != WH_EVENT_PHASE)
 		return;
+	if (event->phase == WH_PHASE_POSTCOPY)
+		__atomic_store_n(&send->switched, true, __ATOMIC_RELAXED);
 	if (event->phase == WH_PHASE_PRECOPY && send->postcopy)
 		wh_start_postcopy(send->migration, &err);
 	snprintf(text, sizeof(text), "%s%s%.280s", wh_phase_name(event->phase),
@@ -212,6 +214,18 @@ int send_start(struct send *send, struct wh_config *config, struct wh_err *err)
 	return ret ? ret : wh_start(send->migration, err);
 }
 
+/* A QEMU whose pages are others goes away, and says why on its own standard error only */
+static void add_hint(const struct send *send, struct wh_err *err)
+{
+	bool gone = err->code == -ECONNRESET || err->code == -EPIPE || err->code == -ECONNABORTED;
+
+	if (send->postcopy && gone && !__atomic_load_n(&send->switched, __ATOMIC_RELAXED))
+		receive_fail(err, err->code,
+			     "%.300s; a QEMU does so if its RAM has other host pages than are "
+			     "announced (--page-size)",
+			     err->text);
+}
+
 static int run(struct send *send, struct wh_config *config, struct wh_err *err)
 {
 	char text[160];
@@ -220,6 +234,9 @@ static int run(struct send *send, struct wh_config *config, struct wh_err *err)
 	ret = parked_open(&send->parked, send->from, err);
 	if (send->parked.in_file)
 		send->verify = false;
+	for (unsigned i = 0; i < send->page_sizes && !ret; i++)
+		ret = parked_page_size(&send->parked, send->page_size[i].block,
+				       send->page_size[i].bytes, err);
 	if (!ret && send->verify)
 		ret = parked_verify(&send->parked, err);
 	if (ret)
@@ -233,7 +250,11 @@ static int run(struct send *send, struct wh_config *config, struct wh_err *err)
 	if (wh_is_file(send->uri))
 		return send_file(send, config->machine, is_interrupted, err);
 	ret = send_start(send, config, err);
-	return ret ? ret : wait_for_it(send, err);
+	if (!ret)
+		ret = wait_for_it(send, err);
+	if (ret)
+		add_hint(send, err);
+	return ret;
 }
 
 void send_summary(const struct send *send, int ret)

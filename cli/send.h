@@ -8,10 +8,15 @@
  * The source of a guest that runs nowhere: of wherry send, and of wherry relay.
  */
 
+#define SEND_PAGE_SIZES 16u
+
 /**
  * struct send - One run of the command
  *
  * Callbacks run on a thread of the library, the main thread waits and shows.
+ *
+ * @switched:	It came to postcopy
+ * @page_size:	Of the destination's blocks, where the parked VM says something else
  */
 struct send {
 	struct parked parked;
@@ -24,6 +29,12 @@ struct send {
 	bool force;	 /* one that is there */
 	bool json;
 	bool quiet;
+	bool switched;
+	struct {
+		const char *block;
+		uint64_t bytes;
+	} page_size[SEND_PAGE_SIZES];
+	unsigned page_sizes;
 	const struct wh_stats *written; /* to a file, once that is done */
 	uint64_t recover_ns;
 	uint64_t begin_ns;

@@ -40,6 +40,8 @@ static const char usage[] =
 	"                         (at a QEMU from 8.1 on: the capability switchover-ack)\n"
 	"  --bandwidth SIZE       bytes a second of what was not asked for (no limit)\n"
 	"  --machine NAME         instead of the machine type in DIR\n"
+	"  --page-size BLOCK=SIZE with --postcopy: host pages of a block there, 2M of hugetlb\n"
+	"                         (what DIR says, which knows it of a source with postcopy-ram)\n"
 	"  --recover SECONDS      a link that breaks in postcopy: try so long to resume (0)\n"
 	"  --verify[=on|off]      against the digests, before anything is sent (on)\n"
 	"  --tls WORDS            dir=DIR and more: every connection speaks TLS (tls.rst)\n"
@@ -64,6 +66,7 @@ enum {
 	OPTION_SWITCHOVER_ACK,
 	OPTION_BANDWIDTH,
 	OPTION_MACHINE,
+	OPTION_PAGE_SIZE,
 	OPTION_RECOVER,
 	OPTION_VERIFY,
 	OPTION_TIMEOUT,
@@ -87,6 +90,7 @@ static const struct option options[] = {
 	{ "switchover-ack", no_argument, NULL, OPTION_SWITCHOVER_ACK },
 	{ "bandwidth", required_argument, NULL, OPTION_BANDWIDTH },
 	{ "machine", required_argument, NULL, OPTION_MACHINE },
+	{ "page-size", required_argument, NULL, OPTION_PAGE_SIZE },
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
 	{ "verify", optional_argument, NULL, OPTION_VERIFY },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
@@ -152,6 +156,24 @@ int send_multifd(const char *name, enum send_multifd option, const char *text,
 	return ret;
 }
 
+/* BLOCK=SIZE, and there may be such a sign in BLOCK */
+static int page_size(struct send *send, char *text)
+{
+	char *value = strrchr(text, '=');
+	uint64_t bytes = 0;
+
+	if (!value || value == text)
+		return cli_usage("send", "--page-size %s: BLOCK=SIZE was expected", text);
+	if (send->page_sizes == SEND_PAGE_SIZES)
+		return cli_usage("send", "--page-size: more than %u times", SEND_PAGE_SIZES);
+	*value++ = '\0';
+	if (cli_number("send", "page-size", value, INT64_MAX, &bytes))
+		return EXIT_USAGE;
+	send->page_size[send->page_sizes].block = text;
+	send->page_size[send->page_sizes++].bytes = bytes;
+	return 0;
+}
+
 static int read_option(struct send *send, struct wh_config *config, int option)
 {
 	uint64_t number = 0;
@@ -193,6 +215,9 @@ static int read_option(struct send *send, struct wh_config *config, int option)
 		break;
 	case OPTION_MACHINE:
 		config->machine = optarg;
+		break;
+	case OPTION_PAGE_SIZE:
+		ret = page_size(send, optarg);
 		break;
 	case OPTION_RECOVER:
 		ret = cli_number("send", "recover", optarg, 86400, &number);
@@ -242,6 +267,8 @@ int send_options(struct send *send, struct wh_config *config, int argc, char **a
 		return cli_usage("send", "what is %s?", argv[optind]);
 	if (!send->from)
 		return cli_usage("send", "--from DIR is missing");
+	if (send->page_sizes && !send->postcopy)
+		return cli_usage("send", "--page-size is for --postcopy");
 	if (config->urgent && !send->postcopy)
 		return cli_usage("send", "--urgent is for --postcopy");
 	if (wh_is_file(send->uri) && send->postcopy)

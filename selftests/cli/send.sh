@@ -128,6 +128,13 @@ shorter()
 try 'a file that becomes shorter' shorter
 
 fresh
+try 'pages of a block that is not there' refused "no block 'rom'" --postcopy --page-size rom=4096
+try 'pages that are no power of two' refused "pages of 3000 bytes, of block 'ram'" \
+	--postcopy --page-size ram=3000
+try 'pages larger than the block' refused "pages of 2097152 bytes, of block 'ram'" \
+	--postcopy --page-size ram=2M
+try 'pages as they are' refused "$temp/nobody" --postcopy --page-size ram=4K
+fresh
 printf x | dd of="$temp/dir/ram" bs=1 seek=100 conv=notrunc status=none
 try 'a wrong byte, no page digests' refused 'which page cannot be told'
 fresh

@@ -16,18 +16,21 @@
 #include "base/err.h"
 #include "selftests/interop/do.h"
 #include "selftests/interop/guest_pair.h"
+#include "selftests/lib/memory.h"
 
 FIXTURE(parked)
 {
 	struct guest_pair pair;
 	struct receiver receiver;
 	struct child sender;
+	struct huge_pages huge_pages;
 };
 
 FIXTURE_SETUP(parked)
 {
 	struct wh_err err = { 0 };
 
+	self->huge_pages.hold = -1;
 	DO(guest_pair_open(&self->pair, &err));
 }
 
@@ -36,6 +39,7 @@ FIXTURE_TEARDOWN(parked)
 	child_end(&self->sender);
 	receiver_end(&self->receiver);
 	guest_pair_close(&self->pair);
+	huge_pages_drop(&self->huge_pages);
 }
 
 static const struct vm_kind q35 = { .board = VM_Q35 };
@@ -148,6 +152,40 @@ TEST_F_TIMEOUT(parked, goes_on, TEST_SECONDS)
 	EXPECT_EQ(0, child_wait(&self->sender, WAIT_MS, &err))
 	{
 		TH_LOG("%s", child_said(&self->sender, said, sizeof(said)));
+	}
+	DO(qemu_wait_status(qemu, "completed", WAIT_MS, &err));
+	DO(guest_pair_check(&self->pair, &err));
+}
+
+/* Nothing in the folder says so: without postcopy-ram at the source, pages have no size. */
+TEST_F_TIMEOUT(parked, huge_pages_there, TEST_SECONDS)
+{
+	static const char *const capabilities[] = { "postcopy-ram", NULL };
+	static const struct vm_kind huge = { .board = VM_Q35, .memory = VM_HUGETLB };
+	const char *options[] = { "--postcopy", NULL, NULL, NULL };
+	struct qemu *qemu = &self->pair.vm[1].qemu;
+	struct wh_err err = { 0 };
+	char uri[96], said[600];
+
+	DO(huge_pages_take(&self->huge_pages, VM_RAM_BYTES / (2 * MIB) + 2, &err));
+	DO(park(self, &err));
+	snprintf(uri, sizeof(uri), "unix:%s/back", self->pair.dir);
+	for (unsigned i = 0; i < 2; i++) {
+		DO(guest_pair_start(&self->pair, 1, &huge, capabilities, NULL, &err));
+		DO(qemu_migrate_incoming(qemu, uri, &err));
+		DO(start_sender(self, uri, options, &err));
+		EXPECT_EQ(!i, child_wait(&self->sender, WAIT_MS, &err));
+		child_said(&self->sender, said, sizeof(said));
+		child_end(&self->sender);
+		if (i)
+			break;
+		EXPECT_NE(NULL, strstr(said, "other host pages than are announced (--page-size)"))
+		{
+			TH_LOG("%s", said);
+		}
+		vm_end(&self->pair.vm[1]);
+		options[1] = "--page-size";
+		options[2] = "ram0=2M";
 	}
 	DO(qemu_wait_status(qemu, "completed", WAIT_MS, &err));
 	DO(guest_pair_check(&self->pair, &err));
