@@ -15,3 +15,6 @@ $(DRILL_TESTS): private EXTRA_LIBS = $(DRILL_TEST_OBJS)
 METRICS_TEST_OBJS := $(QMP_OBJS) $(addprefix $(BUILD)/obj/cli/,metrics.o top_show.o qmpcall.o)
 $(BUILD)/selftests/cli/metrics: $(METRICS_TEST_OBJS)
 $(BUILD)/selftests/cli/metrics: private EXTRA_LIBS = $(METRICS_TEST_OBJS)
+# A log of replies
+$(BUILD)/selftests/cli/witness: $(BUILD)/obj/cli/witness_judge.o
+$(BUILD)/selftests/cli/witness: private EXTRA_LIBS = $(BUILD)/obj/cli/witness_judge.o
