@@ -32,6 +32,7 @@ static const struct option options[] = {
 	{ "--memory private|memfd|hugetlb", AT(guest.memory), 0, "(private)" },
 	{ "--threads", AT(guest.threads), 0, "plain threads instead of /dev/kvm" },
 	{ "--rate PAGES", AT(guest.rate), 1, "a second, that each vCPU writes (0: all it can)" },
+	{ "--nic TAP", AT(guest.nic), 0, "a network card there, which answers, see nic.h" },
 	{ "--serial FILE", AT(guest.serial), 0, "what the guest prints, a digit a pass" },
 	{ "--qmp SOCKET", AT(qmp), 0, "be a QMP monitor there" },
 	{ "--own-loop", AT(own_loop), 0, "the main loop drives it, not the library's threads" },

@@ -46,7 +46,8 @@ int guest_open(struct vmm *vmm, struct wh_err *err)
 
 	sigaction(SIGUSR1, &action, NULL);
 	vmm->share_pages = (pages - SHARES_FIRST - pages / 8) / vmm->config.cpus;
-	for (unsigned i = 0; i < vmm->config.cpus; i++) {
+	vmm->cpus = vmm->config.cpus + (vmm->config.nic != NULL);
+	for (unsigned i = 0; i < vmm->cpus; i++) {
 		vmm->cpu[i].vmm = vmm;
 		vmm->cpu[i].index = i;
 		vmm->cpu[i].first = SHARES_FIRST + i * vmm->share_pages;
@@ -60,8 +61,11 @@ int guest_run(void *opaque, struct wh_err *err)
 
 	if (guest_running(vmm))
 		return 0;
+	if (vmm->config.nic && !vmm->nic_is_here)
+		nic_here(vmm);
+	vmm->nic_is_here = true;
 	__atomic_store_n(&vmm->running, true, __ATOMIC_RELEASE);
-	for (unsigned i = 0; i < vmm->config.cpus; i++)
+	for (unsigned i = 0; i < vmm->cpus; i++)
 		if (pthread_create(&vmm->cpu[i].thread, NULL, cpu_main, &vmm->cpu[i]))
 			return fail(err, -EAGAIN, "no thread for vCPU %u", i);
 	if (vmm->config.running)
@@ -82,12 +86,14 @@ int guest_park(void *opaque, struct wh_err *err)
 	if (!guest_running(vmm))
 		return 0;
 	__atomic_store_n(&vmm->running, false, __ATOMIC_RELEASE);
-	for (unsigned i = 0; i < vmm->config.cpus; i++) {
+	if (vmm->config.nic)
+		nic_kick(vmm);
+	for (unsigned i = 0; i < vmm->cpus; i++) {
 		if (vmm->cpu[i].run)
 			__atomic_store_n(&vmm->cpu[i].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		pthread_kill(vmm->cpu[i].thread, SIGUSR1);
 	}
-	for (unsigned i = 0; i < vmm->config.cpus; i++) {
+	for (unsigned i = 0; i < vmm->cpus; i++) {
 		pthread_join(vmm->cpu[i].thread, NULL);
 		if (vmm->cpu[i].run)
 			vmm->cpu[i].run->immediate_exit = 0;
@@ -120,16 +126,17 @@ uint32_t guest_pace(const struct vmm *vmm)
 
 static size_t state_bytes(const struct vmm *vmm)
 {
-	return STATE_HEADER_BYTES + vmm->config.cpus * sizeof(struct cpu_state);
+	return STATE_HEADER_BYTES + vmm->cpus * sizeof(struct cpu_state);
 }
 
 static void state_of(const struct vmm *vmm, struct guest_state *state)
 {
 	memset(state, 0, sizeof(*state));
 	snprintf(state->header, sizeof(state->header),
-		 "wherry-vmm 3: %" PRIu64 " bytes, %u vCPUs (%s, %zu bytes)", vmm->ram.length,
-		 vmm->config.cpus, vmm->ops->name, sizeof(struct cpu_state));
-	for (unsigned i = 0; i < vmm->config.cpus; i++)
+		 "wherry-vmm 3: %" PRIu64 " bytes, %u vCPUs%s (%s, %zu bytes)", vmm->ram.length,
+		 vmm->config.cpus, vmm->config.nic ? ", network" : "", vmm->ops->name,
+		 sizeof(struct cpu_state));
+	for (unsigned i = 0; i < vmm->cpus; i++)
 		state->cpu[i] = vmm->cpu[i].state;
 }
 
@@ -156,7 +163,7 @@ int guest_load(struct vmm *vmm, const void *data, size_t length, struct wh_err *
 			    (int)(length < STATE_HEADER_BYTES ? length : STATE_HEADER_BYTES),
 			    (const char *)data, here.header);
 	memcpy(&state, data, length);
-	for (struct cpu *cpu = vmm->cpu; cpu < vmm->cpu + vmm->config.cpus; cpu++) {
+	for (struct cpu *cpu = vmm->cpu; cpu < vmm->cpu + vmm->cpus; cpu++) {
 		cpu->state = state.cpu[cpu->index];
 		if (cpu->state.pages > vmm->share_pages)
 			return fail(err, -EPROTO, "vCPU %u: it is not in its share", cpu->index);
@@ -173,6 +180,8 @@ static int thread_run(struct cpu *cpu, struct wh_err *err)
 	uint32_t steps = 0;
 
 	(void)err;
+	if (cpu_is_nic(cpu))
+		nic_serve(cpu->vmm);
 	for (; guest_running(cpu->vmm); steps--) {
 		if (!steps)
 			steps = guest_pace(cpu->vmm);

@@ -51,11 +51,14 @@ static int place_take(struct cpu *cpu, struct wh_err *err)
 	uint64_t end = first + cpu->vmm->share_pages * PAGE_BYTES;
 	const struct kvm_regs *regs = &cpu->state.regs;
 	bool stepped = regs->rip == PROGRAM_OFFSET(vmm_program_stepped);
+	bool nic = regs->rip >= PROGRAM_OFFSET(vmm_program_nic);
 	uint64_t at = regs->rdi + (stepped ? PAGE_BYTES : 0);
 
+	if (nic && cpu_is_nic(cpu) && regs->rip < PROGRAM_OFFSET(vmm_program_end))
+		return 0;
 	/* At the end of the share it is only for a moment, see the program */
-	if (regs->rip >= PROGRAM_OFFSET(vmm_program_end) || regs->rbx != first ||
-	    regs->rcx != end || regs->rdi < first || regs->rdi > end || at > end || at % PAGE_BYTES)
+	if (nic || cpu_is_nic(cpu) || regs->rbx != first || regs->rcx != end || regs->rdi < first ||
+	    regs->rdi > end || at > end || at % PAGE_BYTES)
 		return fail(err, -EPROTO,
 			    "vCPU %u: eip 0x%llx edi 0x%llx in 0x%llx to 0x%llx: not of the program",
 			    cpu->index, regs->rip, regs->rdi, regs->rbx, regs->rcx);
@@ -102,6 +105,7 @@ static int cpu_open(struct cpu *cpu, size_t run_bytes, struct wh_err *err)
 	sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = data;
 	sregs->cr0 |= CR0_PE;
 	cpu->state.regs = (struct kvm_regs){
+		.rip = cpu_is_nic(cpu) ? PROGRAM_OFFSET(vmm_program_nic) : 0,
 		.rflags = 2,
 		.rbx = cpu->first * PAGE_BYTES,
 		.rdi = cpu->first * PAGE_BYTES,
@@ -133,23 +137,29 @@ static int kvm_open(struct vmm *vmm, struct wh_err *err)
 	    KVM(vmm->vm_fd, KVM_SET_TSS_ADDR, KVM_OWN_PAGES + PAGE_BYTES))
 		return err->code;
 	ret = ram_slot(vmm, 0, err);
-	for (unsigned i = 0; i < vmm->config.cpus && !ret; i++)
+	for (unsigned i = 0; i < vmm->cpus && !ret; i++)
 		ret = cpu_open(&vmm->cpu[i], (size_t)run_bytes, err);
 	return ret;
 }
 
-/* Its ports: what it puts out is for the serial one, what it asks for is the pace. */
+/*
+ * Its ports: what it puts out is for the serial one, what it asks for is the pace; but those of
+ * the network's processor are the card's.
+ */
 static void kvm_port(struct cpu *cpu)
 {
 	uint8_t *data = (uint8_t *)cpu->run + cpu->run->io.data_offset;
-	uint32_t steps;
+	bool out = cpu->run->io.direction == KVM_EXIT_IO_OUT;
+	uint32_t value = 0;
 
-	if (cpu->run->io.direction == KVM_EXIT_IO_OUT) {
-		guest_serial(cpu->vmm, (char)*data);
-	} else {
-		steps = guest_pace(cpu->vmm);
-		memcpy(data, &steps, cpu->run->io.size);
-	}
+	memcpy(&value, data, out ? cpu->run->io.size : 0);
+	if (out && cpu_is_nic(cpu))
+		nic_send(cpu->vmm, value);
+	else if (out)
+		guest_serial(cpu->vmm, (char)value);
+	else
+		value = cpu_is_nic(cpu) ? nic_receive(cpu->vmm) : guest_pace(cpu->vmm);
+	memcpy(data, &value, out ? 0 : cpu->run->io.size);
 }
 
 static int kvm_run(struct cpu *cpu, struct wh_err *err)
@@ -181,7 +191,7 @@ static int kvm_dirty_start(void *opaque, struct wh_err *err)
 static int kvm_dirty_sync(void *opaque, const struct wh_block *block, uint64_t *map, size_t pages,
 			  struct wh_err *err)
 {
-	const struct vmm *vmm = opaque;
+	struct vmm *vmm = opaque;
 	struct kvm_dirty_log log = { .dirty_bitmap = vmm->log };
 
 	(void)block; /* there is only one, and one slot */
@@ -189,6 +199,8 @@ static int kvm_dirty_sync(void *opaque, const struct wh_block *block, uint64_t *
 		return err->code;
 	for (size_t i = 0; i < (pages + 63) / 64; i++)
 		map[i] |= vmm->log[i];
+	if (vmm->config.nic && nic_wrote(vmm))
+		map[0] |= 1ull << NIC_FRAME_PAGE;
 	return 0;
 }
 

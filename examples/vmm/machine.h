@@ -2,6 +2,7 @@
 #ifndef MACHINE_H
 #define MACHINE_H
 
+#include "nic.h"
 #include "vmm.h"
 
 #include <linux/kvm.h>
@@ -15,7 +16,7 @@
  * share, and the edge is where the processor is.
  *
  *	page 0			the program
- *	pages 1 to 15		zero
+ *	pages 1 to 15		zero; with a network card, 1 and 2 are its (nic.h)
  *	shares			one for each processor, same length; byte 0 of a page is
  *				stepped, the others are made from the page's number
  *	the tail, an eighth	zero
@@ -24,7 +25,8 @@
 #define STATE_HEADER_BYTES 96
 
 /* program.S */
-extern const uint8_t vmm_program[], vmm_program_stepped[], vmm_program_rewind[], vmm_program_end[];
+extern const uint8_t vmm_program[], vmm_program_stepped[], vmm_program_rewind[];
+extern const uint8_t vmm_program_nic[], vmm_program_end[];
 
 /*
  * Where a processor is: it has stepped its share @passes times, then @pages pages. On KVM
@@ -41,8 +43,8 @@ struct cpu_state {
 
 /* The device state. Not taken apart: only the same kind of machine takes it */
 struct guest_state {
-	char header[STATE_HEADER_BYTES]; /* what has to be alike at both ends, in words */
-	struct cpu_state cpu[CPUS_MAX];	 /* only as many as there are */
+	char header[STATE_HEADER_BYTES];    /* what has to be alike at both ends, in words */
+	struct cpu_state cpu[CPUS_MAX + 1]; /* only as many as there are */
 };
 
 struct cpu {
@@ -77,13 +79,17 @@ struct vmm {
 	/* The guest */
 	const struct cpus_ops *ops;
 	struct wh_block ram;
-	struct cpu cpu[CPUS_MAX];
+	struct cpu cpu[CPUS_MAX + 1];
+	unsigned cpus; /* those with a share; behind them the network's, if there is a card */
 	uint64_t share_pages;
 	int serial_fd;	       /* -1: nobody listens */
 	uint64_t serial_chars; /* atomic */
 	bool running;	       /* atomic; else it is parked, or to be */
 	int vm_fd;	       /* KVM */
 	uint64_t *log;
+	int nic_fd, nic_kick_fd;
+	bool nic_wrote; /* atomic, see nic_wrote() */
+	bool nic_is_here;
 
 	/* Its migration, the last one, see migrate.c */
 	struct wh_migration *migration;
@@ -91,6 +97,12 @@ struct vmm {
 	bool loaded;  /* atomic: it has looked, and ends */
 	pthread_t loader;
 };
+
+/* No share is its: it answers the network */
+static inline bool cpu_is_nic(const struct cpu *cpu)
+{
+	return cpu->index == cpu->vmm->config.cpus;
+}
 
 static inline uint8_t *ram_page(const struct vmm *vmm, uint64_t page)
 {

@@ -11,9 +11,11 @@
  * those before edi, and that at edi too when it stands at vmm_program_stepped. At
  * vmm_program_rewind the pass is counted, but edi is still behind the share.
  */
+#include "nic.h"
+
 	.section .rodata
-	.globl	vmm_program, vmm_program_end
-	.hidden	vmm_program, vmm_program_end
+	.globl	vmm_program, vmm_program_nic, vmm_program_end
+	.hidden	vmm_program, vmm_program_nic, vmm_program_end
 vmm_program:
 #if defined(__x86_64__)
 	.globl	vmm_program_stepped, vmm_program_rewind
@@ -39,6 +41,37 @@ vmm_program_rewind:
 	inl	%dx, %eax
 	movl	%eax, %esi
 	jmp	vmm_program
+#endif
+/* What answers the network (nic.h); a processor of its own, which needs nothing at its start */
+vmm_program_nic:
+#if defined(__x86_64__)
+	movl	$NIC_PORT, %edx
+	inl	%dx, %eax
+	movl	%eax, %ecx
+	movl	$NIC_FRAME, %edi
+	cmpl	$NIC_FRAME_MIN, %ecx
+	jb	vmm_program_nic
+	cmpl	$NIC_TYPE_REQUEST, 12(%edi)
+	jne	vmm_program_nic
+	movl	6(%edi), %eax		/* to whom it came from, from here */
+	movl	%eax, (%edi)
+	movw	10(%edi), %ax
+	movw	%ax, 4(%edi)
+	movl	$NIC_MAC_FIRST, 6(%edi)
+	movw	$NIC_MAC_LAST, 10(%edi)
+	movb	$NIC_REPLY, 15(%edi)
+	movl	$NIC_DATA, %esi
+	incl	(%esi)
+	imull	$NIC_FACTOR, 4(%esi), %eax
+	addl	16(%edi), %eax
+	movl	%eax, 4(%esi)
+	movl	%eax, 24(%edi)
+	movl	(%esi), %eax
+	movl	%eax, 20(%edi)
+	movl	$NIC_PORT, %edx
+	movl	%ecx, %eax
+	outl	%eax, %dx
+	jmp	vmm_program_nic
 #endif
 vmm_program_end:
 	.section .note.GNU-stack, "", %progbits

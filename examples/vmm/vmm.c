@@ -27,7 +27,7 @@ int vmm_new(struct vmm **made, const struct vmm_config *config, struct wh_err *e
 	vmm->serial_fd = open(serial, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	if (vmm->serial_fd < 0)
 		return fail(err, -errno, "serial port: %m");
-	if (ram_open(vmm, err) || guest_open(vmm, err))
+	if ((config->nic && nic_open(vmm, err)) || ram_open(vmm, err) || guest_open(vmm, err))
 		return err->code;
 	if (config->incoming)
 		return 0;

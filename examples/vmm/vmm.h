@@ -28,6 +28,7 @@ enum memory_kind {
  * @threads:	Plain threads are its processors, whether there is a /dev/kvm or not
  * @rate:	Pages a second that each processor writes; 0: as fast as it can
  * @serial:	File for what it prints; NULL: nobody listens
+ * @nic:	Tap for its network card, see nic.h; NULL: it has none
  *
  * @event:	Of the library: any thread, for a quick note
  * @log:	The same. Its first argument is not @opaque
@@ -41,6 +42,7 @@ struct vmm_config {
 	bool threads;
 	uint64_t rate;
 	const char *serial;
+	const char *nic;
 
 	void *opaque;
 	void (*event)(void *opaque, const struct wh_event *event);
