@@ -229,7 +229,7 @@ $(BUILD)/obj/%.o: %.S $(BUILD)/flags
 	$(call say,AS)$(CC) $(WH_CPPFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
 
 # Knows where wherry-vmm will be
-$(BUILD)/obj/cli/demo.o: $(BUILD)/paths
+$(BUILD)/obj/cli/demo_child.o: $(BUILD)/paths
 
 -include $(patsubst %.o,%.d,$(LIB_OBJS) $(QMP_OBJS) $(CLI_OBJS) $(VMM_OBJS) $(TEST_LIB_OBJS) $(TEST_OBJS) \
 	   $(call obj,$(FUZZ_SRCS)))

@@ -6,30 +6,18 @@
 #include "cli/demo.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#ifndef WH_LIBEXEC
-#define WH_LIBEXEC "/usr/local/libexec/wherry"
-#endif
-
-#define VMM_NAME "wherry-vmm"
 #define ARGS_MAX 64
-#define WARM_MS 500	  /* the guest runs before it is moved */
-#define END_GRACE_MS 2000 /* for a process that was asked to end */
-#define NS_PER_MS 1000000ull
+#define WARM_MS 500 /* the guest runs before it is moved */
 
 static const char usage[] =
 	"usage: wherry demo [options]\n"
@@ -69,117 +57,10 @@ struct demo_args {
 	unsigned count[DEMO_END_COUNT];
 };
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 * NS_PER_MS + (uint64_t)t.tv_nsec;
-}
-
-/* Beside this program in a build tree, else where it was installed. */
-static int find_program(char *path, size_t room)
-{
-	char self[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	char *slash;
-
-	if (n > 0) {
-		self[n] = '\0';
-		slash = strrchr(self, '/');
-		if (slash &&
-		    (size_t)snprintf(path, room, "%.*s/%s", (int)(slash - self), self, VMM_NAME) <
-			    room &&
-		    !access(path, X_OK))
-			return 0;
-	}
-	if ((size_t)snprintf(path, room, "%s/%s", WH_LIBEXEC, VMM_NAME) < room &&
-	    !access(path, X_OK))
-		return 0;
-	fprintf(stderr, "wherry demo: %s is neither beside this program nor in %s\n", VMM_NAME,
-		WH_LIBEXEC);
-	return -ENOENT;
-}
-
 static void args_add(struct demo_args *args, enum demo_end end, const char *arg)
 {
 	if (args->count[end] < ARGS_MAX - 1)
 		args->arg[end][args->count[end]++] = arg;
-}
-
-/* In the child: it ends when we do, however that happens. */
-static void child_run(const char *program, const char *const *args, pid_t parent, int in, int out)
-{
-	sigset_t none;
-
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(1);
-	dup2(in, STDIN_FILENO);
-	dup2(out, STDOUT_FILENO);
-	/* exec takes strings that it does not write */
-	execv(program, (char *const *)(uintptr_t)args);
-	fprintf(stderr, "wherry demo: %s: %s\n", program, strerror(errno));
-	_exit(127);
-}
-
-/* Its input is ours to write, its output ours to read. */
-static int child_start(struct demo_child *child, const char *program, const char *const *args)
-{
-	int in[2] = { -1, -1 }, out[2] = { -1, -1 };
-	pid_t parent = getpid();
-
-	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 || (child->pid = fork()) < 0) {
-		perror("wherry demo: a process cannot be started");
-		child->pid = 0;
-	} else if (!child->pid) {
-		child_run(program, args, parent, in[0], out[1]);
-	}
-	if (in[0] >= 0)
-		close(in[0]);
-	if (out[1] >= 0)
-		close(out[1]);
-	child->in = in[1];
-	child->out = out[0];
-	return child->pid ? 0 : -1;
-}
-
-static void child_reap(struct demo_child *child, int flags)
-{
-	if (child->pid > 0 && !child->reaped &&
-	    waitpid(child->pid, &child->status, flags) == child->pid)
-		child->reaped = true;
-}
-
-/* Whatever still runs is asked to end, and made to if it does not. */
-static void children_end(struct demo *demo)
-{
-	uint64_t until = now_ns() + END_GRACE_MS * NS_PER_MS;
-	struct demo_child *child;
-
-	for (child = demo->child; child < demo->child + DEMO_END_COUNT; child++) {
-		child_reap(child, WNOHANG);
-		if (child->pid > 0 && !child->reaped)
-			kill(child->pid, SIGTERM);
-	}
-	for (child = demo->child; child < demo->child + DEMO_END_COUNT; child++) {
-		while (child->pid > 0 && !child->reaped && now_ns() < until) {
-			poll(NULL, 0, 5);
-			child_reap(child, WNOHANG);
-		}
-		if (child->pid > 0 && !child->reaped) {
-			kill(child->pid, SIGKILL);
-			child_reap(child, 0);
-		}
-		if (child->in >= 0)
-			close(child->in);
-		if (child->out >= 0)
-			close(child->out);
-		json_object_put(child->latest);
-		json_object_put(child->summary);
-	}
 }
 
 static void keep(json_object **kept, json_object *line)
@@ -195,8 +76,9 @@ static void child_error(struct demo_child *child, const char *text)
 		snprintf(child->error, sizeof(child->error), "%s", text);
 }
 
-static void child_line(struct demo *demo, struct demo_child *child, const char *text)
+static void child_line(void *arg, struct demo_child *child, const char *text)
 {
+	struct demo *demo = arg;
 	const char *end = child == &demo->child[DEMO_DEST] ? "destination" : "source";
 	json_object *line = json_tokener_parse(text);
 	const char *kind = demo_string(line, "kind");
@@ -214,7 +96,7 @@ static void child_line(struct demo *demo, struct demo_child *child, const char *
 			 *demo_string(line, "error") ? ": " : "", demo_string(line, "error"));
 		child_error(child, demo_string(line, "error"));
 	} else if (!strcmp(kind, "guest")) {
-		child->guest_ns = now_ns();
+		child->guest_ns = demo_now_ns();
 		demo_say(demo, "%s: guest %s: %" PRIu64 " vCPUs (%s), %" PRIu64 " MiB", end,
 			 demo_string(line, "what"), demo_number(line, "vcpus"),
 			 demo_string(line, "cpus_by"), demo_number(line, "ram_bytes") >> 20);
@@ -228,32 +110,6 @@ static void child_line(struct demo *demo, struct demo_child *child, const char *
 			child_error(child, demo_string(line, "text"));
 	}
 	json_object_put(line);
-}
-
-static void child_read(struct demo *demo, struct demo_child *child)
-{
-	ssize_t n =
-		read(child->out, child->line + child->have, sizeof(child->line) - 1 - child->have);
-	char *newline;
-
-	if (n <= 0) {
-		if (n < 0 && errno == EINTR)
-			return;
-		close(child->out);
-		child->out = -1;
-		child_reap(child, 0);
-		return;
-	}
-	child->have += (size_t)n;
-	child->line[child->have] = '\0';
-	while ((newline = strchr(child->line, '\n'))) {
-		*newline = '\0';
-		child_line(demo, child, child->line);
-		child->have -= (size_t)(newline + 1 - child->line);
-		memmove(child->line, newline + 1, child->have + 1);
-	}
-	if (child->have == sizeof(child->line) - 1)
-		child->have = 0; /* no line of ours is so long */
 }
 
 /* One turn of at most @ms (-1: for ever); false: a signal says that it is enough */
@@ -271,7 +127,7 @@ static bool demo_turn(struct demo *demo, int signal_fd, int ms)
 		return false;
 	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
 		if (demo->child[i].out >= 0 && fds[1 + i].revents)
-			child_read(demo, &demo->child[i]);
+			demo_child_read(&demo->child[i], child_line, demo);
 	return true;
 }
 
@@ -297,7 +153,7 @@ static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
 	struct demo_child *dest = &demo->child[DEMO_DEST];
 	bool begun = false;
 
-	if (child_start(dest, demo->program, args->arg[DEMO_DEST]))
+	if (demo_child_start(dest, demo->program, args->arg[DEMO_DEST]))
 		return -EIO;
 	while (!*dest->uri) {
 		if (!demo_turn(demo, signal_fd, -1))
@@ -307,7 +163,7 @@ static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
 				       -EINVAL :
 				       -EIO;
 	}
-	if (child_start(source, demo->program, args->arg[DEMO_SOURCE]))
+	if (demo_child_start(source, demo->program, args->arg[DEMO_SOURCE]))
 		return -EIO;
 	while (!source->reaped || !dest->reaped) {
 		/* The children speak often enough for it to be noticed when it is time */
@@ -315,7 +171,8 @@ static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
 			return -EINTR;
 		if (demo_failed(demo))
 			return -EIO;
-		if (source->guest_ns && !begun && now_ns() > source->guest_ns + WARM_MS * NS_PER_MS)
+		if (source->guest_ns && !begun &&
+		    demo_now_ns() > source->guest_ns + WARM_MS * NS_PER_MS)
 			begun = dprintf(source->in, "migrate %s\n", dest->uri) > 0;
 	}
 	return 0;
@@ -324,13 +181,13 @@ static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
 /* After a failure: who still runs is told to end, and says why. */
 static void demo_drain(struct demo *demo, int signal_fd)
 {
-	uint64_t until = now_ns() + END_GRACE_MS * NS_PER_MS;
+	uint64_t until = demo_now_ns() + DEMO_END_GRACE_MS * NS_PER_MS;
 
 	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
 		if (demo->child[i].in >= 0)
 			dprintf(demo->child[i].in, "quit\n");
 	while ((demo->child[DEMO_SOURCE].out >= 0 || demo->child[DEMO_DEST].out >= 0) &&
-	       now_ns() < until && demo_turn(demo, signal_fd, END_GRACE_MS))
+	       demo_now_ns() < until && demo_turn(demo, signal_fd, DEMO_END_GRACE_MS))
 		;
 }
 
@@ -438,19 +295,6 @@ static int demo_read_options(struct demo *demo, struct demo_args *args, int argc
 	return 0;
 }
 
-static int signals_open(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN); /* a reader that goes away must not leave children behind */
-	return signalfd(-1, &set, SFD_CLOEXEC);
-}
-
 int cmd_demo(int argc, char **argv)
 {
 	static struct demo demo;
@@ -466,20 +310,20 @@ int cmd_demo(int argc, char **argv)
 	ret = demo_read_options(&demo, &args, argc, argv);
 	if (ret)
 		return ret - 1;
-	if (find_program(program, sizeof(program)))
+	if (demo_find_program(program, sizeof(program)))
 		return 1;
-	signal_fd = signals_open();
+	signal_fd = demo_signals_open();
 	if (signal_fd < 0) {
 		perror("wherry demo: signalfd");
 		return 1;
 	}
 	demo.terminal = !demo.json && isatty(STDOUT_FILENO);
-	demo.begin_ns = now_ns();
+	demo.begin_ns = demo_now_ns();
 	ret = demo_run(&demo, &args, signal_fd);
 	if (ret == -EIO)
 		demo_drain(&demo, signal_fd);
 	right = ret != -EINVAL && demo_summary(&demo, ret == -EINTR) && !ret;
-	children_end(&demo);
+	demo_children_end(demo.child, DEMO_END_COUNT);
 	close(signal_fd);
 	if (ret == -EINVAL)
 		return cli_usage("demo", NULL);

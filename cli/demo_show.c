@@ -10,22 +10,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #define NS_PER_S 1000000000ull
-#define NS_PER_MS 1000000ull
 #define LIVE_SPAN_NS (190 * NS_PER_MS) /* the children speak five times a second */
 #define PLAIN_SPAN_NS (390 * NS_PER_MS)
 #define PAGE_BYTES 4096u
 #define COLUMNS_MAX 160
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 uint64_t demo_number(json_object *line, const char *name)
 {
@@ -41,14 +31,14 @@ const char *demo_string(json_object *line, const char *name)
 	return json_object_object_get_ex(line, name, &value) ? json_object_get_string(value) : "";
 }
 
-static void print_object(json_object *object)
+void demo_print(json_object *object)
 {
 	puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN));
 	fflush(stdout);
 	json_object_put(object);
 }
 
-static void add_number(json_object *object, const char *name, uint64_t value)
+void demo_add(json_object *object, const char *name, uint64_t value)
 {
 	json_object_object_add(object, name, json_object_new_uint64(value));
 }
@@ -58,17 +48,16 @@ static void add_string(json_object *object, const char *name, const char *value)
 	json_object_object_add(object, name, json_object_new_string(value));
 }
 
-static json_object *object_of(const struct demo *demo, const char *kind)
+json_object *demo_object(const struct demo *demo, const char *kind)
 {
 	json_object *object = json_object_new_object();
 
 	add_string(object, "kind", kind);
-	add_number(object, "t_ms", (now_ns() - demo->begin_ns) / NS_PER_MS);
+	demo_add(object, "t_ms", (demo_now_ns() - demo->begin_ns) / NS_PER_MS);
 	return object;
 }
 
-/* The line that is written over is wiped out, so that what follows stands alone. */
-static void wipe(struct demo *demo)
+void demo_wipe(struct demo *demo)
 {
 	if (demo->shown)
 		printf("\r%*s\r", (int)demo->shown, "");
@@ -85,13 +74,25 @@ void demo_say(struct demo *demo, const char *format, ...)
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
 	if (demo->json) {
-		object = object_of(demo, "event");
+		object = demo_object(demo, "event");
 		add_string(object, "text", text);
-		print_object(object);
+		demo_print(object);
 		return;
 	}
-	wipe(demo);
-	printf("%6.2f s  %s\n", (double)(now_ns() - demo->begin_ns) / (double)NS_PER_S, text);
+	demo_wipe(demo);
+	printf("%6.2f s  %s\n", (double)(demo_now_ns() - demo->begin_ns) / (double)NS_PER_S, text);
+	fflush(stdout);
+}
+
+void demo_live(struct demo *demo, const char *text)
+{
+	if (!demo->terminal) {
+		demo_say(demo, "%s", text);
+		return;
+	}
+	demo_wipe(demo);
+	demo->shown = (unsigned)strlen(text);
+	printf("\r%s", text);
 	fflush(stdout);
 }
 
@@ -124,7 +125,7 @@ static const char *phase_shown(const char *phase)
 /* Bytes a second since the last look */
 static uint64_t rate_of(struct demo *demo, uint64_t bytes)
 {
-	uint64_t now = now_ns();
+	uint64_t now = demo_now_ns();
 	double seconds = (double)(now - demo->rate_ns) / (double)NS_PER_S;
 	uint64_t rate = 0;
 
@@ -159,17 +160,17 @@ static void progress_from(struct demo *demo, struct progress *progress)
 
 static void progress_object(const struct demo *demo, const struct progress *p)
 {
-	json_object *object = object_of(demo, "progress");
+	json_object *object = demo_object(demo, "progress");
 
 	add_string(object, "phase", p->phase);
-	add_number(object, "round", p->round);
-	add_number(object, "bytes", p->bytes);
-	add_number(object, "bandwidth", p->bandwidth);
-	add_number(object, "dirty_pages_per_s", p->dirty_rate);
-	add_number(object, "pages_left", p->pages_left);
-	add_number(object, "faults", p->faults);
-	add_number(object, "left_ms", p->left_ms);
-	print_object(object);
+	demo_add(object, "round", p->round);
+	demo_add(object, "bytes", p->bytes);
+	demo_add(object, "bandwidth", p->bandwidth);
+	demo_add(object, "dirty_pages_per_s", p->dirty_rate);
+	demo_add(object, "pages_left", p->pages_left);
+	demo_add(object, "faults", p->faults);
+	demo_add(object, "left_ms", p->left_ms);
+	demo_print(object);
 }
 
 void demo_progress(struct demo *demo)
@@ -179,9 +180,9 @@ void demo_progress(struct demo *demo)
 
 	if (!demo->child[DEMO_SOURCE].latest)
 		return;
-	if (now_ns() < demo->shown_ns + (demo->terminal ? LIVE_SPAN_NS : PLAIN_SPAN_NS))
+	if (demo_now_ns() < demo->shown_ns + (demo->terminal ? LIVE_SPAN_NS : PLAIN_SPAN_NS))
 		return;
-	demo->shown_ns = now_ns();
+	demo->shown_ns = demo_now_ns();
 	progress_from(demo, &p);
 	if (demo->json) {
 		progress_object(demo, &p);
@@ -198,14 +199,7 @@ void demo_progress(struct demo *demo)
 			 " faults%s",
 			 p.phase, p.round, p.bytes >> 20, p.bandwidth / 1000000, p.dirty_rate,
 			 p.pages_left, p.faults, left);
-	if (!demo->terminal) {
-		demo_say(demo, "%s", text);
-		return;
-	}
-	wipe(demo);
-	demo->shown = (unsigned)strlen(text);
-	printf("\r%s", text);
-	fflush(stdout);
+	demo_live(demo, text);
 }
 
 static void show_faults(json_object *dest)
@@ -244,14 +238,14 @@ static void show_figures(const struct demo *demo)
 
 static void summary_object(const struct demo *demo, bool right, const char *reason)
 {
-	json_object *object = object_of(demo, "summary");
+	json_object *object = demo_object(demo, "summary");
 
 	add_string(object, "result", right ? "ok" : "failed");
 	if (!right)
 		add_string(object, "error", reason);
 	json_object_object_add(object, "source", json_object_get(demo->child[DEMO_SOURCE].summary));
 	json_object_object_add(object, "dest", json_object_get(demo->child[DEMO_DEST].summary));
-	print_object(object);
+	demo_print(object);
 }
 
 /* Who knows best what went wrong: the verification, else whoever noticed first. */
@@ -286,7 +280,7 @@ bool demo_summary(struct demo *demo, bool interrupted)
 		summary_object(demo, right, reason);
 		return right;
 	}
-	wipe(demo);
+	demo_wipe(demo);
 	if (source && dest && !interrupted)
 		show_figures(demo);
 	if (right)
