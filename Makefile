@@ -109,9 +109,11 @@ LAB_TESTS := $(LAB_SRCS:%.c=$(BUILD)/%)
 BENCHES := $(BENCH_SRCS:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRCS:%.c=$(BUILD)/%)
 
+# Of checkpoint/, what decides; the rest moves bytes, or joins
+CP_ENGINES := state source dest dest_message pace
 # Bytes, structs and decisions: no libc but memcpy() and its like (make check-pure)
 PURE_SRCS := $(sort $(wildcard wire/*.c recover/*.c postcopy/phase*.c postcopy/source*.c \
-	       postcopy/dest*.c checkpoint/*.c) $(filter base/bits.c base/region.c base/hist.c \
+	       postcopy/dest*.c $(CP_ENGINES:%=checkpoint/%.c)) $(filter base/bits.c base/region.c base/hist.c \
 	       base/siphash.c base/walk.c base/zero.c rdma/vdest.c \
 	       netplug/gate.c netplug/hold.c, $(LIB_SRCS)))
 CONVERSION_SRCS := $(sort $(wildcard base/*.c) $(PURE_SRCS))

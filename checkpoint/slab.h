@@ -57,13 +57,16 @@ struct slab_chain {
 /**
  * slab_room() - The next bytes of a chain
  * @want:	That many at most
- * @least:	SLAB_BYTES at most: what is left of a slab is passed over if it is less
- * @got:	Contiguous bytes, from @least to @want
+ * @least:	1 to SLAB_BYTES: what is left of a slab is passed over if it is less
+ * @got:	Contiguous bytes, from @least to @want; @want is not less than @least
  *
  * Return: where, or NULL with a sentence: at the cap (-ENOSPC), or there is no memory
  */
 uint8_t *slab_room(struct slab_pool *pool, struct slab_chain *chain, uint64_t want, uint64_t least,
 		   uint64_t *got, struct wh_err *err);
+
+/* The last @bytes of what slab_room() gave last were not needed */
+void slab_room_trim(struct slab_chain *chain, uint64_t bytes);
 
 /* Back to the pool, and an empty one again */
 void slab_chain_give(struct slab_pool *pool, struct slab_chain *chain);
