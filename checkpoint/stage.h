@@ -10,13 +10,13 @@
 #include <sys/uio.h>
 
 /*
- * A checkpoint's bytes at the source: from guest memory, through slabs, to messages. When, the engine
- * says (source.h); nothing here knows a socket, a clock or a thread.
+ * A checkpoint's bytes at the source: from guest memory, through slabs, to messages. When, the
+ * engine says (source.h); nothing here knows a socket, a clock or a thread.
  *
  * Why no byte is lost. Of each page one of these is true at any time:
  *
  *	the destination has it as it is;
- *	it was written since the tracker was last asked, and the tracker will tell (struct cp_dirty);
+ *	it was written since the tracker was last asked, which will tell (struct cp_dirty);
  *	its bit is set in the map of what is to be copied;
  *	its copy is in the stage, newer copies counting before older ones.
  *
@@ -170,8 +170,8 @@ struct cp_out {
 
 /**
  * cp_stage_next() - The next message: BEGIN, META and PAGES, DEVICE. COMMIT is the engine's to say
- * @out:	Filled in. It points into itself: it is not to be moved. What it points to stays until
- *		cp_stage_acked(), cp_stage_forget(), cp_stage_free()
+ * @out:	Filled in. It points into itself: it is not to be moved. What it points to stays
+ *		until cp_stage_acked(), cp_stage_forget(), cp_stage_free()
  *
  * Several may be under way, in their order. The hash runs along.
  *
@@ -199,7 +199,6 @@ void cp_stage_acked(struct cp_stage *stage);
 /* About once a second: the slabs shrink. */
 void cp_stage_step(struct cp_stage *stage, uint64_t now_ns);
 
-/* Any thread may read them, each number by itself */
 const struct cp_stage_figures *cp_stage_last(const struct cp_stage *stage);
 const struct cp_stage_figures *cp_stage_total(const struct cp_stage *stage);
 /* Bytes of slabs that there are */
