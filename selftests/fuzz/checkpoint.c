@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A source that says anything to a destination of checkpoints. Headers are what the input has,
- * with magic, version and checksum made right, or nothing would get past them; each eighth is
- * left as it is. A byte in front of each says what else happens then.
+ * A source that says anything to a destination of checkpoints: the engine, and the store
+ * behind it. Headers are what the input has, with magic, version and checksum made right, or
+ * nothing would get past them; each eighth is left as it is. A byte in front of each says what
+ * else happens then.
  */
 #include "base/bytes.h"
-#include "checkpoint/dest.h"
+#include "checkpoint/stage.h" /* CP_PAGE */
+#include "checkpoint/store.h"
 #include "selftests/wire/feed.h"
 
 #include <errno.h>
@@ -13,16 +15,28 @@
 #include <xxhash.h>
 
 #define PAGES 16u
-#define PAGE 4096u
+#define BLOCKS 3u
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);
 
 struct world {
 	struct cp_dest dest;
 	uint64_t acked, described;
-	bool verifies, applies, ran;
+	bool verifies, verifies_full, applies, ran;
 	uint8_t fails;
+	struct cp_store *store;
+	struct region regions[BLOCKS];
+	uint64_t sum; /* of memory, when it may not change */
 };
+
+#define CONTENTS_MAX (24 * CP_PAGE)
+#define DEVICE_MAX 64u
+static uint8_t memory[BLOCKS][PAGES * CP_PAGE] __attribute__((aligned(64)));
+
+static uint64_t memory_sum(void)
+{
+	return XXH3_64bits(memory, sizeof(memory));
+}
 
 static int say(void *ctx, struct cp_header *header, const struct cp_msg *msg, struct wh_err *err)
 {
@@ -41,10 +55,27 @@ static int say(void *ctx, struct cp_header *header, const struct cp_msg *msg, st
 
 static int block(void *ctx, uint32_t index, const struct cp_block *block, struct wh_err *err)
 {
-	(void)ctx;
-	(void)index;
-	(void)err;
-	return block->length / block->page_size <= PAGES ? 0 : -ENOENT;
+	const struct cp_store_settings settings = {
+		.contents_max = CONTENTS_MAX,
+		.device_max = DEVICE_MAX,
+	};
+	struct world *world = ctx;
+	struct region *region;
+	int ret = 0;
+
+	if (index >= BLOCKS || block->length > PAGES * CP_PAGE)
+		return -ENOENT;
+	/* as if it had been here all the time */
+	region = &world->regions[index];
+	region->addr = memory[index];
+	region->length = block->length;
+	memcpy(region->name, block->name.text, block->name.length);
+	cp_store_free(world->store);
+	world->store = cp_store_new(&settings, world->regions, index + 1, err);
+	for (uint32_t i = 0; i <= index && !ret; i++)
+		ret = cp_store_block(world->store, i, i < index ? &world->dest.blocks[i] : block,
+				     err);
+	return ret;
 }
 
 static int entry(void *ctx, const struct cp_entry *entry, bool full, struct wh_err *err)
@@ -52,29 +83,31 @@ static int entry(void *ctx, const struct cp_entry *entry, bool full, struct wh_e
 	struct world *world = ctx;
 	const struct cp_block *block;
 
-	(void)err;
 	promised(entry->block < world->dest.block_count, "a block that there is");
 	block = &world->dest.blocks[entry->block];
 	promised(entry->pages && entry->first < block->length / block->page_size &&
 			 entry->pages <= block->length / block->page_size - entry->first,
 		 "pages that there are");
 	promised(full == (world->dest.epoch == 1), "the first is all");
-	return world->fails & 2 ? -ENOSPC : 0;
+	return world->fails & 2 ? -ENOSPC : cp_store_entry(world->store, entry, full, err);
 }
 
 static void verify(void *ctx, uint64_t epoch, bool full)
 {
 	struct world *world = ctx;
 
-	(void)full;
 	promised(epoch == world->dest.complete + 1, "the next");
 	promised(!world->applies, "not beside another");
 	world->verifies = true;
+	world->verifies_full = full;
 }
 
 static void drop(void *ctx)
 {
-	((struct world *)ctx)->verifies = false;
+	struct world *world = ctx;
+
+	world->verifies = false;
+	cp_store_drop(world->store);
 }
 
 static void keep(void *ctx, uint64_t epoch)
@@ -83,6 +116,7 @@ static void keep(void *ctx, uint64_t epoch)
 
 	(void)epoch;
 	promised(!world->applies, "one after the other");
+	cp_store_keep(world->store);
 	world->applies = true;
 }
 
@@ -116,12 +150,22 @@ static const struct cp_dest_ops ops = {
 /* What goes on beside the messages */
 static void happen(struct world *world, uint8_t what, uint64_t now_ns)
 {
+	struct wh_err err = { 0 };
+	int ret;
+
 	world->fails = what & 7;
 	if (what & 8 && world->verifies) {
 		world->verifies = false;
-		cp_dest_verified(&world->dest, what & 16 ? -EILSEQ : 0, now_ns);
+		ret = cp_store_verify(world->store, world->verifies_full, &err);
+		promised(ret == 0 || err.text[0], "0, or a sentence");
+		promised(world->verifies_full || world->sum == memory_sum(), "beside memory");
+		world->sum = memory_sum();
+		cp_dest_verified(&world->dest, what & 16 ? -EILSEQ : ret, now_ns);
 	}
 	if (what & 32 && world->applies) {
+		cp_store_apply(world->store);
+		cp_store_applied(world->store);
+		world->sum = memory_sum();
 		world->applies = false;
 		cp_dest_applied(&world->dest, now_ns);
 	}
@@ -161,7 +205,15 @@ static size_t hear(struct world *world, const uint8_t *bytes, size_t length, uin
 	/* the hash that is right, or nothing would be complete */
 	if (header.kind == CP_COMMIT && message[CP_HEADER + 31] & 1)
 		put_be64(message + CP_HEADER + 24, cp_hash_end(&world->dest.hash));
-	ret = cp_dest_message(&world->dest, &header, message, now_ns, &err);
+	ret = cp_dest_expects(&world->dest, &header, &err);
+	if (!ret && header.kind == CP_PAGES)
+		ret = cp_store_pages(world->store, message + CP_HEADER, header.length, &err);
+	if (!ret && header.kind == CP_DEVICE)
+		ret = cp_store_device(world->store, message + CP_HEADER, header.length, &err);
+	if (ret >= 0)
+		ret = cp_dest_message(&world->dest, &header, message, now_ns, &err);
+	promised(!world->dest.complete || world->sum == memory_sum(),
+		 "memory is the last complete one");
 	free(message);
 	if (ret < 0)
 		cp_dest_lost(&world->dest, &err, now_ns);
@@ -171,8 +223,8 @@ static size_t hear(struct world *world, const uint8_t *bytes, size_t length, uin
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
 	const struct cp_dest_settings settings = {
-		.contents_max = 64 * PAGE,
-		.device_max = 64,
+		.contents_max = CONTENTS_MAX,
+		.device_max = DEVICE_MAX,
 		.features = CP_FEATURES,
 		.authority = length & 1 ? CP_ON_OUR_OWN : CP_ASK,
 	};
@@ -180,6 +232,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 	uint64_t now_ns = 0;
 
 	memset(&world, 0, sizeof(world));
+	memset(memory, 0x5a, sizeof(memory));
 	cp_dest_init(&world.dest, &ops, &world, &settings, 0);
 	while (length > CP_HEADER) {
 		size_t taken;
@@ -190,5 +243,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 		bytes += taken;
 		length -= taken;
 	}
+	cp_store_free(world.store);
 	return 0;
 }
