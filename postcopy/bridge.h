@@ -42,6 +42,7 @@ struct bridge {
 	struct vdest engine;
 	int fd;
 	enum bridge_step step;
+	const uint8_t *message;
 	size_t message_bytes;
 	const uint8_t *left;
 	size_t left_bytes;

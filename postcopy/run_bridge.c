@@ -59,7 +59,8 @@ void bridge_free(struct wh_migration *m)
 static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
 			const struct control_hello *hello, int fd, struct wh_err *err)
 {
-	struct control_hello answer = { CONTROL_VERSION, hello->flags & CONTROL_PIN_ALL };
+	struct control_hello answer = { CONTROL_VERSION,
+					hello->flags & (CONTROL_PIN_ALL | CONTROL_SEVERAL) };
 	struct wh_migration *m = bridge->m;
 	int ret;
 
@@ -147,18 +148,21 @@ static int listen_at(struct bridge *bridge, struct uri *uri, struct wh_err *err)
 	int count, ret = 0;
 
 	count = address_resolve(uri, true, addresses, LISTENERS_MAX, err);
-	for (int i = 0; i < count && i < LISTENERS_MAX && ret == 0; i++) {
+	/* a name may have addresses of other devices, too */
+	for (int i = 0; i < count && i < LISTENERS_MAX; i++) {
 		address_set_port(&addresses[i], uri->port);
-		ret = vcm_listen(&bridge->cm[i], (const struct sockaddr *)&addresses[i].at,
-				 &uri->port, err);
+		ret = vcm_listen(&bridge->cm[bridge->listeners],
+				 (const struct sockaddr *)&addresses[i].at, &uri->port, err);
 		if (ret < 0) {
 			address_format(&addresses[i], text);
 			err_wrap(err, "listen at %s", text);
-			break;
+		} else {
+			bridge->listeners++;
 		}
-		bridge->listeners++;
 	}
-	return count < 0 ? count : ret;
+	if (count < 0)
+		return count;
+	return bridge->listeners ? 0 : ret;
 }
 
 int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err)

@@ -76,7 +76,7 @@ static int open_memory(struct bridge *bridge, struct wh_err *err)
 	struct vdest_block block[RAM_BLOCKS_MAX];
 	int ret;
 
-	ret = vmem_open(&bridge->memory, bridge->link.pd, dest->blocks, err);
+	ret = vmem_open(&bridge->memory, bridge->link.pd, false, dest->blocks, err);
 	for (unsigned i = 0; i < dest->blocks && ret == 0; i++) {
 		uint8_t *addr = dest->block[i].region->addr;
 
@@ -116,7 +116,7 @@ static int step_take(struct bridge *bridge, struct wh_err *err)
 	int ret;
 
 	/* The stream is not answered: the last of it counts even if the peer has gone since */
-	ret = control_get(bridge->link.memory, bridge->message_bytes, &control, err);
+	ret = control_get(bridge->message, bridge->message_bytes, &control, err);
 	if (ret < 0)
 		return ret;
 	if (control.kind != CONTROL_STREAM) {
@@ -124,8 +124,8 @@ static int step_take(struct bridge *bridge, struct wh_err *err)
 		if (ret <= 0)
 			return ret;
 	}
-	ret = vdest_take(&bridge->engine, bridge->link.memory, bridge->message_bytes, &control,
-			 answer, &length, err);
+	ret = vdest_take(&bridge->engine, bridge->message, bridge->message_bytes, &control, answer,
+			 &length, err);
 	if (ret < 0)
 		return ret;
 	switch ((enum vdest_next)ret) {
@@ -191,7 +191,7 @@ static int step_ready(struct bridge *bridge, struct wh_err *err)
 
 static int step_none(struct bridge *bridge, struct wh_err *err)
 {
-	int ret = vlink_received(&bridge->link, &bridge->message_bytes, err);
+	int ret = vlink_received(&bridge->link, &bridge->message, &bridge->message_bytes, err);
 
 	if (ret > 0) {
 		bridge->step = STEP_TAKE;

@@ -17,6 +17,7 @@
 /* As QEMU: reads by the destination are its to use, none by the source */
 #define READS 2u
 #define RETRIES 7u
+#define CONNECT_RETRIES 5u
 /* The connection manager's unit of time, 4.096 us << N, and how often it tries */
 #define ACK_UNIT_NS UINT64_C(4096)
 #define ACK_MOST 31u
@@ -35,15 +36,18 @@ static int open_channel(struct rdma_event_channel **channel, struct wh_err *err)
 	return 0;
 }
 
+static size_t address_bytes(const struct sockaddr *at)
+{
+	return at->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+}
+
 int vcm_listen(struct vcm *vcm, const struct sockaddr *at, uint32_t *port, struct wh_err *err)
 {
 	struct sockaddr_storage copy = { 0 };
 	int on = 1;
 	int ret;
 
-	memcpy(&copy, at,
-	       at->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) :
-					   sizeof(struct sockaddr_in));
+	memcpy(&copy, at, address_bytes(at));
 	*vcm = (struct vcm){ 0 };
 	ret = open_channel(&vcm->channel, err);
 	if (ret < 0)
@@ -156,7 +160,7 @@ int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control
 	};
 	int ret;
 
-	*link = (struct vlink){ .id = id };
+	*link = (struct vlink){ .id = id, .room = { 1, CONTROL_MSG_MAX } };
 	control_put_hello(bytes, hello);
 	ret = open_channel(&link->channel, err);
 	if (ret == 0 && rdma_migrate_id(id, link->channel) < 0)
@@ -177,9 +181,94 @@ int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control
 	return ret;
 }
 
+int vlink_connect(struct vlink *link, const struct sockaddr *at, const struct control_hello *hello,
+		  int timeout_ms, uint64_t dead_peer_ns, struct wh_err *err)
+{
+	struct sockaddr_storage copy = { 0 };
+	int ret;
+
+	memcpy(&copy, at, address_bytes(at));
+	*link = (struct vlink){
+		.room = { VLINK_SENDS, VLINK_SEND_MAX },
+		.dead_peer_ns = dead_peer_ns,
+		.timeout_ms = timeout_ms,
+		.hello = *hello,
+		.calling = true,
+	};
+	ret = open_channel(&link->channel, err);
+	if (ret < 0)
+		return ret;
+	if (rdma_create_id(link->channel, &link->id, NULL, RDMA_PS_TCP) < 0)
+		return err_sys(err, errno, "rdma: an id");
+	if (rdma_resolve_addr(link->id, NULL, (struct sockaddr *)&copy, timeout_ms) < 0)
+		return err_sys(err, errno, "rdma: which device leads there");
+	return 0;
+}
+
+static int go_way(struct vlink *link, struct wh_err *err)
+{
+	if (rdma_resolve_route(link->id, link->timeout_ms) < 0)
+		return err_sys(err, errno, "rdma: the way there");
+	return 1;
+}
+
+/* Whatever the peer says first, there is room for it before he can */
+static int call_up(struct vlink *link, struct wh_err *err)
+{
+	uint8_t bytes[CONTROL_HELLO];
+	struct rdma_conn_param param = {
+		.private_data = bytes,
+		.private_data_len = sizeof(bytes),
+		.initiator_depth = READS,
+		.retry_count = CONNECT_RETRIES,
+		.rnr_retry_count = RETRIES,
+	};
+	int ret = vlink_open(link, err);
+
+	for (unsigned i = 0; i < link->room.receives && ret == 0; i++)
+		ret = vlink_receive(link, err);
+	if (ret < 0)
+		return ret;
+	set_timeout(link->id, link->dead_peer_ns);
+	control_put_hello(bytes, &link->hello);
+	if (rdma_connect(link->id, &param) < 0)
+		return err_sys(err, errno, "rdma: connect");
+	return 1;
+}
+
 int vlink_event_fd(const struct vlink *link)
 {
 	return link->channel->fd;
+}
+
+/* Connecting, and there is nothing of that any more */
+static int not_up(enum rdma_cm_event_type type, int status, struct wh_err *err)
+{
+	if (type == RDMA_CM_EVENT_ADDR_ERROR)
+		return err_set(err, -ENODEV, "rdma: no RDMA device leads to this address (%d)",
+			       status);
+	if (type == RDMA_CM_EVENT_ROUTE_ERROR || type == RDMA_CM_EVENT_UNREACHABLE)
+		return err_set(err, status == -ETIMEDOUT ? -ETIMEDOUT : -EHOSTUNREACH,
+			       "rdma: nobody answers (%d)", status);
+	if (type == RDMA_CM_EVENT_REJECTED)
+		return err_set(err, -ECONNREFUSED,
+			       "rdma: refused: nobody listens, or not for one like this");
+	return 0;
+}
+
+/* What the answer says, which QEMU does not look at, is only which wishes were granted */
+static int established(struct vlink *link, const struct rdma_conn_param *param, struct wh_err *err)
+{
+	struct control_hello answer;
+	int ret;
+
+	link->up = true;
+	if (!link->calling)
+		return 1;
+	ret = control_get_hello(param->private_data, param->private_data_len, &answer, err);
+	if (ret == 0)
+		link->hello.flags &= answer.flags;
+	return ret < 0 ? ret : 1;
 }
 
 int vlink_event(struct vlink *link, struct wh_err *err)
@@ -193,18 +282,23 @@ int vlink_event(struct vlink *link, struct wh_err *err)
 		return ret;
 	type = event->event;
 	status = event->status;
+	if (type == RDMA_CM_EVENT_ESTABLISHED)
+		ret = established(link, &event->param.conn, err);
 	rdma_ack_cm_event(event);
-	if (type == RDMA_CM_EVENT_ESTABLISHED) {
-		link->up = true;
-		return 1;
-	}
+	if (type == RDMA_CM_EVENT_ESTABLISHED)
+		return ret;
+	if (type == RDMA_CM_EVENT_ADDR_RESOLVED)
+		return go_way(link, err);
+	if (type == RDMA_CM_EVENT_ROUTE_RESOLVED)
+		return call_up(link, err);
 	if (type == RDMA_CM_EVENT_ADDR_CHANGE)
 		return err_set(err, -ENOTCONN, "rdma: the address has moved to another device");
 	if (type == RDMA_CM_EVENT_DEVICE_REMOVAL)
 		return err_set(err, -ENODEV, "rdma: the device was removed");
 	if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_TIMEWAIT_EXIT)
 		return err_set(err, -ENOTCONN, "rdma: the peer has disconnected");
-	return err_set(err, -ENOTCONN, "rdma: %s (%d)", rdma_event_str(type), status);
+	ret = not_up(type, status, err);
+	return ret ? ret : err_set(err, -ENOTCONN, "rdma: %s (%d)", rdma_event_str(type), status);
 }
 
 /* The queue pair goes before the memory it could write into */

@@ -14,6 +14,12 @@ struct ibv_pd;
 struct rdma_cm_id;
 struct rdma_event_channel;
 
+/* Messages that can come before one is dealt with, and how long one may be */
+struct vlink_room {
+	unsigned receives;
+	size_t bytes;
+};
+
 /*
  * A connection: a reliable queue pair, messages of the control channel over it, and its
  * connection manager. Belongs to one thread. Nothing here waits: there are three
@@ -27,15 +33,26 @@ struct vlink {
 		struct ibv_comp_channel *channel;
 		struct ibv_cq *cq;
 	} send, receive;
-	uint8_t *memory; /* of the message that comes, and behind it of those that go */
+	struct vlink_room room;
+	uint8_t *memory; /* of messages that come, and behind them of those that go */
 	struct ibv_mr *mr;
-	unsigned sending; /* handed over, and not complete */
-	unsigned next;	  /* of VLINK_SENDS */
+	uint64_t dead_peer_ns;
+	int timeout_ms;
+	struct control_hello hello; /* connecting: what is said; up: what was answered */
+	unsigned posted, taken;	    /* receives, of all that there were */
+	unsigned next;		    /* of VLINK_SENDS */
+	/* handed over, and not complete: of everything, and of those messages */
+	unsigned sending, messages;
+	/* of these, behind the last one that says when it is complete */
+	unsigned quiet, quiet_writes;
+	unsigned written; /* writes that are complete, until somebody takes that */
+	bool calling;	  /* it was begun here */
 	bool up;	  /* it was established */
 };
 
 #define VLINK_SENDS 4u
 #define VLINK_SEND_MAX ((size_t)65 << 10) /* as many results as a request may want */
+#define VLINK_WRITES 32u		  /* under way at once, at most */
 
 /* ---- Connecting: cm.c --------------------------------------------------------- */
 
@@ -79,7 +96,23 @@ void vcm_close(struct vcm *vcm);
 int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control_hello *hello,
 		 uint64_t dead_peer_ns, struct wh_err *err);
 
-/* Return: 0 nothing new, 1 link->up, -ENOTCONN or another negative errno: it is over */
+/**
+ * vlink_connect() - Begin to connect to an address
+ * @hello:	What is said; link->hello is the answer once it is up
+ * @timeout_ms:	For each of finding the device and the way
+ *
+ * vlink_event() goes on with it; who waits too long closes the link. There is room for the
+ * messages that may come at once: an answer, and what asks for more.
+ *
+ * Return: 0, or a negative errno and a sentence; vlink_close() in any case
+ */
+int vlink_connect(struct vlink *link, const struct sockaddr *at, const struct control_hello *hello,
+		  int timeout_ms, uint64_t dead_peer_ns, struct wh_err *err);
+
+/*
+ * Return: 0 nothing new, 1 something, perhaps link->up, -ENOTCONN or another negative errno: it is
+ * over, or never was
+ */
 int vlink_event(struct vlink *link, struct wh_err *err);
 int vlink_event_fd(const struct vlink *link);
 /* The peer is told, and writes nothing any more; what is under way is not done */
@@ -94,10 +127,13 @@ int vlink_open(struct vlink *link, struct wh_err *err);
 /* All but id and channel */
 void vlink_release(struct vlink *link);
 
-/* Room for the next message, which is not there yet; once for each */
+/* Room for one more message, which is not there yet; at most room.receives at a time */
 int vlink_receive(struct vlink *link, struct wh_err *err);
-/* Return: 1 it is at link->memory, 0 not yet, or a negative errno: the link is broken */
-int vlink_received(struct vlink *link, size_t *bytes, struct wh_err *err);
+/*
+ * Return: 1 there is one, good until its room is given back by vlink_receive(); 0 not yet, or a
+ * negative errno: the link is broken
+ */
+int vlink_received(struct vlink *link, const uint8_t **at, size_t *bytes, struct wh_err *err);
 int vlink_receive_fd(const struct vlink *link);
 
 /**
@@ -109,6 +145,23 @@ int vlink_receive_fd(const struct vlink *link);
 int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err);
 /* What was put there, so many bytes */
 int vlink_send(struct vlink *link, size_t bytes, struct wh_err *err);
+
+/**
+ * struct vlink_write - What is written into the peer's memory
+ * @signal:	Its completion is told, and that of all in front of it. Somebody has to be the
+ *		last of all that are under way, and needs one
+ */
+struct vlink_write {
+	const uint8_t *from;
+	uint32_t length;
+	uint32_t lkey;
+	uint64_t to;
+	uint32_t rkey;
+	bool signal;
+};
+
+/* At most VLINK_WRITES are under way. link->written says what has become of them */
+int vlink_write(struct vlink *link, const struct vlink_write *write, struct wh_err *err);
 /*
  * Is the peer there? A write of no bytes, which no program of his sees; if nobody acknowledges
  * it, the link is broken after the time that vlink_accept() was given.

@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-int vmem_open(struct vmem *vmem, struct ibv_pd *pd, unsigned blocks, struct wh_err *err)
+int vmem_open(struct vmem *vmem, struct ibv_pd *pd, bool local, unsigned blocks, struct wh_err *err)
 {
-	*vmem = (struct vmem){ .pd = pd };
+	*vmem = (struct vmem){ .pd = pd, .local = local };
 	vmem->block = calloc(blocks, sizeof(*vmem->block));
 	return vmem->block ? 0 : err_set(err, -ENOMEM, "rdma: no memory for %u blocks", blocks);
 }
@@ -58,34 +58,34 @@ static int failed(const struct vmem *vmem, uint64_t bytes, int code, struct wh_e
 }
 
 /* QEMU takes a key of 0 for none: if a device gives that, it is asked for another */
-static struct ibv_mr *pin(struct ibv_pd *pd, void *addr, uint64_t bytes)
+static struct ibv_mr *pin(const struct vmem *vmem, void *addr, uint64_t bytes)
 {
-	const int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
-	struct ibv_mr *mr = ibv_reg_mr(pd, addr, bytes, access);
+	/* what is read only may be memory that cannot be written, too */
+	const int access = vmem->local ? 0 : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+	struct ibv_mr *mr = ibv_reg_mr(vmem->pd, addr, bytes, access);
 	struct ibv_mr *second;
 
-	if (!mr || mr->rkey)
+	if (!mr || mr->rkey || vmem->local)
 		return mr;
-	second = ibv_reg_mr(pd, addr, bytes, access);
+	second = ibv_reg_mr(vmem->pd, addr, bytes, access);
 	ibv_dereg_mr(mr);
 	return second;
 }
 
 static int grant(struct vmem *vmem, struct ibv_mr **mr, uint8_t *addr, uint64_t bytes,
-		 uint32_t *rkey, struct wh_err *err)
+		 uint32_t *key, struct wh_err *err)
 {
 	if (!*mr) {
-		*mr = pin(vmem->pd, addr, bytes);
+		*mr = pin(vmem, addr, bytes);
 		if (!*mr)
 			return failed(vmem, bytes, errno, err);
 		vmem->bytes += bytes;
 	}
-	*rkey = (*mr)->rkey;
+	*key = vmem->local ? (*mr)->lkey : (*mr)->rkey;
 	return 0;
 }
 
-int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *rkey,
-	       struct wh_err *err)
+int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *key, struct wh_err *err)
 {
 	struct vmem_block *b = &vmem->block[block];
 	uint64_t offset = chunk << CONTROL_CHUNK_BITS;
@@ -93,14 +93,14 @@ int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *rkey
 
 	if (bytes > CONTROL_CHUNK)
 		bytes = CONTROL_CHUNK;
-	return grant(vmem, &b->chunk[chunk].mr, b->addr + offset, bytes, rkey, err);
+	return grant(vmem, &b->chunk[chunk].mr, b->addr + offset, bytes, key, err);
 }
 
-int vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *rkey, struct wh_err *err)
+int vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *key, struct wh_err *err)
 {
 	struct vmem_block *b = &vmem->block[block];
 
-	return grant(vmem, &b->whole, b->addr, b->length, rkey, err);
+	return grant(vmem, &b->whole, b->addr, b->length, key, err);
 }
 
 static int take_back(struct vmem *vmem, struct ibv_mr **mr, struct wh_err *err)

@@ -2,6 +2,7 @@
 #ifndef RDMA_MEMORY_H
 #define RDMA_MEMORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <wherry/err.h>
 
@@ -9,12 +10,13 @@ struct ibv_mr;
 struct ibv_pd;
 
 /*
- * Which memory a peer may write to: chunks of blocks, or whole ones. What is registered is
- * pinned. Not for memory whose pages are missing: on some kernels that fails, on others it
+ * Which memory a peer may write to, or the device may read: chunks of blocks, or whole ones. What
+ * is registered is pinned. Not for memory whose pages are missing: on some kernels that fails, on others it
  * waits for each of them.
  */
 struct vmem {
 	struct ibv_pd *pd;
+	bool local; /* it is read here, and no peer gets at it */
 	struct vmem_block {
 		uint8_t *addr;
 		uint64_t length;
@@ -28,15 +30,19 @@ struct vmem {
 };
 
 /* @pd outlives it: first vlink_disconnect(), then vmem_close(), then vlink_close() */
-int vmem_open(struct vmem *vmem, struct ibv_pd *pd, unsigned blocks, struct wh_err *err);
+int vmem_open(struct vmem *vmem, struct ibv_pd *pd, bool local, unsigned blocks,
+	      struct wh_err *err);
 int vmem_add(struct vmem *vmem, uint8_t *addr, uint64_t length, struct wh_err *err);
 /* Zeroed is fine */
 void vmem_close(struct vmem *vmem);
 
-/* The peer may write to a chunk, or the block; no-op if it may. @rkey: never 0 */
-int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *rkey,
+/*
+ * The peer may write to a chunk, or the block; no-op if it may. @key: the peer's, never 0; of what
+ * is local, ours
+ */
+int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *key,
 	       struct wh_err *err);
-int vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *rkey, struct wh_err *err);
+int vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *key, struct wh_err *err);
 /* It may not any more; no-op if it may not */
 int vmem_revoke(struct vmem *vmem, unsigned block, uint64_t chunk, struct wh_err *err);
 

@@ -16,8 +16,22 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define QUEUE 16
-#define MEMORY_BYTES (CONTROL_MSG_MAX + VLINK_SENDS * VLINK_SEND_MAX)
+/* Writes, messages, and a probe */
+#define QUEUE (VLINK_WRITES + 2 * VLINK_SENDS)
+
+/* What a completion tells of: how many that were handed over, of which so many were... */
+#define TELLS(all, writes, messages) \
+	((uint64_t)(all) | (uint64_t)(writes) << 16 | (uint64_t)(messages) << 32)
+
+static size_t receive_bytes(const struct vlink *link)
+{
+	return link->room.receives * link->room.bytes;
+}
+
+static size_t memory_bytes(const struct vlink *link)
+{
+	return receive_bytes(link) + VLINK_SENDS * VLINK_SEND_MAX;
+}
 
 static int queue_open(struct vlink_queue *queue, struct ibv_context *verbs, struct wh_err *err)
 {
@@ -99,16 +113,16 @@ int vlink_open(struct vlink *link, struct wh_err *err)
 	if (rdma_create_qp(link->id, link->pd, &attr) < 0)
 		return err_sys(err, errno, "rdma: queue pair");
 	/* Pages of its own: what is pinned is not shared with anything after a fork() */
-	link->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			    -1, 0);
+	link->memory = mmap(NULL, memory_bytes(link), PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (link->memory == MAP_FAILED) {
 		link->memory = NULL;
 		return err_sys(err, errno, "rdma: no memory for messages");
 	}
-	link->mr = ibv_reg_mr(link->pd, link->memory, MEMORY_BYTES, IBV_ACCESS_LOCAL_WRITE);
+	link->mr = ibv_reg_mr(link->pd, link->memory, memory_bytes(link), IBV_ACCESS_LOCAL_WRITE);
 	if (!link->mr)
 		return err_sys(err, errno, "rdma: pinning the %zu KiB for messages (ulimit -l)",
-			       MEMORY_BYTES >> 10);
+			       memory_bytes(link) >> 10);
 	return 0;
 }
 
@@ -120,7 +134,7 @@ void vlink_release(struct vlink *link)
 	if (link->mr)
 		ibv_dereg_mr(link->mr);
 	if (link->memory)
-		munmap(link->memory, MEMORY_BYTES);
+		munmap(link->memory, memory_bytes(link));
 	queue_close(&link->send);
 	queue_close(&link->receive);
 	if (link->pd)
@@ -133,26 +147,33 @@ void vlink_release(struct vlink *link)
 
 int vlink_receive(struct vlink *link, struct wh_err *err)
 {
+	unsigned slot = link->posted % link->room.receives;
 	struct ibv_sge sge = {
-		.addr = (uintptr_t)link->memory,
-		.length = CONTROL_MSG_MAX,
+		.addr = (uintptr_t)link->memory + slot * link->room.bytes,
+		.length = (uint32_t)link->room.bytes,
 		.lkey = link->mr->lkey,
 	};
 	struct ibv_recv_wr wr = { .sg_list = &sge, .num_sge = 1 };
 	struct ibv_recv_wr *bad;
 	int ret = ibv_post_recv(link->id->qp, &wr, &bad);
 
-	return ret ? err_sys(err, ret, "rdma: receive") : 0;
+	if (ret)
+		return err_sys(err, ret, "rdma: receive");
+	link->posted++;
+	return 0;
 }
 
-int vlink_received(struct vlink *link, size_t *bytes, struct wh_err *err)
+int vlink_received(struct vlink *link, const uint8_t **at, size_t *bytes, struct wh_err *err)
 {
 	struct ibv_wc wc;
 	int ret = queue_next(&link->receive, &wc, err);
 
-	if (ret > 0)
-		*bytes = wc.byte_len;
-	return ret;
+	if (ret <= 0)
+		return ret;
+	/* they are used in the order in which they were posted */
+	*at = link->memory + link->taken++ % link->room.receives * link->room.bytes;
+	*bytes = wc.byte_len;
+	return 1;
 }
 
 int vlink_receive_fd(const struct vlink *link)
@@ -165,18 +186,41 @@ int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err)
 	struct ibv_wc wc;
 	int ret;
 
-	while ((ret = queue_next(&link->send, &wc, err)) > 0)
-		link->sending--;
+	while ((ret = queue_next(&link->send, &wc, err)) > 0) {
+		link->sending -= wc.wr_id & 0xffff;
+		link->written += wc.wr_id >> 16 & 0xffff;
+		link->messages -= (unsigned)(wc.wr_id >> 32);
+	}
 	if (ret < 0)
 		return ret;
-	*at = link->memory + CONTROL_MSG_MAX + link->next * VLINK_SEND_MAX;
-	return link->sending < VLINK_SENDS;
+	*at = link->memory + receive_bytes(link) + link->next * VLINK_SEND_MAX;
+	return link->messages < VLINK_SENDS;
+}
+
+/* Its completion, if it has one, is that of what is quiet in front of it as well */
+static int post(struct vlink *link, struct ibv_send_wr *wr, unsigned writes, unsigned messages,
+		struct wh_err *err)
+{
+	struct ibv_send_wr *bad;
+	int ret;
+
+	wr->wr_id = TELLS(link->quiet + 1, link->quiet_writes + writes, messages);
+	ret = ibv_post_send(link->id->qp, wr, &bad);
+	if (ret)
+		return err_sys(err, ret, "rdma: send");
+	link->sending++;
+	link->messages += messages;
+	link->quiet++;
+	link->quiet_writes += writes;
+	if (wr->send_flags & IBV_SEND_SIGNALED)
+		link->quiet = link->quiet_writes = 0;
+	return 0;
 }
 
 int vlink_send(struct vlink *link, size_t bytes, struct wh_err *err)
 {
 	struct ibv_sge sge = {
-		.addr = (uintptr_t)link->memory + CONTROL_MSG_MAX + link->next * VLINK_SEND_MAX,
+		.addr = (uintptr_t)link->memory + receive_bytes(link) + link->next * VLINK_SEND_MAX,
 		.length = (uint32_t)bytes,
 		.lkey = link->mr->lkey,
 	};
@@ -186,27 +230,37 @@ int vlink_send(struct vlink *link, size_t bytes, struct wh_err *err)
 		.opcode = IBV_WR_SEND,
 		.send_flags = IBV_SEND_SIGNALED,
 	};
-	struct ibv_send_wr *bad;
-	int ret = ibv_post_send(link->id->qp, &wr, &bad);
+	int ret = post(link, &wr, 0, 1, err);
 
-	if (ret)
-		return err_sys(err, ret, "rdma: send");
-	link->sending++;
-	link->next = (link->next + 1) % VLINK_SENDS;
-	return 0;
+	if (ret == 0)
+		link->next = (link->next + 1) % VLINK_SENDS;
+	return ret;
+}
+
+int vlink_write(struct vlink *link, const struct vlink_write *write, struct wh_err *err)
+{
+	struct ibv_sge sge = {
+		.addr = (uintptr_t)write->from,
+		.length = write->length,
+		.lkey = write->lkey,
+	};
+	struct ibv_send_wr wr = {
+		.sg_list = &sge,
+		.num_sge = 1,
+		.opcode = IBV_WR_RDMA_WRITE,
+		.send_flags = write->signal ? IBV_SEND_SIGNALED : 0,
+		.wr.rdma = { .remote_addr = write->to, .rkey = write->rkey },
+	};
+
+	return post(link, &wr, 1, 0, err);
 }
 
 int vlink_probe(struct vlink *link, struct wh_err *err)
 {
 	/* of no bytes neither address nor key are looked at */
 	struct ibv_send_wr wr = { .opcode = IBV_WR_RDMA_WRITE, .send_flags = IBV_SEND_SIGNALED };
-	struct ibv_send_wr *bad;
-	int ret = ibv_post_send(link->id->qp, &wr, &bad);
 
-	if (ret)
-		return err_sys(err, ret, "rdma: send");
-	link->sending++;
-	return 0;
+	return post(link, &wr, 0, 0, err);
 }
 
 int vlink_send_fd(const struct vlink *link)

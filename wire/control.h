@@ -84,6 +84,8 @@ const char *control_name(enum control_kind kind);
 
 #define CONTROL_VERSION 1u
 #define CONTROL_PIN_ALL 1u /* all memory is registered before the first round */
+/* Ours: a REGISTER_REQUEST may be of several chunks. QEMU takes one, and does not know the bit */
+#define CONTROL_SEVERAL 0x80000000u
 
 #define CONTROL_HELLO 8u
 struct control_hello {
