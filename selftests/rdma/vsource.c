@@ -1,0 +1,585 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The source's engine against the destination's, with a device between them that looks at each key
+ * and range as a real one would; and against a stranger.
+ */
+#include "rdma/vsource.h"
+
+#include "base/bytes.h"
+#include "rdma/link.h"
+#include "rdma/vdest.h"
+#include "selftests/wire/random.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kselftest_harness.h"
+
+#define MIB (UINT64_C(1) << 20)
+#define PAGE UINT64_C(4096)
+#define WRITES 4u
+#define UNDER_WAY 64u
+
+/* The second one has a last chunk of one page */
+static const uint64_t lengths[] = { 4 * MIB, 2 * MIB + PAGE, PAGE };
+#define BLOCKS 3u
+#define CHUNKS 5u
+
+FIXTURE(vsource)
+{
+	struct vsource source;
+	struct vsource_chunk chunk[BLOCKS][CHUNKS];
+	uint8_t *from[BLOCKS], *to[BLOCKS];
+	struct vdest dest;
+	bool granted[BLOCKS][CHUNKS], whole[BLOCKS];
+	unsigned unsignalled, under_way, most, writes, signals;
+	unsigned kinds[CONTROL_COUNT];
+	unsigned asked_at_once;
+	bool wrong; /* a write that no key allows, or the same */
+	uint8_t message[VLINK_SEND_MAX], answer[VDEST_ANSWER_MAX];
+	struct wh_err err;
+};
+
+static uint32_t key(unsigned block, uint64_t chunk)
+{
+	return 0x1000 * (block + 1) + (uint32_t)(chunk == VDEST_WHOLE ? 0xfff : chunk);
+}
+
+static int grant(void *ctx, unsigned block, uint64_t chunk, uint32_t *rkey, struct wh_err *err)
+{
+	FIXTURE_DATA(vsource) *self = ctx;
+
+	(void)err;
+	*rkey = key(block, chunk);
+	if (chunk == VDEST_WHOLE)
+		self->whole[block] = true;
+	else
+		self->granted[block][chunk] = true;
+	return 0;
+}
+
+static int take_back(void *ctx, unsigned block, uint64_t chunk, struct wh_err *err)
+{
+	(void)ctx, (void)block, (void)chunk, (void)err;
+	return 0;
+}
+
+static void clear(void *ctx, unsigned block, uint64_t offset, uint64_t length)
+{
+	memset(((FIXTURE_DATA(vsource) *)ctx)->to[block] + offset, 0, length);
+}
+
+static const struct vdest_ops ops = { grant, take_back, clear };
+
+static void begin(FIXTURE_DATA(vsource) *self, bool pin_all, bool several)
+{
+	vsource_init(&self->source, pin_all, several, WRITES);
+	memset(self->chunk, 0, sizeof(self->chunk));
+	for (unsigned i = 0; i < BLOCKS; i++)
+		vsource_add_block(&self->source, self->from[i], lengths[i], self->chunk[i]);
+}
+
+FIXTURE_SETUP(vsource)
+{
+	memset(self, 0, sizeof(*self));
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		self->from[i] = aligned_alloc(PAGE, lengths[i]);
+		self->to[i] = aligned_alloc(PAGE, lengths[i]);
+		memset(self->from[i], 0, lengths[i]);
+		memset(self->to[i], 0xaa, lengths[i]);
+	}
+	begin(self, false, false);
+}
+
+FIXTURE_TEARDOWN(vsource)
+{
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		free(self->from[i]);
+		free(self->to[i]);
+	}
+}
+
+static int hear(FIXTURE_DATA(vsource) *self, size_t bytes)
+{
+	memset(&self->err, 0, sizeof(self->err));
+	return vsource_take(&self->source, self->answer, bytes, &self->err);
+}
+
+static int ready(FIXTURE_DATA(vsource) *self)
+{
+	return hear(self, control_put(self->answer, CONTROL_READY, 1, 0));
+}
+
+/* Which the device would refuse, it says */
+static void carry(FIXTURE_DATA(vsource) *self, const struct vsource_write *write)
+{
+	uint8_t *host = self->to[write->block];
+	uint64_t chunk = write->offset >> 20;
+
+	self->writes++;
+	self->signals += write->signal;
+	if (write->address != (uintptr_t)host + write->offset || !write->length ||
+	    write->offset + write->length > lengths[write->block])
+		self->wrong = true;
+	else if (write->rkey == key(write->block, chunk))
+		self->wrong |= !self->granted[write->block][chunk] ||
+			       (write->offset + write->length - 1) >> 20 != chunk;
+	else
+		self->wrong |=
+			write->rkey != key(write->block, VDEST_WHOLE) || !self->whole[write->block];
+	if (!self->wrong)
+		memcpy(host + write->offset, self->from[write->block] + write->offset,
+		       write->length);
+	self->unsignalled++;
+	if (write->signal) {
+		self->under_way += self->unsignalled;
+		self->unsignalled = 0;
+	}
+	if (self->under_way + self->unsignalled > self->most)
+		self->most = self->under_way + self->unsignalled;
+}
+
+/* To the destination, and what it answers. Return: 0, or its or the source's error */
+static int tell(FIXTURE_DATA(vsource) *self, size_t bytes)
+{
+	struct control control;
+	size_t length;
+	int ret = vdest_take(&self->dest, self->message, bytes, &control, self->answer, &length,
+			     &self->err);
+
+	if (ret < 0)
+		return ret;
+	self->kinds[control.kind]++;
+	if (control.kind == CONTROL_REGISTER_REQUEST && control.count > self->asked_at_once)
+		self->asked_at_once = control.count;
+	if (length)
+		ret = hear(self, length);
+	return ret < 0 ? ret : ready(self);
+}
+
+/* Until it has to wait for more. Return: 0, or an error of either side */
+static int turn(FIXTURE_DATA(vsource) *self)
+{
+	struct vsource_write write;
+	size_t bytes;
+	int ret;
+
+	for (;;) {
+		switch (vsource_next(&self->source, self->message, &bytes, &write)) {
+		case VSOURCE_SAY:
+			ret = tell(self, bytes);
+			if (ret < 0)
+				return ret;
+			break;
+		case VSOURCE_WRITE:
+			carry(self, &write);
+			break;
+		case VSOURCE_WAIT:
+			/* without a signal nobody hears of a write */
+			if (!self->under_way)
+				return self->unsignalled ? -EDEADLK : 0;
+			vsource_written(&self->source, self->under_way);
+			self->under_way = 0;
+			break;
+		}
+	}
+}
+
+/* A destination with the same blocks; the first bracket, in which the list is asked for */
+static int meet(FIXTURE_DATA(vsource) *self)
+{
+	struct vdest_block block[BLOCKS];
+	int ret;
+
+	vdest_init(&self->dest, &ops, self, self->source.pin_all);
+	for (unsigned i = 0; i < BLOCKS; i++)
+		block[i] = (struct vdest_block){ .host = (uintptr_t)self->to[i],
+						 .length = lengths[i] };
+	vdest_blocks(&self->dest, block, BLOCKS);
+	vdest_hook(&self->dest);
+	ret = ready(self);
+	vsource_open(&self->source);
+	vsource_close(&self->source);
+	return ret < 0 ? ret : turn(self);
+}
+
+static void open_bracket(FIXTURE_DATA(vsource) *self)
+{
+	vdest_hook(&self->dest);
+	vsource_open(&self->source);
+}
+
+static int close_bracket(FIXTURE_DATA(vsource) *self)
+{
+	int ret;
+
+	vsource_close(&self->source);
+	ret = turn(self);
+	if (ret == 0 && vsource_is_open(&self->source))
+		ret = -EBUSY;
+	return ret;
+}
+
+static bool hand_over(FIXTURE_DATA(vsource) *self, unsigned block, uint64_t page, uint64_t pages)
+{
+	bool all = true;
+
+	for (uint64_t i = page; i < page + pages; i++)
+		all &= vsource_range(&self->source, block, i * PAGE, PAGE);
+	return all;
+}
+
+static bool same(FIXTURE_DATA(vsource) *self)
+{
+	for (unsigned i = 0; i < BLOCKS; i++)
+		if (memcmp(self->from[i], self->to[i], lengths[i]) != 0)
+			return false;
+	return !self->wrong;
+}
+
+TEST_F(vsource, a_message_waits_for_room)
+{
+	struct vsource_write write;
+	size_t bytes;
+
+	EXPECT_FALSE(vsource_may_stream(&self->source));
+	vsource_open(&self->source);
+	EXPECT_EQ(VSOURCE_WAIT, vsource_next(&self->source, self->message, &bytes, &write));
+	ASSERT_EQ(0, ready(self));
+	EXPECT_FALSE(vsource_may_stream(&self->source));
+	ASSERT_EQ(VSOURCE_SAY, vsource_next(&self->source, self->message, &bytes, &write));
+	EXPECT_EQ(CONTROL_BLOCKS_REQUEST, get_be32(self->message + 4));
+	EXPECT_EQ(VSOURCE_WAIT, vsource_next(&self->source, self->message, &bytes, &write));
+}
+
+TEST_F(vsource, the_stream_outside_of_brackets)
+{
+	ASSERT_EQ(0, meet(self));
+	EXPECT_TRUE(vsource_may_stream(&self->source));
+	EXPECT_FALSE(vsource_may_stream(&self->source));
+	ASSERT_EQ(0, ready(self));
+	open_bracket(self);
+	EXPECT_FALSE(vsource_may_stream(&self->source));
+	ASSERT_EQ(0, close_bracket(self));
+	EXPECT_TRUE(vsource_may_stream(&self->source));
+}
+
+/* Neighbours are one write up to a chunk's end; zeros are none, and pin nothing */
+TEST_F(vsource, by_chunks)
+{
+	ASSERT_EQ(0, meet(self));
+	memset(self->from[0], 1, MIB + PAGE);
+	memset(self->from[1] + 2 * MIB, 2, PAGE);
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 0, 0, 1024));
+	ASSERT_TRUE(hand_over(self, 1, 0, 513));
+	ASSERT_TRUE(hand_over(self, 2, 0, 1));
+	ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(same(self));
+	EXPECT_EQ(3, self->writes);
+	EXPECT_EQ(2 * MIB + PAGE, self->source.written_bytes);
+	EXPECT_EQ(4 * MIB + PAGE, self->source.zero_bytes);
+	EXPECT_EQ(5, self->kinds[CONTROL_ZERO]);
+	EXPECT_EQ(3, self->kinds[CONTROL_REGISTER_REQUEST]);
+	EXPECT_EQ(1, self->asked_at_once);
+	EXPECT_FALSE(self->granted[0][2]);
+}
+
+/* A key once given is used again, and what became zero in between arrives */
+TEST_F(vsource, what_becomes_zero)
+{
+	ASSERT_EQ(0, meet(self));
+	memset(self->from[2], 1, PAGE);
+	for (unsigned round = 0; round < 2; round++) {
+		open_bracket(self);
+		ASSERT_TRUE(hand_over(self, 2, 0, 1));
+		ASSERT_EQ(0, close_bracket(self));
+		EXPECT_EQ(0, memcmp(self->from[2], self->to[2], PAGE));
+		memset(self->from[2], 0, PAGE);
+	}
+	EXPECT_EQ(1, self->kinds[CONTROL_REGISTER_REQUEST]);
+	EXPECT_EQ(0, self->kinds[CONTROL_ZERO]);
+	EXPECT_EQ(2, self->writes);
+}
+
+TEST_F(vsource, several_at_once)
+{
+	begin(self, false, true);
+	ASSERT_EQ(0, meet(self));
+	for (unsigned i = 0; i < BLOCKS; i++)
+		memset(self->from[i], 3, lengths[i]);
+	memset(self->from[0] + MIB, 0, MIB);
+	open_bracket(self);
+	for (unsigned i = 0; i < BLOCKS; i++)
+		ASSERT_TRUE(hand_over(self, i, 0, lengths[i] / PAGE));
+	ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(same(self));
+	EXPECT_EQ(1, self->kinds[CONTROL_REGISTER_REQUEST]);
+	EXPECT_EQ(7, self->asked_at_once);
+	EXPECT_EQ(1, self->kinds[CONTROL_ZERO]);
+}
+
+/* Two ranges of one chunk need one key */
+TEST_F(vsource, a_chunk_in_pieces)
+{
+	begin(self, false, true);
+	ASSERT_EQ(0, meet(self));
+	memset(self->from[0], 3, MIB);
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 0, 0, 3));
+	ASSERT_TRUE(hand_over(self, 0, 5, 2));
+	ASSERT_EQ(0, close_bracket(self));
+	EXPECT_EQ(1, self->asked_at_once);
+	EXPECT_EQ(2, self->writes);
+}
+
+TEST_F(vsource, pinned)
+{
+	begin(self, true, false);
+	ASSERT_EQ(0, meet(self));
+	memset(self->from[0], 1, MIB);
+	open_bracket(self);
+	for (unsigned i = 0; i < BLOCKS; i++)
+		ASSERT_TRUE(hand_over(self, i, 0, lengths[i] / PAGE));
+	ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(same(self));
+	EXPECT_EQ(8, self->writes);
+	EXPECT_EQ(0, self->kinds[CONTROL_ZERO] + self->kinds[CONTROL_REGISTER_REQUEST]);
+}
+
+/* The queue is full, and the writes under way are few */
+TEST_F(vsource, what_is_bounded)
+{
+	unsigned taken = 0;
+
+	begin(self, true, false);
+	ASSERT_EQ(0, meet(self));
+	open_bracket(self);
+	/* every other page: nothing can be merged */
+	while (vsource_range(&self->source, 0, taken * 2 * PAGE, PAGE))
+		taken++;
+	EXPECT_EQ(VSOURCE_RANGES, taken);
+	ASSERT_EQ(0, turn(self));
+	EXPECT_EQ(VSOURCE_RANGES, self->writes);
+	EXPECT_EQ(WRITES, self->most);
+	EXPECT_TRUE(vsource_range(&self->source, 0, taken * 2 * PAGE, PAGE));
+	ASSERT_EQ(0, close_bracket(self));
+}
+
+/* Most writes say nothing of themselves */
+TEST_F(vsource, signals)
+{
+	begin(self, true, false);
+	self->source.writes_max = UNDER_WAY;
+	ASSERT_EQ(0, meet(self));
+	open_bracket(self);
+	for (unsigned i = 0; i < 50; i++)
+		ASSERT_TRUE(vsource_range(&self->source, 0, i * 2 * PAGE, PAGE));
+	ASSERT_EQ(0, close_bracket(self));
+	EXPECT_EQ(50, self->writes);
+	EXPECT_EQ(50 / VSOURCE_SIGNAL + 1, self->signals);
+}
+
+/* The bracket does not end before its writes */
+TEST_F(vsource, the_end_waits_for_writes)
+{
+	struct vsource_write write;
+	size_t bytes;
+
+	begin(self, true, false);
+	ASSERT_EQ(0, meet(self));
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 2, 0, 1));
+	vsource_close(&self->source);
+	ASSERT_EQ(VSOURCE_WRITE, vsource_next(&self->source, self->message, &bytes, &write));
+	ASSERT_TRUE(write.signal);
+	ASSERT_EQ(VSOURCE_WAIT, vsource_next(&self->source, self->message, &bytes, &write));
+	vsource_written(&self->source, 1);
+	ASSERT_EQ(VSOURCE_SAY, vsource_next(&self->source, self->message, &bytes, &write));
+	EXPECT_EQ(CONTROL_REGISTER_FINISHED, get_be32(self->message + 4));
+}
+
+/* The key of the next chunk is asked for in front of the write to this one */
+TEST_F(vsource, it_asks_ahead)
+{
+	struct control_grant got = { .rkey = key(0, 0), .host = (uintptr_t)self->to[0] };
+	struct vsource_write write;
+	size_t bytes;
+
+	ASSERT_EQ(0, meet(self));
+	memset(self->from[0], 1, 2 * MIB);
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 0, 0, 512));
+	ASSERT_EQ(VSOURCE_SAY, vsource_next(&self->source, self->message, &bytes, &write));
+	ASSERT_EQ(VSOURCE_WAIT, vsource_next(&self->source, self->message, &bytes, &write));
+	control_put_grant(self->answer, 0, &got);
+	ASSERT_EQ(0, hear(self, control_put(self->answer, CONTROL_REGISTER_RESULT, 1, 0)));
+	ASSERT_EQ(0, ready(self));
+	ASSERT_EQ(VSOURCE_SAY, vsource_next(&self->source, self->message, &bytes, &write));
+	EXPECT_EQ(CONTROL_REGISTER_REQUEST, get_be32(self->message + 4));
+	ASSERT_EQ(VSOURCE_WRITE, vsource_next(&self->source, self->message, &bytes, &write));
+	EXPECT_EQ(MIB, write.length);
+	EXPECT_TRUE(write.signal);
+}
+
+/* ---- A stranger ------------------------------------------------------------------ */
+
+/* It waits for the list; or, behind that, for two chunks' keys */
+static void wait_for_list(FIXTURE_DATA(vsource) *self)
+{
+	struct vsource_write write;
+	size_t bytes;
+
+	ready(self);
+	vsource_open(&self->source);
+	vsource_next(&self->source, self->message, &bytes, &write);
+}
+
+static int say_list(FIXTURE_DATA(vsource) *self, unsigned blocks, unsigned at,
+		    const struct control_block *odd)
+{
+	for (unsigned i = 0; i < blocks; i++) {
+		struct control_block line = { .host = UINT64_C(0x10000000000) * (i + 1),
+					      .start = 0x1000000 * i,
+					      .length = lengths[i % BLOCKS],
+					      .rkey = i + 1 };
+
+		control_put_block(self->answer, i, i == at ? odd : &line);
+	}
+	return hear(self, control_put(self->answer, CONTROL_BLOCKS_RESULT, blocks, 0));
+}
+
+TEST_F(vsource, lists_that_are_refused)
+{
+	static const struct control_block odd[] = {
+		{ .host = MIB, .length = 4 * MIB + PAGE, .rkey = 1 },
+		{ .host = MIB, .length = 0, .rkey = 1 },
+		{ .host = -MIB, .length = 4 * MIB, .rkey = 1 },
+		{ .host = MIB, .start = -PAGE, .length = 4 * MIB, .rkey = 1 },
+		{ .host = MIB, .length = 4 * MIB, .rkey = 0 },
+	};
+
+	for (unsigned i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+		begin(self, true, false);
+		wait_for_list(self);
+		EXPECT_EQ(-EPROTO, say_list(self, BLOCKS, 0, &odd[i])) TH_LOG("line %u", i);
+		EXPECT_NE(NULL, strstr(self->err.text, "block 0"));
+	}
+	for (unsigned blocks = 1; blocks < 6; blocks++) {
+		begin(self, true, false);
+		wait_for_list(self);
+		EXPECT_EQ(blocks == BLOCKS ? 0 : -EPROTO, say_list(self, blocks, 99, NULL));
+	}
+	begin(self, true, false);
+	EXPECT_EQ(-EPROTO, say_list(self, BLOCKS, 99, NULL)); /* nobody asked */
+}
+
+static int say_grants(FIXTURE_DATA(vsource) *self, unsigned count, uint32_t rkey, uint64_t host)
+{
+	struct control_grant got = { .rkey = rkey, .host = host };
+
+	for (unsigned i = 0; i < count; i++)
+		control_put_grant(self->answer, i, &got);
+	return hear(self, control_put(self->answer, CONTROL_REGISTER_RESULT, count, 0));
+}
+
+static void wait_for_keys(FIXTURE_DATA(vsource) *self)
+{
+	struct vsource_write write;
+	size_t bytes;
+
+	begin(self, false, true);
+	meet(self);
+	memset(self->from[0], 1, 2 * MIB);
+	open_bracket(self);
+	hand_over(self, 0, 0, 512);
+	vsource_next(&self->source, self->message, &bytes, &write);
+}
+
+TEST_F(vsource, keys_that_are_refused)
+{
+	static const struct control_block list = { .host = UINT64_C(1) << 40,
+						   .length = UINT64_C(1) << 40 };
+
+	wait_for_keys(self);
+	EXPECT_EQ(-EPROTO, say_grants(self, 1, 1, MIB)); /* too few: the seed's, and QEMU's */
+	wait_for_keys(self);
+	EXPECT_EQ(-EPROTO, say_grants(self, 3, 1, MIB));
+	wait_for_keys(self);
+	EXPECT_EQ(-EPROTO, say_grants(self, 2, 0, MIB));
+	wait_for_keys(self);
+	EXPECT_EQ(-EPROTO, say_grants(self, 2, 1, -MIB));
+	wait_for_keys(self);
+	/* another answer, whose numbers would do */
+	EXPECT_EQ(-EPROTO, say_list(self, 2, 0, &list));
+	wait_for_keys(self);
+	EXPECT_EQ(0, say_grants(self, 2, 1, MIB));
+	EXPECT_EQ(-EPROTO, say_grants(self, 2, 1, MIB)); /* for the second time */
+}
+
+TEST_F(vsource, what_comes_at_the_wrong_time)
+{
+	static const enum control_kind never[] = { CONTROL_STREAM, CONTROL_BLOCKS_REQUEST,
+						   CONTROL_REGISTER_FINISHED,
+						   CONTROL_UNREGISTER_FINISHED };
+
+	wait_for_keys(self);
+	EXPECT_EQ(-EPROTO, ready(self));
+	EXPECT_STREQ("rdma: READY instead of an answer", self->err.text);
+	for (unsigned i = 0; i < 4; i++) {
+		wait_for_keys(self);
+		EXPECT_EQ(-EPROTO, hear(self, control_put(self->answer, never[i], 1, 8)));
+	}
+	begin(self, false, false);
+	EXPECT_EQ(0, ready(self));
+	EXPECT_EQ(-EPROTO, ready(self));
+	EXPECT_STREQ("rdma: READY for the second time", self->err.text);
+	EXPECT_EQ(-ECONNABORTED, hear(self, control_put(self->answer, CONTROL_ERROR, 1, 0)));
+	EXPECT_EQ(-EPROTO, hear(self, 15));
+}
+
+/* ---- All of it, at random ---------------------------------------------------------- */
+
+static void write_memory(FIXTURE_DATA(vsource) *self, struct random *random, unsigned block,
+			 uint64_t page)
+{
+	memset(self->from[block] + page * PAGE,
+	       random_below(random, 2) ? (int)random_below(random, 256) : 0, PAGE);
+}
+
+/* Rounds of dirty pages, runs and single ones, handed over in pieces */
+TEST_F(vsource, random_rounds)
+{
+	struct random random = { 7 };
+
+	for (unsigned how = 0; how < 4; how++) {
+		begin(self, how & 1, how & 2);
+		ASSERT_EQ(0, meet(self));
+		for (unsigned round = 0; round < 40; round++) {
+			open_bracket(self);
+			for (unsigned block = 0; block < BLOCKS; block++) {
+				uint64_t pages = lengths[block] / PAGE;
+				uint64_t page = round ? random_below(&random, 200) : 0;
+
+				while (page < pages) {
+					write_memory(self, &random, block, page);
+					while (!vsource_range(&self->source, block, page * PAGE,
+							      PAGE))
+						ASSERT_EQ(0, turn(self))
+					TH_LOG("%s", self->err.text);
+					if (!random_below(&random, 50))
+						ASSERT_EQ(0, turn(self))
+					TH_LOG("%s", self->err.text);
+					page += round && !random_below(&random, 4) ?
+							random_below(&random, 300) + 1 :
+							1;
+				}
+			}
+			ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+			ASSERT_TRUE(same(self)) TH_LOG("how %u, round %u", how, round);
+		}
+	}
+}
+
+TEST_HARNESS_MAIN
