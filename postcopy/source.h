@@ -66,6 +66,12 @@ struct source_block {
  *
  * @random:	A number that nobody can know; bulk thread. Without it no migration has an id
  *
+ * Where config.beside is set, bulk thread, none of them waits:
+ * @beside_open: What the stream has said is with the destination, and pages may come
+ * @beside_page: One of them, a target page of a block. Return: it is taken; false, there is no room
+ *		now: the bulk thread is woken when there may be
+ * @beside_close: There are no more. Return: all are with the destination; false: not yet, as above
+ *
  * @moved, @asked, @round, @serve and @random may be NULL.
  */
 struct source_ops {
@@ -81,6 +87,9 @@ struct source_ops {
 	void (*round)(void *ctx, uint64_t round, uint64_t bytes, uint64_t dirty_pages);
 	void (*serve)(void *ctx);
 	int (*random)(void *ctx, struct identity_number *number, struct wh_err *err);
+	void (*beside_open)(void *ctx);
+	bool (*beside_page)(void *ctx, unsigned block, uint64_t page);
+	bool (*beside_close)(void *ctx);
 };
 
 struct source_config {
@@ -97,6 +106,7 @@ struct source_config {
 	struct wire_name machine;
 	unsigned lanes;	       /* of multifd, 0: none. Without postcopy only */
 	bool lanes_by_section; /* the destination takes each section's end for a mark */
+	bool beside;	       /* pages go beside the stream (RDMA). Neither lanes nor postcopy */
 };
 
 #define SOURCE_QUEUE 1024u /* requests waiting; a power of two */
@@ -222,6 +232,14 @@ void source_lane_sent(struct source *source, unsigned at, size_t bytes, uint64_t
 void source_lane_lost(struct source *source, unsigned at, const struct wh_err *reason);
 /* Nothing is owed on any */
 bool source_lanes_idle(const struct source *source);
+
+/*
+ * Pages beside the stream, bulk thread: so many bytes were written to the destination, and so many
+ * were told to be zeros
+ */
+void source_beside_done(struct source *source, uint64_t bytes, uint64_t zero_bytes);
+/* Without a return path: the destination says that it has given up, and will not start */
+void source_gave_up(struct source *source);
 
 /* A channel broke or was closed by the peer; bulk thread. */
 void source_link_lost(struct source *source, enum channel channel, const struct wh_err *reason,

@@ -153,6 +153,15 @@ struct source_multifd {
 	unsigned zeros;
 };
 
+/* Pages beside the stream, source_beside.c */
+enum source_beside {
+	BESIDE_NONE,
+	BESIDE_LIST,  /* announced, for no pages: the two ends meet */
+	BESIDE_PAGES, /* announced */
+	BESIDE_OPEN,  /* pages are handed over */
+	BESIDE_LAST,  /* all of them were */
+};
+
 struct source {
 	/* fixed */
 	const struct source_ops *ops;
@@ -206,6 +215,7 @@ struct source {
 	struct source_bucket bucket;
 	struct source_meter meter;
 	struct source_multifd multifd;
+	enum source_beside beside;
 	const void *device;
 	size_t device_bytes;
 	enum wh_device_format device_format;
@@ -303,6 +313,13 @@ int source_lanes_pages(struct source *source, uint64_t now_ns, struct batch *bat
 		       struct wh_err *err);
 /* ram's END, which may have begun */
 void source_lanes_end(struct source *source, struct batch *batch);
+
+/* source_beside.c */
+/* In a section: pages come next, beside the stream. @next: BESIDE_LIST or BESIDE_PAGES */
+void source_beside_begin(struct source *source, struct batch *batch, enum source_beside next);
+/* Return: as source_next(); SOURCE_AGAIN: nothing is dirty, and all is with the destination */
+int source_beside_pages(struct source *source, uint64_t now_ns, size_t bytes_max,
+			struct batch *batch);
 
 /* source_start.c */
 int source_start(struct source *source, uint64_t now_ns, struct batch *batch);

@@ -128,6 +128,12 @@ int source_round(struct source *source, uint64_t now_ns, struct batch *batch, st
 
 		return ret == SOURCE_AGAIN ? round_end(source, now_ns, err) : ret;
 	}
+	if (source->config.beside) {
+		size_t most = source->bucket.rate ? fill.bytes_max : SIZE_MAX;
+		int ret = source_beside_pages(source, now_ns, most, batch);
+
+		return ret == SOURCE_AGAIN ? round_end(source, now_ns, err) : ret;
+	}
 	batch_part(batch, SECTION_PART);
 	if (!source_fill(source, batch, &fill))
 		return round_end(source, now_ns, err);

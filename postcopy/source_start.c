@@ -52,7 +52,10 @@ int source_start(struct source *source, uint64_t now_ns, struct batch *batch)
 		batch_commit(batch, ram_put_block(batch_arena(batch), &line));
 		source->start_block++;
 	}
-	source_part_end(source, batch, true);
+	if (source->config.beside)
+		source_beside_begin(source, batch, BESIDE_LIST);
+	else
+		source_part_end(source, batch, true);
 	source->start_sent = true;
 	source_round_begin(source, now_ns);
 	source->step = STEP_ROUND;

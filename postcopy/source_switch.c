@@ -137,6 +137,13 @@ int source_last_pages(struct source *source, uint64_t now_ns, struct batch *batc
 			source->step = STEP_DEVICE;
 		return ret;
 	}
+	if (source->config.beside) {
+		int ret = source_beside_pages(source, now_ns, SIZE_MAX, batch);
+
+		if (ret == SOURCE_AGAIN)
+			source->step = STEP_DEVICE;
+		return ret;
+	}
 	batch_part(batch, SECTION_PART);
 	if (!source_fill(source, batch, &all)) {
 		source->step = STEP_DEVICE;

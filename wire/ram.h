@@ -135,6 +135,7 @@ size_t ram_put_xbzrle(uint8_t *buf, uint64_t offset, const struct wire_name *nam
 		      uint16_t delta_length);
 size_t ram_put_eos(uint8_t *buf);
 size_t ram_put_flush(uint8_t *buf);
+size_t ram_put_hook(uint8_t *buf);
 size_t ram_put_total(uint8_t *buf, uint64_t total);
 size_t ram_put_block(uint8_t *buf, const struct ram_block *block);
 

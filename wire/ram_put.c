@@ -46,6 +46,12 @@ size_t ram_put_flush(uint8_t *buf)
 	return 8;
 }
 
+size_t ram_put_hook(uint8_t *buf)
+{
+	put_be64(buf, RAM_HOOK);
+	return 8;
+}
+
 size_t ram_put_total(uint8_t *buf, uint64_t total)
 {
 	put_be64(buf, total | RAM_MEM_SIZE);

@@ -33,6 +33,7 @@ struct model {
 	unsigned zeros;
 	unsigned pages;
 	unsigned flushes; /* of multifd */
+	unsigned hooks;	  /* of RDMA */
 	unsigned commands;
 	struct cmd_msg command[WORLD_COMMANDS];
 	uint64_t *discarded[WORLD_BLOCKS];
@@ -115,6 +116,7 @@ static inline void model_event(struct model *m, const struct stream_event *event
 		if (event->ram.record == RAM_GOT_PAGE || event->ram.record == RAM_GOT_ZERO)
 			model_page(m, CHANNEL_MAIN, &event->ram);
 		m->flushes += event->ram.record == RAM_GOT_FLUSH;
+		m->hooks += event->ram.record == RAM_GOT_HOOK;
 		break;
 	case STREAM_PACKAGE:
 		tape_add(&m->package, event->data, event->data_length);
