@@ -64,7 +64,7 @@ _wherry()
 			;;
 		send:*)
 			words='--from --mapped-ram --force --postcopy --urgent --return-path --switchover-ack --multifd
-				--multifd-compression --multifd-level --multifd-sync --bandwidth --machine
+				--multifd-compression --multifd-level --multifd-sync --pin-all --bandwidth --machine
 				--page-size --recover --verify --timeout --tls --json --quiet --help'
 			;;
 		qmp:* | top:*)

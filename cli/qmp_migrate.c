@@ -20,7 +20,7 @@
  */
 static int check_uri(const char *uri, struct wh_err *err)
 {
-	static const char *const kinds[] = { "tcp:", "unix:", "vsock:" };
+	static const char *const kinds[] = { "tcp:", "unix:", "vsock:", "rdma:" };
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 		if (!strncmp(uri, kinds[i], strlen(kinds[i])))

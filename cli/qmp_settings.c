@@ -26,7 +26,7 @@ static const struct capability {
 	unsigned bit; /* 0: not here */
 } capabilities[] = {
 	{ "xbzrle", 0 },
-	{ "rdma-pin-all", 0 },
+	{ "rdma-pin-all", QMP_PIN_ALL },
 	{ "auto-converge", 0 },
 	{ "zero-blocks", 0 },
 	{ "compress", 0 },
@@ -138,6 +138,7 @@ void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *de
 		       (settings->config.postcopy ? QMP_POSTCOPY : 0u) |
 		       (settings->config.return_path ? QMP_RETURN_PATH : 0u) |
 		       (settings->config.switchover_ack ? QMP_SWITCHOVER_ACK : 0u) |
+		       (settings->config.rdma_pin_all ? QMP_PIN_ALL : 0u) |
 		       (settings->config.postcopy && settings->config.urgent ? QMP_PREEMPT : 0u);
 }
 
@@ -155,6 +156,7 @@ struct wh_config qmp_settings_config(struct qmp_settings *settings)
 	config.multifd_method = (enum wh_multifd_method)settings->method;
 	config.multifd_level = (int)settings->level;
 	config.switchover_ack = settings->on & QMP_SWITCHOVER_ACK;
+	config.rdma_pin_all = settings->on & QMP_PIN_ALL;
 	if (!(settings->on & QMP_PREEMPT))
 		config.urgent = WH_URGENT_OFF;
 	else if (config.urgent == WH_URGENT_OFF)

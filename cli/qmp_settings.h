@@ -17,6 +17,7 @@ enum qmp_capability {
 	QMP_PREEMPT = 1 << 4,
 	QMP_MULTIFD = 1 << 5,
 	QMP_SWITCHOVER_ACK = 1 << 6,
+	QMP_PIN_ALL = 1 << 7,
 };
 
 /**

@@ -15,7 +15,8 @@ static const char usage[] =
 	"Is the source of a migration: what wherry receive has kept in DIR goes to a destination\n"
 	"that waits, a QEMU with -incoming or another. DIR is not changed.\n"
 	"\n"
-	"  URI                    tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or fd:N; or\n"
+	"  URI                    tcp:HOST:PORT, unix:PATH, vsock:CID:PORT, fd:N; or\n"
+	"                         rdma:HOST:PORT, without --postcopy and --return-path; or\n"
 	"                         file:PATH[,offset=N], for a QEMU's -incoming file: later\n"
 	"  --from DIR             the parked VM; or a file to which a QEMU has migrated\n"
 	"  --mapped-ram           into a file: each page has its place there\n"
@@ -36,6 +37,8 @@ static const char usage[] =
 	"  --multifd-sync section|round\n"
 	"                         as machine types up to 8.0 have it, or later ones (what the\n"
 	"                         machine type says)\n"
+	"  --pin-all              over RDMA: all memory is registered before it begins\n"
+	"                         (as the capability rdma-pin-all)\n"
 	"  --switchover-ack       do not switch before the destination says that it is ready\n"
 	"                         (at a QEMU from 8.1 on: the capability switchover-ack)\n"
 	"  --bandwidth SIZE       bytes a second of what was not asked for (no limit)\n"
@@ -63,6 +66,7 @@ enum {
 	OPTION_MULTIFD_METHOD,
 	OPTION_MULTIFD_LEVEL,
 	OPTION_MULTIFD_SYNC,
+	OPTION_PIN_ALL,
 	OPTION_SWITCHOVER_ACK,
 	OPTION_BANDWIDTH,
 	OPTION_MACHINE,
@@ -87,6 +91,7 @@ static const struct option options[] = {
 	{ "multifd-compression", required_argument, NULL, OPTION_MULTIFD_METHOD },
 	{ "multifd-level", required_argument, NULL, OPTION_MULTIFD_LEVEL },
 	{ "multifd-sync", required_argument, NULL, OPTION_MULTIFD_SYNC },
+	{ "pin-all", no_argument, NULL, OPTION_PIN_ALL },
 	{ "switchover-ack", no_argument, NULL, OPTION_SWITCHOVER_ACK },
 	{ "bandwidth", required_argument, NULL, OPTION_BANDWIDTH },
 	{ "machine", required_argument, NULL, OPTION_MACHINE },
@@ -204,6 +209,9 @@ static int read_option(struct send *send, struct wh_config *config, int option)
 	case OPTION_MULTIFD_SYNC:
 		ret = send_multifd("send", (enum send_multifd)(option - OPTION_MULTIFD), optarg,
 				   config);
+		break;
+	case OPTION_PIN_ALL:
+		config->rdma_pin_all = true;
 		break;
 	case OPTION_SWITCHOVER_ACK:
 		config->switchover_ack = true;

@@ -233,6 +233,7 @@ struct source_side {
 	struct source *engine;
 	struct source_block *block; /* index as migration.region */
 	struct uri uri;
+	struct ferry *ferry; /* run_ferry.c; NULL: it has nothing to do with RDMA */
 	struct dial dial;
 	struct dial urgent_dial;
 	struct dial link_dial;
@@ -525,8 +526,9 @@ void agent_vmm_stats(const struct wh_migration *m, struct wh_stats *stats);
 unsigned agent_vmm_waits(const struct wh_migration *m, struct wh_thread_wait *waits, unsigned room);
 void agent_vmm_hist(const struct wh_migration *m, struct hist *hist);
 
-/* The main channel and all of multifd's are connected; or one cannot be */
-void source_links_up(struct wh_migration *m);
+/* All that it needs is connected; or cannot be, for the first time or to resume */
+void source_side_up(struct wh_migration *m);
+void source_side_not_up(struct wh_migration *m, enum channel channel, struct wh_err *err);
 void source_links_failed(struct wh_migration *m, unsigned at, struct wh_err *err);
 
 /* run_source_lane.c, on the bulk thread */
@@ -537,6 +539,21 @@ void source_links_pump(struct wh_migration *m);
 /* Return: something of them is under way yet */
 bool source_links_close(struct wh_migration *m);
 void source_links_free(struct wh_migration *m);
+
+/* run_ferry.c, run_ferry_dial.c: RDMA at the source, on the bulk thread */
+/* Begin to connect; source_side_up() or source_side_not_up() says what has become of it */
+int ferry_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* No-op where there is none. What it can do now; in front of the engine's turn and behind it */
+void ferry_turn(struct wh_migration *m);
+/* The batch: source_sent() when all of it is with the peer */
+void ferry_send(struct wh_migration *m);
+void ferry_beside_open(struct wh_migration *m);
+bool ferry_beside_page(struct wh_migration *m, unsigned block, uint64_t page);
+bool ferry_beside_close(struct wh_migration *m);
+/* Return: something of it is under way yet */
+bool ferry_close(struct wh_migration *m);
+/* Loops are closed */
+void ferry_free(struct wh_migration *m);
 
 /* run_source_ops.c */
 extern const struct source_ops run_source_ops;

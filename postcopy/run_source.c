@@ -146,6 +146,10 @@ static void source_send(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
 
+	if (side->ferry) {
+		ferry_send(m);
+		return;
+	}
 	loop_sendmsg(m->bulk, &side->send, side->fd, &side->msg, MSG_WAITALL | MSG_NOSIGNAL);
 }
 
@@ -194,7 +198,7 @@ static void source_refused(struct wh_migration *m, const struct wh_err *err)
 }
 
 /* Connecting has failed, for the first time or to resume */
-static void source_not_up(struct wh_migration *m, enum channel channel, struct wh_err *err)
+void source_side_not_up(struct wh_migration *m, enum channel channel, struct wh_err *err)
 {
 	if (source_get_phase(m->source->engine) == SOURCE_PAUSED)
 		source_refused(m, err);
@@ -202,7 +206,7 @@ static void source_not_up(struct wh_migration *m, enum channel channel, struct w
 		source_lost(m, channel, err);
 }
 
-static void source_up(struct wh_migration *m)
+void source_side_up(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
 	struct wh_err err = { 0 };
@@ -229,15 +233,10 @@ static void source_up(struct wh_migration *m)
 	loop_wake(m->fault);
 }
 
-void source_links_up(struct wh_migration *m)
-{
-	source_up(m);
-}
-
 void source_links_failed(struct wh_migration *m, unsigned at, struct wh_err *err)
 {
 	err_wrap(err, "multifd channel %u", at);
-	source_not_up(m, CHANNEL_MAIN, err);
+	source_side_not_up(m, CHANNEL_MAIN, err);
 }
 
 static void urgent_dialed(struct dial *dial, int fd, struct wh_err *err)
@@ -260,14 +259,14 @@ static void urgent_dialed(struct dial *dial, int fd, struct wh_err *err)
 	} else if (at_start) {
 		/* The destination waits for both before it reads anything. */
 		err_wrap(err, "urgent channel");
-		source_not_up(m, CHANNEL_URGENT, err);
+		source_side_not_up(m, CHANNEL_URGENT, err);
 		return;
 	} else {
 		run_log(m, WH_LOG_WARNING, "no urgent channel: %s", err->text);
 	}
 	source_urgent_opened(side->engine, fd >= 0 ? 0 : fd);
 	if (at_start)
-		source_up(m);
+		source_side_up(m);
 }
 
 /* On the bulk loop, by the engine at the switch, or from here at the start */
@@ -297,7 +296,7 @@ static void main_dialed(struct dial *dial, int fd, struct wh_err *err)
 		return;
 	}
 	if (fd < 0) {
-		source_not_up(m, CHANNEL_MAIN, err);
+		source_side_not_up(m, CHANNEL_MAIN, err);
 		return;
 	}
 	side->fd = fd;
@@ -306,10 +305,10 @@ static void main_dialed(struct dial *dial, int fd, struct wh_err *err)
 			source_links_failed(m, side->links, &failure);
 	} else if (m->config.urgent != WH_URGENT_AT_START || !m->config.postcopy ||
 		   (again && side->uri.kind == URI_FD)) {
-		source_up(m);
+		source_side_up(m);
 	} else if (source_side_open_urgent(m, &failure) < 0) {
 		err_wrap(&failure, "urgent channel");
-		source_not_up(m, CHANNEL_URGENT, &failure);
+		source_side_not_up(m, CHANNEL_URGENT, &failure);
 	}
 }
 
@@ -318,6 +317,8 @@ static int source_dial(struct wh_migration *m, const struct uri *uri, struct wh_
 	struct source_side *side = m->source;
 	struct socket_tuning tuning = run_tuning(m);
 
+	if (uri->kind == URI_RDMA)
+		return ferry_connect(m, uri, err);
 	if (m->config.postcopy)
 		tuning.send_buffer = BULK_SEND_BUFFER;
 	side->uri = *uri;
@@ -355,6 +356,7 @@ int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh
 		.dead_peer_ns = m->config.dead_peer_ns,
 		.lanes = m->config.multifd,
 		.lanes_by_section = by_section(m),
+		.beside = uri->kind == URI_RDMA,
 	};
 	int ret;
 
@@ -452,6 +454,8 @@ static bool source_unlink(struct wh_migration *m)
 	bool links;
 
 	side->closing = true;
+	if (ferry_close(m))
+		return false;
 	dial_cancel(&side->dial);
 	dial_cancel(&side->urgent_dial);
 	links = source_links_close(m);
@@ -473,7 +477,9 @@ bool source_side_turn(struct wh_migration *m)
 {
 	source_mail(m);
 	if (!wh_phase_ended(wh_get_phase(m)) && wh_get_phase(m) != WH_PHASE_PAUSED) {
+		ferry_turn(m);
 		source_pump(m);
+		ferry_turn(m);
 		probe_send(m);
 	}
 	if (wh_phase_ended(wh_get_phase(m))) {
@@ -500,6 +506,7 @@ void source_side_free(struct wh_migration *m)
 
 	run_source_log_stop(m);
 	source_links_free(m);
+	ferry_free(m);
 	if (side->fd >= 0)
 		close(side->fd);
 	if (side->urgent_fd >= 0)

@@ -222,7 +222,7 @@ int source_links_open(struct wh_migration *m, struct wh_err *err)
 	int ret;
 
 	if (side->links == m->config.multifd) {
-		source_links_up(m);
+		source_side_up(m);
 		return 0;
 	}
 	if (side->uri.kind == URI_FD)

@@ -156,6 +156,21 @@ static void op_round(void *ctx, uint64_t round, uint64_t bytes, uint64_t dirty_p
 		m->cb.event(m->config.opaque, &event);
 }
 
+static void op_beside_open(void *ctx)
+{
+	ferry_beside_open(ctx);
+}
+
+static bool op_beside_page(void *ctx, unsigned block, uint64_t page)
+{
+	return ferry_beside_page(ctx, block, page);
+}
+
+static bool op_beside_close(void *ctx)
+{
+	return ferry_beside_close(ctx);
+}
+
 const struct source_ops run_source_ops = {
 	.dirty_sync = op_dirty_sync,
 	.pause = op_pause,
@@ -167,4 +182,7 @@ const struct source_ops run_source_ops = {
 	.serve = op_serve,
 	.round = op_round,
 	.random = run_random,
+	.beside_open = op_beside_open,
+	.beside_page = op_beside_page,
+	.beside_close = op_beside_close,
 };

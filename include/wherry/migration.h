@@ -238,6 +238,8 @@ struct wh_tls;
  * @multifd_method:	Source: how their pages are compressed
  * @multifd_level:	Of zstd, 0 (its default) to 20
  * @multifd_marks:	Source: see enum wh_multifd_marks
+ * @rdma_pin_all:	Source, over RDMA: all memory is registered on both sides before the first
+ *			page, instead of by pieces when they are first written to
  *
  * @bandwidth:		Source, bytes a second in precopy, 0: no limit
  * @postcopy_bandwidth:	The same for the background pages of postcopy
@@ -293,6 +295,7 @@ struct wh_config {
 	enum wh_multifd_method multifd_method;
 	enum wh_multifd_marks multifd_marks;
 	int multifd_level;
+	bool rdma_pin_all;
 
 	uint64_t bandwidth;
 	uint64_t postcopy_bandwidth;
@@ -341,7 +344,7 @@ int wh_add_block(struct wh_migration *migration, const struct wh_block *block, s
 /**
  * wh_connect() - Source: where to. wh_listen() - Destination: where
  * @uri:	tcp:HOST:PORT, tcp:[V6]:PORT, unix:PATH, vsock:CID:PORT, fd:N (taken over);
- *		wh_listen() also rdma:HOST:PORT, for precopy
+ *		rdma:HOST:PORT, for precopy
  *
  * Names are resolved here. wh_listen() listens when it returns; wh_connect()
  * connects when the migration is driven.

@@ -245,6 +245,16 @@ TEST_F(qmp, multifd)
 	EXPECT_EQ(0, self->m->config.multifd);
 }
 
+TEST_F(qmp, rdma)
+{
+	EXPECT_TRUE(talk_does(self->talk, "migrate", "{\"uri\":\"rdma:1.2.3.4:5\"}"));
+	EXPECT_FALSE(self->m->config.rdma_pin_all);
+	EXPECT_TRUE(talk_does(self->talk, "migrate-set-capabilities",
+			      CAPABILITY("rdma-pin-all", true)));
+	EXPECT_TRUE(talk_does(self->talk, "migrate", "{\"uri\":\"rdma:1.2.3.4:5\"}"));
+	EXPECT_TRUE(self->m->config.rdma_pin_all);
+}
+
 /* The VMM's credentials have a name; without them nothing has */
 TEST_F(qmp, tls)
 {

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef POSTCOPY_FERRY_H
+#define POSTCOPY_FERRY_H
+
+/* RDMA at the source: for run_ferry.c, what it carries, and run_ferry_dial.c, connecting and the end */
+#include "postcopy/run.h"
+#include "rdma/link.h"
+#include "rdma/memory.h"
+#include "rdma/vsource.h"
+
+struct ferry {
+	struct wh_migration *m;
+	struct uri uri;
+	struct address address[ADDRESSES_MAX];
+	unsigned addresses, next;
+	uint64_t deadline_ns;  /* of connecting, of all of them */
+	uint64_t attempt_ns;   /* and of this one */
+	struct wh_err failure; /* of this one: the next follows when nothing watches it any more */
+
+	struct op event, receive, send, timer;
+	struct vlink link;
+	struct vmem memory;
+	struct vsource engine;
+	struct vsource_chunk *chunk; /* of all blocks */
+	uint64_t bytes;		     /* of all blocks */
+
+	bool batch; /* one is under way */
+	unsigned iov;
+	size_t iov_at;
+	uint64_t delivered_ns; /* the last one of all is with the peer, who is to hang up; 0: not yet */
+	uint64_t told_bytes, told_zeros; /* of the engine's counters, to the source's */
+
+	bool waiting; /* for the peer, since since_ns or since he was last heard of */
+	uint64_t since_ns;
+	uint64_t probed_ns; /* when something was last sent only to see whether he is there */
+	uint64_t broken_ns; /* nothing goes on it any more, and nobody has said why */
+	bool gone;	    /* the peer has disconnected */
+	bool lost;	    /* and that was told, or another end */
+	bool closing;
+	uint64_t flush_ns; /* until then the peer may hear of the end */
+};
+
+/* run_ferry_dial.c */
+void ferry_watch(struct ferry *ferry, struct op *op, int fd);
+/* Not up yet: what has come of that */
+void ferry_dial_turn(struct ferry *ferry);
+/* It is up: what is agreed. Return: 0, or a negative errno and a sentence */
+int ferry_begin(struct ferry *ferry, struct wh_err *err);
+
+#endif /* POSTCOPY_FERRY_H */

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Joining: RDMA at the source, connecting and the end. Each address has its share of the time; the
+ * sentence of the one that failed last is told.
+ */
+#include "postcopy/run.h"
+
+#ifdef WH_NO_RDMA
+#include <errno.h>
+
+int ferry_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	(void)m, (void)uri;
+	return err_set(err, -EOPNOTSUPP, "rdma: the library was built without RDMA (RDMA=0)");
+}
+
+void ferry_turn(struct wh_migration *m)
+{
+	(void)m;
+}
+
+void ferry_send(struct wh_migration *m)
+{
+	(void)m;
+}
+
+void ferry_beside_open(struct wh_migration *m)
+{
+	(void)m;
+}
+
+bool ferry_beside_page(struct wh_migration *m, unsigned block, uint64_t page)
+{
+	(void)m, (void)block, (void)page;
+	return false;
+}
+
+bool ferry_beside_close(struct wh_migration *m)
+{
+	(void)m;
+	return false;
+}
+
+bool ferry_close(struct wh_migration *m)
+{
+	(void)m;
+	return false;
+}
+
+void ferry_free(struct wh_migration *m)
+{
+	(void)m;
+}
+#else
+#include "postcopy/ferry.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+
+#define FLUSH_NS (500 * NS_PER_MS)
+
+static void polled(struct op *op, int result)
+{
+	(void)op, (void)result; /* ferry_turn() looks at everything */
+}
+
+void ferry_watch(struct ferry *ferry, struct op *op, int fd)
+{
+	if (!op_busy(op))
+		loop_poll(ferry->m->bulk, op, fd, POLLIN);
+}
+
+/* ---- Connecting ---------------------------------------------------------------------- */
+
+static int failed(struct ferry *ferry, struct wh_err *err)
+{
+	char address[ADDRESS_TEXT], uri[URI_TEXT];
+
+	address_format(&ferry->address[ferry->next - 1], address);
+	uri_format(&ferry->uri, uri, sizeof(uri));
+	return err_wrap(err, "connect to %.100s (%s, address %u of %u)", uri, address, ferry->next,
+			ferry->addresses);
+}
+
+/* Begin with the next address that can be begun with. Return: 0, or the last one's error */
+static int attempt(struct ferry *ferry, struct wh_err *err)
+{
+	const struct wh_config *config = &ferry->m->config;
+	struct control_hello hello = { CONTROL_VERSION, CONTROL_SEVERAL };
+	int ret = err->code;
+
+	if (config->rdma_pin_all)
+		hello.flags |= CONTROL_PIN_ALL;
+	while (ferry->next < ferry->addresses) {
+		const struct address *address = &ferry->address[ferry->next];
+		uint64_t now_ns = clock_now_ns(), share_ns = 0;
+
+		if (ferry->deadline_ns > now_ns)
+			share_ns = (ferry->deadline_ns - now_ns) / (ferry->addresses - ferry->next);
+		ferry->attempt_ns = now_ns + share_ns;
+		ferry->next++;
+		if (share_ns / NS_PER_MS > INT32_MAX)
+			share_ns = INT32_MAX * NS_PER_MS;
+		*err = (struct wh_err){ 0 };
+		ret = vlink_connect(&ferry->link, (const struct sockaddr *)&address->at, &hello,
+				    (int)(share_ns / NS_PER_MS) + 1, config->dead_peer_ns, err);
+		if (ret == 0)
+			return 0;
+		vlink_close(&ferry->link);
+		failed(ferry, err);
+	}
+	return ret;
+}
+
+static int refused(const struct wh_migration *m, struct wh_err *err)
+{
+	const char *what = NULL;
+
+	if (m->tls)
+		return err_set(err, -EOPNOTSUPP, "rdma: there is no TLS over it");
+	if (m->config.multifd)
+		return err_set(err, -EOPNOTSUPP, "rdma: multifd's connections are sockets");
+	if (wh_get_phase(m) == WH_PHASE_PAUSED)
+		what = "a recovery";
+	else if (m->config.postcopy)
+		what = "postcopy";
+	else if (m->config.switchover_ack)
+		what = "switchover_ack";
+	else if (m->config.return_path)
+		what = "the return path";
+	if (what)
+		return err_set(err, -EOPNOTSUPP, "rdma: %s does not go over RDMA yet", what);
+	return 0;
+}
+
+int ferry_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+{
+	uint64_t now_ns = clock_now_ns(), timeout_ns = m->config.connect_timeout_ns;
+	struct wh_err failure = { 0 };
+	struct ferry *ferry;
+	int ret = refused(m, err);
+
+	if (ret < 0)
+		return ret;
+	ferry = calloc(1, sizeof(*ferry));
+	if (!ferry)
+		return err_set(err, -ENOMEM, "rdma: no memory");
+	m->source->ferry = ferry;
+	m->own_bytes += sizeof(*ferry);
+	ferry->m = m;
+	ferry->uri = *uri;
+	ferry->event.done = ferry->receive.done = ferry->send.done = ferry->timer.done = polled;
+	ferry->deadline_ns = timeout_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + timeout_ns;
+	ret = address_resolve(uri, false, ferry->address, ADDRESSES_MAX, err);
+	if (ret < 0)
+		return ret;
+	ferry->addresses = (unsigned)ret;
+	ret = attempt(ferry, &failure);
+	if (ret < 0 && err)
+		*err = failure;
+	return ret;
+}
+
+int ferry_begin(struct ferry *ferry, struct wh_err *err)
+{
+	struct wh_migration *m = ferry->m;
+	uint32_t flags = ferry->link.hello.flags;
+	struct vsource_chunk *chunk;
+	uint64_t chunks = 0;
+	int ret;
+
+	vsource_init(&ferry->engine, flags & CONTROL_PIN_ALL, flags & CONTROL_SEVERAL,
+		     VLINK_WRITES);
+	ret = vmem_open(&ferry->memory, ferry->link.pd, true, m->regions, err);
+	if (ret < 0)
+		return ret;
+	for (unsigned i = 0; i < m->regions; i++)
+		chunks += vsource_chunks(m->region[i].length);
+	chunk = ferry->chunk = calloc(chunks, sizeof(*chunk));
+	if (!chunk)
+		return err_set(err, -ENOMEM, "rdma: no memory for %llu chunks",
+			       (unsigned long long)chunks);
+	for (unsigned i = 0; i < m->regions; i++) {
+		const struct region *region = &m->region[i];
+
+		ret = vmem_add(&ferry->memory, region->addr, region->length, err);
+		if (ret < 0)
+			return ret;
+		vsource_add_block(&ferry->engine, region->addr, region->length, chunk);
+		chunk += vsource_chunks(region->length);
+		ferry->bytes += region->length;
+	}
+	__atomic_fetch_add(&m->own_bytes, chunks * sizeof(*chunk), __ATOMIC_RELAXED);
+	ferry->since_ns = ferry->probed_ns = clock_now_ns();
+	return 0;
+}
+
+static int look_at_clock(const struct ferry *ferry, struct wh_err *err)
+{
+	if (clock_now_ns() >= ferry->attempt_ns)
+		return err_set(err, -ETIMEDOUT, "rdma: no answer in time");
+	run_tick(ferry->m, ferry->attempt_ns);
+	return 0;
+}
+
+/* Return: 0 it is under way, 1 it is up, or a negative errno: nothing comes of this address */
+static int look_at_attempt(struct ferry *ferry, struct wh_err *err)
+{
+	int ret;
+
+	while ((ret = vlink_event(&ferry->link, err)) > 0)
+		if (ferry->link.up)
+			return 1;
+	return ret < 0 ? ret : look_at_clock(ferry, err);
+}
+
+/* Return: 0 another address is under way, or will be, or a negative errno: there is none left */
+static int next_attempt(struct ferry *ferry)
+{
+	if (op_busy(&ferry->event)) {
+		loop_cancel(ferry->m->bulk, &ferry->event);
+		return 0;
+	}
+	vlink_close(&ferry->link);
+	failed(ferry, &ferry->failure);
+	return attempt(ferry, &ferry->failure);
+}
+
+void ferry_dial_turn(struct ferry *ferry)
+{
+	struct wh_migration *m = ferry->m;
+	int ret = 0;
+
+	if (!ferry->failure.code)
+		ret = look_at_attempt(ferry, &ferry->failure);
+	if (ret > 0) {
+		ret = ferry_begin(ferry, &ferry->failure);
+		if (ret == 0)
+			source_side_up(m);
+	} else if (ferry->failure.code) {
+		ret = next_attempt(ferry);
+	}
+	if (ret || ferry->link.up)
+		loop_wake(m->bulk);
+	if (ret < 0) {
+		ferry->lost = true;
+		source_side_not_up(m, CHANNEL_MAIN, &ferry->failure);
+	} else if (!ferry->failure.code && !ferry->link.up) {
+		ferry_watch(ferry, &ferry->event, vlink_event_fd(&ferry->link));
+	}
+}
+
+/* ---- The end ----------------------------------------------------------------------------- */
+
+/* He hears that it was no orderly end, if he can be told. Return: he is being told */
+static bool say_error(struct ferry *ferry)
+{
+	struct wh_err err = { 0 };
+	uint8_t *at;
+
+	if (ferry->gone || ferry->broken_ns || !ferry->link.up ||
+	    wh_get_phase(ferry->m) == WH_PHASE_DONE || vlink_room(&ferry->link, &at, &err) <= 0)
+		return false;
+	return vlink_send(&ferry->link, control_put(at, CONTROL_ERROR, 1, 0), &err) == 0;
+}
+
+static bool cancel(struct ferry *ferry, struct op *op)
+{
+	if (op_busy(op))
+		loop_cancel(ferry->m->bulk, op);
+	return op_busy(op);
+}
+
+/* The queue pair goes before the memory it reads */
+static void take_down(struct ferry *ferry)
+{
+	vlink_disconnect(&ferry->link);
+	vmem_close(&ferry->memory);
+	vlink_close(&ferry->link);
+}
+
+bool ferry_close(struct wh_migration *m)
+{
+	struct ferry *ferry = m->source->ferry;
+	struct wh_err err = { 0 };
+	uint8_t *at;
+	bool busy;
+
+	if (!ferry)
+		return false;
+	if (!ferry->closing) {
+		ferry->closing = true;
+		if (say_error(ferry))
+			ferry->flush_ns = clock_now_ns() + FLUSH_NS;
+	}
+	if (clock_now_ns() < ferry->flush_ns && vlink_room(&ferry->link, &at, &err) >= 0 &&
+	    ferry->link.messages) {
+		ferry_watch(ferry, &ferry->send, vlink_send_fd(&ferry->link));
+		if (!op_busy(&ferry->timer))
+			loop_timer(m->bulk, &ferry->timer, ferry->flush_ns);
+		return true;
+	}
+	busy = cancel(ferry, &ferry->event);
+	busy |= cancel(ferry, &ferry->receive);
+	busy |= cancel(ferry, &ferry->send);
+	busy |= cancel(ferry, &ferry->timer);
+	if (!busy)
+		take_down(ferry);
+	return busy;
+}
+
+void ferry_free(struct wh_migration *m)
+{
+	struct ferry *ferry = m->source->ferry;
+
+	if (!ferry)
+		return;
+	take_down(ferry);
+	free(ferry->chunk);
+	free(ferry);
+	m->source->ferry = NULL;
+}
+#endif
