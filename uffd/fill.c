@@ -89,6 +89,22 @@ static enum placed huge_before(const struct fill *fill, uint64_t done)
 	return placed == PLACED_OK ? PLACED_BEFORE : placed;
 }
 
+/*
+ * A full file system says so before it looks whether the page is there. It is, if whoever placed
+ * it died before he could note it down; and where there is just as much room as the block has
+ * pages, it will say so for ever.
+ */
+static enum placed full_before(const struct fill *fill, uint64_t done, enum placed placed)
+{
+	const struct placer *placer = fill->placer;
+
+	if (placed != PLACED_NO_MEMORY || placer->alias || !placer->mapping.shared)
+		return placed;
+	placed = uffd_continue(placer->uffd, fill_at(fill) + done, placer->region->page_size,
+			       fill->wake, NULL, NULL);
+	return placed == PLACED_OK || placed == PLACED_BEFORE ? PLACED_BEFORE : PLACED_NO_MEMORY;
+}
+
 /* A page that placer_ahead() has put into the file, or may have */
 static bool came_ahead(const struct placer *placer, uint64_t offset)
 {
@@ -107,7 +123,7 @@ static enum placed copy_from(const struct fill *fill, const uint8_t *from, uint6
 	if (placed == PLACED_BEFORE && fill->placer->mapping.hugetlb &&
 	    !came_ahead(fill->placer, fill->offset + *done))
 		placed = huge_before(fill, *done);
-	return placed;
+	return full_before(fill, *done, placed);
 }
 
 static enum placed by_copy(const struct fill *fill, uint64_t length, uint64_t *done)
@@ -117,7 +133,10 @@ static enum placed by_copy(const struct fill *fill, uint64_t length, uint64_t *d
 
 static enum placed by_zeropage(const struct fill *fill, uint64_t length, uint64_t *done)
 {
-	return uffd_zero(fill->placer->uffd, fill_at(fill), length, fill->wake, done, fill->err);
+	enum placed placed =
+		uffd_zero(fill->placer->uffd, fill_at(fill), length, fill->wake, done, fill->err);
+
+	return full_before(fill, *done, placed);
 }
 
 /* One page at a time: there is but one of zeros */

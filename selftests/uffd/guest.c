@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* A block that is mapped here, and watched elsewhere: struct region.guest */
 #include "selftests/uffd/block.h"
+#include "selftests/uffd/setting.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -107,6 +108,41 @@ TEST_F(guest, who_waits_there_is_woken)
 	EXPECT_EQ(3, block_wrong(b, 2, 3, -1));
 	EXPECT_EQ(PLACED_BEFORE, block_zero(b, 1, 1, &done));
 	EXPECT_EQ(2, block_wrong(b, 1, 2, 7));
+}
+
+/* On a file system with a page less than the block has, and all others are in the file */
+TEST_F(guest, what_came_before_is_found_in_a_full_file_system)
+{
+	struct block *b = &self->block;
+	bool huge = variant->kind == MEMORY_HUGETLB;
+	uint64_t done = 0, last = b->pages - 1;
+	char options[64];
+	int fd;
+
+	ASSERT_EQ(0, geteuid());
+	ASSERT_TRUE(own_mounts());
+	snprintf(options, sizeof(options), "%ssize=%llu", huge ? "pagesize=2M," : "",
+		 (unsigned long long)(last * b->page));
+	fd = file_in(huge ? "hugetlbfs" : "tmpfs", options);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, BLOCK_BYTES));
+	placer_fini(&b->placer);
+	close(b->memory.region.fd);
+	b->memory.region.fd = self->region.fd = fd;
+	ASSERT_EQ(b->at, mmap(b->at, BLOCK_BYTES, PROT_READ | PROT_WRITE,
+			      MAP_FIXED | MAP_NORESERVE | MAP_SHARED, fd, 0));
+	ASSERT_EQ(self->ours, mmap(self->ours, BLOCK_BYTES, PROT_READ | PROT_WRITE,
+				   MAP_FIXED | MAP_NORESERVE | MAP_SHARED, fd, 0));
+	ASSERT_EQ(0, placer_init(&b->placer, &self->region, &b->uffd, &b->err));
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err)) TH_LOG("%s", b->err.text);
+	for (uint64_t i = 0; i < last; i++)
+		page_fill(self->ours + i * b->page, b->page, i, 1);
+	EXPECT_EQ(PLACED_BEFORE, block_place(b, 0, 0, 1, 2, true, &done));
+	EXPECT_EQ(0, done);
+	EXPECT_EQ(PLACED_BEFORE, block_zero(b, 1, 1, &done));
+	EXPECT_EQ(PLACED_NO_MEMORY, block_place(b, 0, last, 1, 2, true, &done));
+	EXPECT_EQ(PLACED_NO_MEMORY, block_zero(b, last, 1, &done));
+	EXPECT_EQ(last, block_wrong(b, 0, last, 1));
 }
 
 TEST_F(guest, only_of_a_file)
