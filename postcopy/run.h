@@ -282,6 +282,7 @@ struct wh_migration {
 	struct loop *fault; /* == bulk with wh_process() */
 	struct op tick;	    /* bulk loop: engine time */
 	uint64_t tick_ns;
+	bool tick_sooner;   /* it is being cancelled, and set to tick_ns then */
 	bool threaded;
 	bool started;
 	bool set_up; /* wh_connect() or wh_listen() was called */
@@ -338,6 +339,8 @@ void run_moved(struct wh_migration *m, enum wh_phase phase, const struct wh_err 
 void run_paused(struct wh_migration *m, enum wh_phase to);
 /* The engine wants to be called at this time; bulk loop */
 void run_tick(struct wh_migration *m, uint64_t at_ns);
+/* No more of it. Return: it is still busy, with being cancelled */
+bool run_tick_end(struct wh_migration *m);
 /* The fault loop has closed its channels and is in none of the engine's functions */
 bool run_fault_closed(struct wh_migration *m);
 /* And may open new ones; bulk loop */

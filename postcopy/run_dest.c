@@ -114,10 +114,8 @@ static bool dest_unlink(struct wh_migration *m)
 	inlet_close(inlet);
 	if (op_busy(&side->reply.poll))
 		loop_cancel(m->bulk, &side->reply.poll);
-	if (op_busy(&m->tick))
-		loop_cancel(m->bulk, &m->tick);
-	if (!run_fault_closed(m) || busy || inlet_busy(inlet) || op_busy(&side->reply.poll) ||
-	    op_busy(&m->tick))
+	busy |= run_tick_end(m);
+	if (!run_fault_closed(m) || busy || inlet_busy(inlet) || op_busy(&side->reply.poll))
 		return false;
 	reply_reset(m, -1);
 	inlet_fini(inlet);

@@ -53,8 +53,13 @@ void run_moved(struct wh_migration *m, enum wh_phase phase, const struct wh_err 
 
 static void tick_done(struct op *op, int result)
 {
-	(void)op;
+	struct wh_migration *m =
+		(struct wh_migration *)((char *)op - offsetof(struct wh_migration, tick));
+
 	(void)result; /* the turn behind every step is what it was for */
+	if (m->tick_sooner)
+		loop_timer(m->bulk, &m->tick, m->tick_ns);
+	m->tick_sooner = false;
 }
 
 void run_tick(struct wh_migration *m, uint64_t at_ns)
@@ -64,12 +69,27 @@ void run_tick(struct wh_migration *m, uint64_t at_ns)
 	if (op_busy(&m->tick)) {
 		if (at_ns >= m->tick_ns)
 			return; /* an early one does no harm */
-		loop_cancel(m->bulk, &m->tick);
-		return; /* its completion brings the next turn, which sets it anew */
+		m->tick_ns = at_ns;
+		/*
+		 * Set by its completion, not by the turn behind that: several things are waited for
+		 * in a turn, and if the first was the later one each turn would bring the next.
+		 */
+		if (!m->tick_sooner)
+			loop_cancel(m->bulk, &m->tick);
+		m->tick_sooner = true;
+		return;
 	}
 	m->tick.done = tick_done;
 	m->tick_ns = at_ns;
 	loop_timer(m->bulk, &m->tick, at_ns);
+}
+
+bool run_tick_end(struct wh_migration *m)
+{
+	m->tick_sooner = false;
+	if (op_busy(&m->tick))
+		loop_cancel(m->bulk, &m->tick);
+	return op_busy(&m->tick);
 }
 
 bool run_fault_closed(struct wh_migration *m)

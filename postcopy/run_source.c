@@ -461,10 +461,9 @@ static bool source_unlink(struct wh_migration *m)
 	links = source_links_close(m);
 	if (op_busy(&side->send))
 		loop_cancel(m->bulk, &side->send);
-	if (op_busy(&m->tick))
-		loop_cancel(m->bulk, &m->tick);
+	links |= run_tick_end(m);
 	if (!run_fault_closed(m) || dial_busy(&side->dial) || dial_busy(&side->urgent_dial) ||
-	    op_busy(&side->send) || op_busy(&m->tick) || links)
+	    op_busy(&side->send) || links)
 		return false;
 	source_links_free(m);
 	if (side->fd >= 0)
