@@ -390,6 +390,7 @@ TEST(seeds_are_made_of_the_vectors)
 		{ "stream", "stream" },	  { "ram", "ram" },	   { "return_path", "return_path" },
 		{ "command", "command" }, { "bitmap", "bitmap" },  { "xbzrle", "xbzrle" },
 		{ "device", "device" },	  { "device", "package" }, { "control", "control" },
+		{ "mc", "mc" },
 	};
 	static uint8_t bytes[VECTOR_BYTES];
 	unsigned count, i, k;
