@@ -88,7 +88,7 @@ _wherry()
 		agent:*) words='--socket --qmp --quiet --help' ;;
 		check:*) words='--json --help' ;;
 		dump:*)
-			words='--urgent --return-path --multifd --pages --offset --json --help'
+			words='--urgent --return-path --multifd --mc --pages --offset --json --help'
 			if [ "${current#-}" = "$current" ]; then
 				mapfile -t COMPREPLY < <(compgen -f -- "$current")
 				return

@@ -15,12 +15,14 @@
 #include <wherry/wherry.h>
 
 static const char help[] =
-	"usage: wherry dump [--urgent | --return-path | --multifd] [--pages] [--offset N] [--json] FILE\n\n"
+	"usage: wherry dump [--urgent | --return-path | --multifd | --mc]\n"
+	"                   [--pages] [--offset N] [--json] FILE\n\n"
 	"Prints a recorded migration stream, each message with the offset of its first byte.\n"
 	"FILE is - for standard input.\n\n"
 	"  --urgent       FILE is an urgent (postcopy-preempt) channel\n"
 	"  --return-path  FILE is a return path, destination to source\n"
 	"  --multifd      FILE is a channel of multifd\n"
+	"  --mc           FILE is what a QEMU of 2014 sent as micro-checkpoints, one direction\n"
 	"  --pages        a line for each page, not for each run of pages\n"
 	"  --offset N     the stream begins there in FILE\n"
 	"  --json         an object for each message, one a line\n"
@@ -155,6 +157,7 @@ int cmd_dump(int argc, char **argv)
 		{ "urgent", no_argument, NULL, 'u' },
 		{ "return-path", no_argument, NULL, 'r' },
 		{ "multifd", no_argument, NULL, 'm' },
+		{ "mc", no_argument, NULL, 'c' },
 		{ "pages", no_argument, NULL, 'p' },
 		{ "offset", required_argument, NULL, 'o' },
 		{ "json", no_argument, NULL, 'j' },
@@ -166,17 +169,19 @@ int cmd_dump(int argc, char **argv)
 	uint64_t offset = 0;
 	int option;
 
-	while ((option = getopt_long(argc, argv, "+urmpo:jh", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "+urmcpo:jh", options, NULL)) != -1) {
 		switch (option) {
 		case 'u':
 		case 'r':
 		case 'm':
+		case 'c':
 			if (kind != WH_DUMP_STREAM)
-				return cli_usage("dump", "--urgent, --return-path and --multifd "
-							 "exclude each other");
+				return cli_usage("dump", "--urgent, --return-path, --multifd and "
+							 "--mc exclude each other");
 			kind = option == 'u' ? WH_DUMP_URGENT :
 			       option == 'r' ? WH_DUMP_RETURN_PATH :
-					       WH_DUMP_MULTIFD;
+			       option == 'm' ? WH_DUMP_MULTIFD :
+					       WH_DUMP_MC;
 			break;
 		case 'p':
 			pages = true;

@@ -230,6 +230,9 @@ static int take_all(struct wh_dump *dump, struct wh_err *err)
 		case WH_DUMP_MULTIFD:
 			ret = dump_multifd_take(dump, from, left, &used, err);
 			break;
+		case WH_DUMP_MC:
+			ret = dump_mc_take(dump, from, left, &used, err);
+			break;
 		}
 		at += used;
 		dump->offset += used;
@@ -326,6 +329,8 @@ static bool complete(struct wh_dump *dump)
 		return !dump->bitmap;
 	case WH_DUMP_MULTIFD:
 		return dump->begun && !dump->contents;
+	case WH_DUMP_MC:
+		return dump->begun && mc_in_may_end(&dump->mc);
 	}
 	return false;
 }

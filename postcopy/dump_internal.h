@@ -4,6 +4,7 @@
 
 #include "wire/device.h"
 #include "wire/mapped_ram.h"
+#include "wire/mc.h"
 #include "wire/multifd.h"
 #include "wire/return_path.h"
 #include "wire/stream.h"
@@ -52,6 +53,8 @@ struct wh_dump {
 
 	uint32_t contents; /* of a packet of multifd: so many bytes are still to come */
 
+	struct mc_in mc;
+
 	bool mapping;	 /* the list of blocks of a mapped-ram file */
 	bool inside;	 /* behind a line of it, of: */
 	uint64_t region; /* the next byte of the file */
@@ -70,6 +73,10 @@ int dump_mapped_take(struct wh_dump *dump, const uint8_t *at, size_t left, size_
 /* dump_multifd.c */
 int dump_multifd_take(struct wh_dump *dump, const uint8_t *at, size_t left, size_t *used,
 		      struct wh_err *err);
+
+/* dump_mc.c */
+int dump_mc_take(struct wh_dump *dump, const uint8_t *at, size_t left, size_t *used,
+		 struct wh_err *err);
 
 #define DUMP_FIELDS_MAX 8u
 #define DUMP_LINE_MAX 1024u

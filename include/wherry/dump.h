@@ -18,6 +18,7 @@ enum wh_dump_kind {
 	WH_DUMP_URGENT,	     /* preempt channel */
 	WH_DUMP_RETURN_PATH, /* destination to source */
 	WH_DUMP_MULTIFD,     /* a channel of multifd */
+	WH_DUMP_MC, /* micro-checkpoints of a QEMU of 2014, behind a migration; one direction */
 };
 
 struct wh_dump;

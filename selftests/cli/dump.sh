@@ -140,6 +140,7 @@ for file in selftests/fuzz/seeds/multifd/*; do
 	try "whole: channel ${file##*/}" whole "$file" --multifd
 	try "channel ${file##*/}, in pieces and broken off" channel "$file"
 done
+try "whole: micro-checkpoints" whole selftests/fuzz/seeds/mc/no-pages --mc
 try "through a pipe" piped
 try "pages" pages
 try "content" content pc.ram postcopy packaged

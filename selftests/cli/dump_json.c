@@ -173,10 +173,11 @@ static void check_vectors(struct __test_metadata *_metadata, const char *name, c
 TEST(objects_are_the_lines)
 {
 	static const char *const others[] = {
-		"header",  "machine", "capability",    "page-bits", "uuid",
-		"section", "footer",  "blocks",	       "block",	    "pages",
-		"EOS",	   "EOF",     "bitmap",	       "range",	    "device-state",
-		"break",   "page",    "VMDESCRIPTION", "channel",   "packet",
+		"header",  "machine", "capability",   "page-bits", "uuid", "section",
+		"footer",  "blocks",  "block",	      "pages",	   "EOS",  "EOF",
+		"bitmap",  "range",   "device-state", "break",	   "page", "VMDESCRIPTION",
+		"channel", "packet",  "START",	      "COMMIT",	   "slab", "ACK",
+		"NACK",	   "ABORT",   "END",
 	};
 	static struct seen seen;
 
@@ -190,6 +191,7 @@ TEST(objects_are_the_lines)
 	check_vectors(_metadata, "command", "", &seen);
 	check_vectors(_metadata, "return_path", "--return-path", &seen);
 	check_vectors(_metadata, "ram", "--urgent", &seen);
+	check_vectors(_metadata, "mc", "--mc", &seen);
 	ASSERT_LT(1000, seen.messages);
 	for (unsigned i = 0; i < CMD_COUNT; i++)
 		expect_seen(_metadata, &seen, cmd_name((enum cmd_kind)i));

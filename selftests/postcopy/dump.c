@@ -132,6 +132,11 @@ TEST(return_paths)
 	check_file(_metadata, "return_path", WH_DUMP_RETURN_PATH, 9);
 }
 
+TEST(micro_checkpoints)
+{
+	check_file(_metadata, "mc", WH_DUMP_MC, 18);
+}
+
 static struct vector *find(struct vector *v, unsigned count, const char *name)
 {
 	unsigned i;
