@@ -19,7 +19,7 @@
 #include <zstd.h>
 
 /* A difference of more is left to zstd */
-#define DELTA_MAX (CP_PAGE / 2)
+#define DELTA_MAX (CP_PAGE / 8)
 /* A run to be packed: less than what may be, so that the other end waits for no large ones */
 #define PACK_PAGES 32u
 /* What is saved has to be worth the unpacking */
