@@ -55,6 +55,9 @@ const struct bench_traits bench_traits[] = {
 			    "ms" },
 	[BENCH_RESTORE_LINK] = { "restore-link",
 				 "from the connection until a parked guest says something", "ms" },
+	[BENCH_CP_STOP] = { "checkpoint-stop", "a guest's stop for a checkpoint", "ms" },
+	[BENCH_CP_WIRE] = { "checkpoint-wire", "a checkpoint on the wire", "MiB" },
+	[BENCH_CP_PACK] = { "checkpoint-pack", "packing a checkpoint while the guest runs", "ms" },
 };
 
 static_assert(sizeof(bench_traits) / sizeof(bench_traits[0]) == BENCH_MEASURE_COUNT,
@@ -102,6 +105,11 @@ const struct bench_aim bench_aims[] = {
 
 	/* A guest that was put away */
 	{ BENCH_RESTORE_LINK, "wherry, postcopy", NULL, NULL, false, 150 },
+
+	/* A guest that is protected */
+	{ BENCH_CP_STOP, "wherry", "floor", NULL, false, 1.25 },
+	{ BENCH_CP_STOP, "wherry", NULL, "5 MiB dirty, single pages, of 1 GiB", false, 1 },
+	{ BENCH_CP_STOP, "wherry", NULL, "64 MiB dirty, single pages, of 1 GiB", false, 6 },
 
 	{ 0 },
 };

@@ -51,6 +51,8 @@ static const struct plan plans[] = {
 	  {   60,  5,   256 }, {  4, 1,  256 } },
 	{ "placing", "5 ways: 5 kinds of memory, 3 lengths", 4,
 	  {   80,  5,    64 }, { 12, 2,   64 } },
+	{ "protect", "3 sides: 5 sizes; 6 packings", 4,
+	  {   30, 15,  1024 }, {  6, 3,  256 } },
 	{ "recover", "a broken link, 2 links; 2 bitmaps", 2,
 	  {   40, 25,  4096 }, {  2, 5,  512 } },
 	{ "restore", "5 sides: 1 GiB and the largest", 4,
