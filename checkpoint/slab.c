@@ -5,6 +5,7 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/memfd.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -25,63 +26,60 @@ void slab_pool_init(struct slab_pool *pool, uint64_t cap_bytes, bool huge)
 	};
 }
 
-/* Its pages are there: a huge one that is missing is an error here, and a signal later. */
-static int map(uint8_t **at, bool huge)
+/*
+ * Its pages are there: a huge one that is missing is an error here, and a signal later. Return: NULL
+ * and why not, an errno
+ */
+static uint8_t *map(bool huge, int *why)
 {
-	int ret, fd = memfd_create("wherry-slab",
-				   MFD_CLOEXEC | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
-	void *mapped = MAP_FAILED;
+	int fd = memfd_create("wherry-slab", MFD_CLOEXEC | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
+	void *at = MAP_FAILED;
 
-	if (fd < 0)
-		return -errno;
-	ret = ftruncate(fd, (off_t)SLAB_BYTES) < 0 ? -errno : 0;
-	if (!ret) {
-		mapped = mmap(NULL, SLAB_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		ret = mapped == MAP_FAILED ? -errno : 0;
-	}
+	if (fd >= 0 && !ftruncate(fd, (off_t)SLAB_BYTES))
+		at = mmap(NULL, SLAB_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	*why = errno;
 	/* the mapping keeps it */
-	close(fd);
-	if (ret)
-		return ret;
+	if (fd >= 0)
+		close(fd);
+	if (at == MAP_FAILED)
+		return NULL;
 	if (!huge)
-		(void)madvise(mapped, SLAB_BYTES, MADV_HUGEPAGE);
-	if (madvise(mapped, SLAB_BYTES, MADV_POPULATE_WRITE) < 0 && errno != EINVAL) {
-		ret = -errno;
-		munmap(mapped, SLAB_BYTES);
-		return ret;
+		(void)madvise(at, SLAB_BYTES, MADV_HUGEPAGE);
+	if (madvise(at, SLAB_BYTES, MADV_POPULATE_WRITE) < 0 && errno != EINVAL) {
+		*why = errno;
+		munmap(at, SLAB_BYTES);
+		return NULL;
 	}
-	*at = mapped;
-	return 0;
+	return at;
 }
 
 static struct slab *make(struct slab_pool *pool, struct wh_err *err)
 {
 	struct slab *slab;
-	int ret = -1;
+	int why = 0;
 
 	if (pool->total >= pool->total_max) {
-		err_set(err, -ENOSPC, "slabs: all %llu MiB that there may be are in use",
-			(unsigned long long)(pool->total_max * (SLAB_BYTES >> 20)));
+		err_set(err, -ENOSPC, "slabs: all %" PRIu64 " MiB that there may be are in use",
+			pool->total_max * (SLAB_BYTES >> 20));
 		return NULL;
 	}
-	slab = malloc(sizeof(*slab));
+	slab = calloc(1, sizeof(*slab));
 	if (!slab) {
 		err_sys(err, ENOMEM, "slabs: another one");
 		return NULL;
 	}
 	if (pool->huge)
-		ret = map(&slab->at, true);
-	if (ret) {
+		slab->at = map(true, &why);
+	if (!slab->at) {
 		pool->huge = false;
-		ret = map(&slab->at, false);
+		slab->at = map(false, &why);
 	}
-	if (ret) {
-		err_sys(err, ret, "slabs: %llu MiB, and no more",
-			(unsigned long long)(pool->total * (SLAB_BYTES >> 20)));
+	if (!slab->at) {
+		err_sys(err, why, "slabs: %" PRIu64 " MiB, and no more",
+			pool->total * (SLAB_BYTES >> 20));
 		free(slab);
 		return NULL;
 	}
-	slab->next = NULL;
 	pool->total++;
 	return slab;
 }

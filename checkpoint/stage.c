@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -292,9 +293,9 @@ static int copy_all(struct cp_stage *stage, struct wh_err *err)
 	/* of the first one there is no limit: it goes straight into memory */
 	if (stage->acked && stage->staged * CP_PAGE > stage->set.contents_max)
 		return err_set(err, -ENOSPC,
-			       "checkpoint: %llu bytes have changed, there is room for %llu",
-			       (unsigned long long)(stage->staged * CP_PAGE),
-			       (unsigned long long)stage->set.contents_max);
+			       "checkpoint: %" PRIu64
+			       " bytes have changed, there is room for %" PRIu64,
+			       stage->staged * CP_PAGE, stage->set.contents_max);
 	return 0;
 }
 

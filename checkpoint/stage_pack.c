@@ -104,7 +104,8 @@ static void list_pages(struct cp_stage *stage)
 			if (!bits_test(staged, run->first + j - 1))
 				continue;
 			bits_clear(staged, run->first + j - 1);
-			*--page = (struct stage_page){
+			page--;
+			*page = (struct stage_page){
 				.at = run->at + (j - 1) * CP_PAGE,
 				.page = run->first + j - 1,
 				.block = run->block,
