@@ -458,9 +458,12 @@ void lanes_free(struct wh_migration *m);
 void early_block(struct wh_migration *m, unsigned region, const struct placer *placer);
 /* In front of receiving into these: they may become others */
 void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count);
-/* The same of a packet of multifd, all of whose pages will come: allocated where that is cheaper */
-void early_pieces(struct wh_migration *m, const struct dest_block *block, const struct iovec *piece,
-		  unsigned count);
+/*
+ * The same of a packet of multifd, all of whose pages will come: allocated where that is cheaper.
+ * Return: what they are to be written by, when they have come somewhere else; NULL: straight there
+ */
+const struct early *early_pieces(struct wh_migration *m, const struct dest_block *block,
+				 const struct iovec *piece, unsigned count);
 /* So many bytes lie there: from here on they lie where they were to be received at first */
 int early_received(struct inlet *inlet, size_t bytes, struct wh_err *err);
 void early_fini(struct inlet *inlet);

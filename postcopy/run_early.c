@@ -24,11 +24,11 @@ void early_block(struct wh_migration *m, unsigned region, const struct placer *p
 	struct mapping mapping;
 
 	if (placer)
-		early_init(early, &m->region[region], &placer->mapping, true);
+		early_init(early, &m->region[region], &placer->mapping);
 	else if (mapping_find(&mapping, &m->region[region], NULL) == 0)
-		early_init(early, &m->region[region], &mapping, false);
+		early_init(early, &m->region[region], &mapping);
 	else
-		early_init(early, &m->region[region], NULL, false);
+		early_init(early, &m->region[region], NULL);
 }
 
 /* Advised to have no huge pages, since postcopy may come */
@@ -38,6 +38,12 @@ static bool is_small(const struct dest_side *side, const struct region *region)
 		if (side->engine.block[i].region == region)
 			return side->placer_up[i] && side->placer[i].advised;
 	return false;
+}
+
+/* Postcopy may still come if the source has said so, and only then */
+static enum early_way way_of(const struct dest_side *side, const struct early *early)
+{
+	return early_way(early, is_small(side, early->region), side->engine.advised);
 }
 
 /* The index of the first piece that lies in guest memory, behind a head or none; or count */
@@ -88,7 +94,7 @@ void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count)
 	end = offset +
 	      (uint64_t)((uint8_t *)piece[last].iov_base - (uint8_t *)piece[first].iov_base) +
 	      piece[last].iov_len;
-	switch (early_way(early, is_small(side, early->region))) {
+	switch (way_of(side, early)) {
 	case EARLY_TOUCH:
 		break;
 	case EARLY_POPULATE:
@@ -103,13 +109,19 @@ void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count)
 	}
 }
 
-void early_pieces(struct wh_migration *m, const struct dest_block *block, const struct iovec *piece,
-		  unsigned count)
+const struct early *early_pieces(struct wh_migration *m, const struct dest_block *block,
+				 const struct iovec *piece, unsigned count)
 {
 	struct early *early = &m->dest->early[block->region - m->region];
 
-	if (early_way(early, is_small(m->dest, early->region)) == EARLY_TOUCH)
-		return;
+	switch (way_of(m->dest, early)) {
+	case EARLY_TOUCH:
+		return NULL;
+	case EARLY_WRITE:
+		return early;
+	case EARLY_POPULATE:
+		break;
+	}
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t offset = (uint64_t)((uint8_t *)piece[i].iov_base - block->region->addr);
 
@@ -117,6 +129,7 @@ void early_pieces(struct wh_migration *m, const struct dest_block *block, const 
 		    !bits_test(block->received, offset / TARGET_PAGE))
 			early_populate(early, offset, piece[i].iov_len);
 	}
+	return NULL;
 }
 
 int early_received(struct inlet *inlet, size_t bytes, struct wh_err *err)

@@ -4,7 +4,8 @@
  *
  * On the bulk thread, all of them: what limits a lane is the copy out of the socket, into
  * the guest's memory, and whoever makes it is as fast as the memory. One receive is under way
- * on each lane: contents of a packet where they are to lie, and behind them the next head.
+ * on each lane: contents of a packet where they are to lie, or into a stage where a write() to the
+ * block's file is cheaper (uffd/early.h), and behind them the next head.
  */
 #include "postcopy/run.h"
 #include "postcopy/zstd.h"
@@ -13,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define STAGE_PAGES_BYTES ((size_t)MULTIFD_PAGES * TARGET_PAGE)
 
 struct lane {
 	struct wh_migration *m;
@@ -31,6 +34,8 @@ struct lane {
 	struct iovec piece[MULTIFD_PAGES + 1];
 	uint8_t *packed;
 	struct unpack *unpack;
+	const struct early *early; /* of the packet's block: by way of the stage; NULL: straight */
+	uint8_t *stage;		   /* a packet's pages */
 };
 
 static struct dest *engine(const struct lane *lane)
@@ -48,6 +53,8 @@ static void lane_receive(struct lane *lane)
 
 	if (lane->contents && lane->unpack) {
 		lane->piece[pieces++] = (struct iovec){ lane->packed, lane->bytes };
+	} else if (lane->contents && lane->early) {
+		lane->piece[pieces++] = (struct iovec){ lane->stage, lane->bytes };
 	} else if (lane->contents) {
 		memcpy(lane->piece, lane->room, lane->pieces * sizeof(*lane->room));
 		pieces = lane->pieces;
@@ -125,27 +132,60 @@ static int take_head(struct lane *lane, struct wh_err *err)
 		return ret;
 	}
 	lane->pieces = dest_lane_room(engine(lane), lane->at, lane->room);
-	early_pieces(lane->m, &engine(lane)->block[engine(lane)->multifd.lane[lane->at].block],
-		     lane->room, lane->pieces);
+	lane->early = early_pieces(lane->m,
+				   &engine(lane)->block[engine(lane)->multifd.lane[lane->at].block],
+				   lane->room, lane->pieces);
+	if (lane->early && !lane->stage)
+		lane->stage = malloc(STAGE_PAGES_BYTES);
+	if (!lane->stage)
+		lane->early = NULL;
 	lane->contents = true;
 	lane->bytes = packet->bytes;
 	lane->got = 0;
 	return 0;
 }
 
+/* From the stage to where they are to lie */
+static int write_pages(const struct lane *lane, struct wh_err *err)
+{
+	const uint8_t *from = lane->stage;
+	int ret = 0;
+
+	for (unsigned i = 0; i < lane->pieces && !ret; i++) {
+		const struct iovec *room = &lane->room[i];
+		const uint8_t *at = room->iov_base;
+
+		ret = early_write(lane->early, from,
+				  (uint64_t)(at - (uint8_t *)lane->early->region->addr),
+				  room->iov_len, err);
+		from += room->iov_len;
+	}
+	return ret;
+}
+
+static int unpack_contents(struct lane *lane, struct wh_err *err)
+{
+	uint32_t pages = engine(lane)->multifd.lane[lane->at].packet.normal;
+	const struct iovec stage = { lane->stage, (size_t)pages * TARGET_PAGE };
+
+	if (lane->early)
+		return unpack_pages(lane->unpack, lane->packed, lane->bytes, &stage, 1, err);
+	return unpack_pages(lane->unpack, lane->packed, lane->bytes, lane->room, lane->pieces, err);
+}
+
 static int take_contents(struct lane *lane, struct wh_err *err)
 {
-	int ret;
+	int ret = 0;
 
 	lane->contents = false;
 	lane->got = 0;
-	if (lane->unpack) {
-		ret = unpack_pages(lane->unpack, lane->packed, lane->bytes, lane->room,
-				   lane->pieces, err);
-		if (ret < 0) {
-			dest_lane_lost(engine(lane), lane->at, true, err);
-			return ret;
-		}
+	if (lane->unpack)
+		ret = unpack_contents(lane, err);
+	if (!ret && lane->early)
+		ret = write_pages(lane, err);
+	if (ret < 0) {
+		dest_lane_lost(engine(lane), lane->at, true, err);
+		return ret;
 	}
 	return dest_lane_contents(engine(lane), lane->at, clock_now_ns(), err);
 }
@@ -249,6 +289,7 @@ void lanes_free(struct wh_migration *m)
 		close(lane->fd);
 		unpack_free(lane->unpack);
 		free(lane->packed);
+		free(lane->stage);
 		free(lane);
 		m->dest->lane[i] = NULL;
 		__atomic_fetch_sub(&m->own_bytes, sizeof(*lane), __ATOMIC_RELAXED);

@@ -39,22 +39,21 @@ static bool takes_writes(const struct region *region)
 	       (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= end);
 }
 
-void early_init(struct early *early, const struct region *region, const struct mapping *mapping,
-		bool watched)
+void early_init(struct early *early, const struct region *region, const struct mapping *mapping)
 {
 	*early = (struct early){ .region = region };
 	if (!mapping || mapping->hugetlb || region->page_size != TARGET_PAGE)
 		return;
 	early->huge = mapping->huge_by_touch;
-	early->writes = !watched && mapping->shared && takes_writes(region);
+	early->writes = mapping->shared && takes_writes(region);
 	early->populates = true;
 }
 
-enum early_way early_way(const struct early *early, bool small)
+enum early_way early_way(const struct early *early, bool small, bool watched)
 {
 	if (early->huge && !small)
 		return EARLY_TOUCH;
-	if (early->writes)
+	if (early->writes && !watched)
 		return EARLY_WRITE;
 	return early->populates ? EARLY_POPULATE : EARLY_TOUCH;
 }

@@ -35,14 +35,16 @@ struct early {
 /**
  * early_init() - Find out which ways there are
  * @mapping:	Of @region; NULL if nothing is known of it
+ */
+void early_init(struct early *early, const struct region *region, const struct mapping *mapping);
+
+/**
+ * early_way() - How the next contents get into it
+ * @small:	It was advised to have no huge pages meanwhile
  * @watched:	It may be watched later on: a page that is in the file and not mapped would be a
  *		fault then, so nothing is written to the file
  */
-void early_init(struct early *early, const struct region *region, const struct mapping *mapping,
-		bool watched);
-
-/* @small: it was advised to have no huge pages meanwhile */
-enum early_way early_way(const struct early *early, bool small);
+enum early_way early_way(const struct early *early, bool small, bool watched);
 
 /* A hint: what it does not do is done by touching */
 void early_populate(struct early *early, uint64_t offset, uint64_t length);

@@ -22,6 +22,7 @@ FIXTURE(early)
 	struct memory memory;
 	struct mapping mapping;
 	struct early early;
+	bool watched;
 	struct region *region;
 	uint8_t from[BYTES];
 	struct wh_err err;
@@ -48,7 +49,8 @@ static int begin(FIXTURE_DATA(early) *self, enum memory_kind kind, bool watched)
 	if (ret == 0)
 		ret = mapping_find(&self->mapping, self->region, &self->err);
 	if (ret == 0)
-		early_init(&self->early, self->region, &self->mapping, watched);
+		early_init(&self->early, self->region, &self->mapping);
+	self->watched = watched;
 	return ret;
 }
 
@@ -71,17 +73,17 @@ static unsigned mapped(FIXTURE_DATA(early) *self)
 TEST_F(early, private_memory_is_populated)
 {
 	ASSERT_EQ(0, begin(self, MEMORY_ANON, false)) TH_LOG("%s", self->err.text);
-	ASSERT_EQ(EARLY_POPULATE, early_way(&self->early, false));
+	ASSERT_EQ(EARLY_POPULATE, early_way(&self->early, false, self->watched));
 	early_populate(&self->early, 2 * TARGET_PAGE + 100, 3 * TARGET_PAGE);
 	/* Of a begun page all, and no other */
 	EXPECT_EQ(4, mapped(self));
-	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, true));
+	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, true, self->watched));
 }
 
 TEST_F(early, a_file_is_written)
 {
 	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, false)) TH_LOG("%s", self->err.text);
-	ASSERT_EQ(EARLY_WRITE, early_way(&self->early, false));
+	ASSERT_EQ(EARLY_WRITE, early_way(&self->early, false, self->watched));
 	ASSERT_EQ(0, early_write(&self->early, self->from, 100, 5 * TARGET_PAGE, &self->err));
 	EXPECT_EQ(0, mapped(self));
 	EXPECT_EQ(0, memcmp(self->from, self->region->addr + 100, 5 * TARGET_PAGE));
@@ -100,8 +102,8 @@ TEST_F(early, a_file_is_written_where_the_block_is)
 	self->region->fd_offset = BYTES / 2;
 	self->region->length = BYTES / 2;
 	ASSERT_EQ(0, mapping_find(&self->mapping, self->region, &self->err));
-	early_init(&self->early, self->region, &self->mapping, false);
-	ASSERT_EQ(EARLY_WRITE, early_way(&self->early, false));
+	early_init(&self->early, self->region, &self->mapping);
+	ASSERT_EQ(EARLY_WRITE, early_way(&self->early, false, self->watched));
 	ASSERT_EQ(0, early_write(&self->early, self->from, TARGET_PAGE, 100, &self->err));
 	EXPECT_EQ(0, memcmp(self->from, self->region->addr + TARGET_PAGE, 100));
 	self->region->addr = at;
@@ -112,20 +114,20 @@ TEST_F(early, a_file_is_written_where_the_block_is)
 TEST_F(early, what_is_to_be_watched_is_mapped)
 {
 	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, true)) TH_LOG("%s", self->err.text);
-	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, false));
+	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, false, self->watched));
 }
 
 TEST_F(early, a_copy_of_a_file_is_not_written_to_it)
 {
 	ASSERT_EQ(0, begin(self, MEMORY_MEMFD_PRIVATE, false)) TH_LOG("%s", self->err.text);
-	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, false));
+	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, false, self->watched));
 }
 
 TEST_F(early, nothing_known)
 {
 	ASSERT_EQ(0, begin(self, MEMORY_MEMFD, false)) TH_LOG("%s", self->err.text);
-	early_init(&self->early, self->region, NULL, false);
-	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false));
+	early_init(&self->early, self->region, NULL);
+	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false, self->watched));
 }
 
 TEST_F(early, huge_pages_are_touched)
@@ -133,9 +135,9 @@ TEST_F(early, huge_pages_are_touched)
 	ASSERT_EQ(0, begin(self, MEMORY_THP, false)) TH_LOG("%s", self->err.text);
 	if (!self->mapping.huge_by_touch)
 		SKIP(return, "this system makes no huge pages");
-	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false));
+	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false, self->watched));
 	/* Until it is advised otherwise */
-	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, true));
+	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, true, self->watched));
 }
 
 TEST_F(early, a_pool_is_touched)
@@ -145,13 +147,13 @@ TEST_F(early, a_pool_is_touched)
 	if (ret == -EACCES)
 		SKIP(return, "%s", self->err.text);
 	ASSERT_EQ(0, ret) TH_LOG("%s", self->err.text);
-	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false));
+	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false, self->watched));
 }
 
 static enum early_way way_again(FIXTURE_DATA(early) *self)
 {
-	early_init(&self->early, self->region, &self->mapping, false);
-	return early_way(&self->early, false);
+	early_init(&self->early, self->region, &self->mapping);
+	return early_way(&self->early, false, self->watched);
 }
 
 TEST_F(early, files_that_are_not_written)
