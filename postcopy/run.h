@@ -2,6 +2,7 @@
 #ifndef POSTCOPY_RUN_H
 #define POSTCOPY_RUN_H
 
+#include "base/claim.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "postcopy/agent.h"
@@ -277,6 +278,7 @@ struct wh_migration {
 	char uri[URI_TEXT];
 	struct region region[RAM_BLOCKS_MAX];
 	unsigned regions;
+	struct claim claim; /* of these, until it has ended */
 
 	struct loop *bulk;
 	struct loop *fault; /* == bulk with wh_process() */
