@@ -82,7 +82,7 @@ QMP_SRCS := $(sort $(wildcard cli/qmp_*.c))
 CLI_SRCS := $(filter-out $(QMP_SRCS),$(sort $(wildcard cli/*.c)))
 VMM_SRCS := $(sort $(wildcard examples/*/*.c examples/*/*.S))
 
-TEST_DIRS := base wire recover ring uffd postcopy checkpoint sim model e2e interop cli lab
+TEST_DIRS := base wire recover ring uffd postcopy checkpoint protect sim model e2e interop cli lab
 TEST_DIRS += netplug $(if $(filter-out 0,$(RDMA)),rdma)
 TEST_SRCS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.c)))
 TEST_SCRIPTS := $(sort $(wildcard $(TEST_DIRS:%=selftests/%/*.sh)))
@@ -312,12 +312,12 @@ benches: $(BENCH_EXTRA)
 
 # Tests by name, as they call themselves: wire/ram, e2e/pairs, check-layers
 TEST_NAMES := $(patsubst selftests/%,%,$(basename $(TEST_SRCS) $(TEST_SCRIPTS)))
-QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd rdma netplug postcopy checkpoint cli),$(TEST_NAMES))
+QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd rdma netplug postcopy checkpoint protect cli),$(TEST_NAMES))
 # Under the sanitizers: what handles bytes of strangers, and what has threads. These are
 # programs of ours, so that those which they start are of the same folder
-ASAN_NAMES := $(filter base/% wire/% rdma/% recover/% postcopy/% checkpoint/% ring/% uffd/% cli/% e2e/two \
+ASAN_NAMES := $(filter base/% wire/% rdma/% recover/% postcopy/% checkpoint/% protect/% ring/% uffd/% cli/% e2e/two \
 	        e2e/recover e2e/agent,$(TEST_NAMES))
-TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads ring/% uffd/% \
+TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads protect/% ring/% uffd/% \
 	        e2e/two e2e/faults e2e/cuts e2e/recover e2e/agent postcopy/ahead postcopy/agent_% \
 	        cli/qmp cli/qmp_clients,$(TEST_NAMES))
 SLOW_CHECKS := check-clang-tidy check-cppcheck check-dist check-builds check-install check-fuzz

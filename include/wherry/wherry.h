@@ -9,6 +9,7 @@
 #include <wherry/file.h>
 #include <wherry/migration.h>
 #include <wherry/netplug.h>
+#include <wherry/protect.h>
 #include <wherry/tls.h>
 
 #define WH_VERSION_MAJOR 0

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Joining: the stage, the guest's writes, and the connection for contents. All of memory first,
+ * in parts; then what was written, an epoch at a time.
+ */
+#include "checkpoint/run_source.h"
+
+#include <errno.h>
+#include <sys/random.h>
+
+#define PART_BYTES (UINT64_C(8) << 20)	  /* of the first checkpoint, at once */
+#define ENOUGH_BYTES (UINT64_C(16) << 20) /* left of it: a stop of a few milliseconds */
+#define ROUNDS_MAX 16u			  /* then it is stopped with what there is, if that fits */
+#define AHEAD_BYTES (UINT64_C(16) << 20)  /* so much is worth copying before the stop */
+
+static int written_of_vmm(void *world, unsigned block, uint64_t *map, struct wh_err *err)
+{
+	struct protect_source *side = world;
+	const struct region *region = &side->p->region[block];
+	struct wh_block asked = {
+		.name = region->name,
+		.addr = region->addr,
+		.length = region->length,
+		.page_size = region->page_size,
+		.fd = -1,
+	};
+
+	return side->p->cb.dirty_sync(side->p->config.opaque, &asked, map,
+				      region->length / TARGET_PAGE, err);
+}
+
+int source_copy_new(struct protect_source *side, struct wh_err *err)
+{
+	const struct wh_protect_config *config = &side->p->config;
+	struct cp_dirty dirty = { .written = written_of_vmm, .world = side };
+	struct cp_stage_settings settings = {
+		.generation = side->p->generation,
+		.contents_max = config->contents_max,
+		.device_max = config->device_max,
+		.slab_cap = 2 * config->contents_max,
+		.cache_bytes = config->pack & WH_PROTECT_XBZRLE ? config->contents_max / 4 : 0,
+		.hash = config->pack & WH_PROTECT_UNCHANGED,
+	};
+
+	if (getrandom(&settings.seed, sizeof(settings.seed), 0) != sizeof(settings.seed))
+		return err_sys(err, errno, "protection: random numbers");
+	side->own_log = !side->p->cb.dirty_sync;
+	if (side->own_log)
+		dirty = cp_dirty_uffd(&side->log);
+	cp_stage_free(side->stage); /* of a start that has failed */
+	side->stage = cp_stage_new(&settings, side->p->region, side->p->blocks, &dirty, err);
+	return side->stage ? 0 : -ENOMEM;
+}
+
+static int log_start(struct protect_source *side, struct wh_err *err)
+{
+	struct wh_protect *p = side->p;
+	int ret = 0;
+
+	if (side->own_log)
+		ret = dirty_log_open(&side->log, p->region, p->blocks, err);
+	else if (p->cb.dirty_start)
+		ret = p->cb.dirty_start(p->config.opaque, err);
+	side->logging = ret == 0;
+	return ret;
+}
+
+static void log_stop(struct protect_source *side)
+{
+	if (!side->logging)
+		return;
+	side->logging = false;
+	if (side->own_log)
+		dirty_log_close(&side->log);
+	else if (side->p->cb.dirty_stop)
+		side->p->cb.dirty_stop(side->p->config.opaque);
+}
+
+void source_copy_free(struct protect_source *side)
+{
+	log_stop(side);
+	cp_stage_free(side->stage);
+}
+
+static void lost(struct protect_source *side, const struct wh_err *why)
+{
+	cp_source_lost(&side->engine, why, clock_now_ns());
+}
+
+void source_copy_sync(void *world)
+{
+	struct wh_protect *p = world;
+
+	p->source->syncing = true;
+}
+
+/* The next part is packed; or what is left is little enough for a stop */
+static int sync_on(struct protect_source *side, struct wh_err *err)
+{
+	uint64_t enough = side->p->config.contents_max / 2;
+	int64_t n = cp_stage_copy(side->stage, PART_BYTES, err);
+
+	if (n > 0) {
+		side->sending = SENDING_PART;
+		side->drained = false;
+		return cp_stage_pack(side->stage, 1, err);
+	}
+	if (n == 0)
+		n = cp_stage_look(side->stage, err);
+	if (n < 0)
+		return (int)n;
+	if (enough > ENOUGH_BYTES)
+		enough = ENOUGH_BYTES;
+	if ((uint64_t)n * TARGET_PAGE <= enough || ++side->rounds == ROUNDS_MAX) {
+		side->syncing = false;
+		cp_source_synced(&side->engine, clock_now_ns());
+	}
+	return 0;
+}
+
+static void sync_turn(struct protect_source *side)
+{
+	struct wh_err err = { 0 };
+	int ret = 0;
+
+	if (!side->logging) {
+		ret = log_start(side, &err);
+		if (ret == 0)
+			cp_stage_begin(side->stage, side->engine.set.features);
+	}
+	if (ret == 0)
+		ret = sync_on(side, &err);
+	if (ret < 0)
+		lost(side, &err);
+}
+
+void source_copy_stage(struct protect_source *side)
+{
+	struct wh_protect *p = side->p;
+	struct wh_err err = { 0 };
+	void *device = NULL;
+	size_t length = 0;
+	int ret = 0;
+
+	if (p->cb.device_save) {
+		ret = p->cb.device_save(p->config.opaque, &device, &length, &err);
+		if (ret < 0 && !err.code)
+			err_sys(&err, ret, "device state");
+	}
+	if (ret == 0)
+		ret = cp_stage_stop(side->stage, device, length, &err);
+	/* with the sentence that is known here: cp_source_staged() would have the number alone */
+	if (ret < 0) {
+		err_wrap(&err, "checkpoint %llu", (unsigned long long)side->engine.epoch);
+		lost(side, &err);
+		return;
+	}
+	cp_source_staged(&side->engine, 0, clock_now_ns());
+}
+
+void source_copy_send(struct protect_source *side)
+{
+	uint64_t epoch = side->engine.epoch;
+	struct wh_err err = { 0 };
+
+	if (side->packed_epoch == epoch)
+		cp_stage_rewind(side->stage);
+	else if (cp_stage_pack(side->stage, epoch, &err) < 0) {
+		lost(side, &err);
+		return;
+	}
+	side->packed_epoch = epoch;
+	side->wire_bytes = 0;
+	side->sending = SENDING_EPOCH;
+	side->drained = false;
+}
+
+void source_copy_acked(struct protect_source *side)
+{
+	struct wh_err err = { 0 };
+
+	cp_stage_acked(side->stage);
+	side->dirty_bytes = cp_stage_last(side->stage)->pages * TARGET_PAGE;
+	side->looked = false;
+	/* if there is no memory now the stop will have to look for it */
+	if (cp_stage_ready(side->stage, &err) < 0)
+		protect_log_peer(side->p, "room for the next checkpoint: %s", err.text);
+	cp_stage_step(side->stage, clock_now_ns());
+}
+
+uint64_t source_copy_ahead(struct protect_source *side, uint64_t now_ns)
+{
+	uint64_t due_ns = side->engine.stop_due_ns - side->engine.pace.interval_ns / 4;
+	struct wh_err err = { 0 };
+	int64_t n;
+
+	if (side->engine.state != CP_SOURCE_RUN || side->looked ||
+	    side->engine.guest != CP_GUEST_RUNS)
+		return UINT64_MAX;
+	if (now_ns < due_ns)
+		return due_ns;
+	side->looked = true;
+	n = cp_stage_look(side->stage, &err);
+	if (n >= 0 && (uint64_t)n * TARGET_PAGE > AHEAD_BYTES)
+		n = cp_stage_copy(side->stage, side->p->config.contents_max / 4, &err);
+	/* what cannot be had now is tried again in the stop, where it counts */
+	if (n < 0)
+		protect_log_peer(side->p, "copying ahead: %s", err.text);
+	return UINT64_MAX;
+}
+
+unsigned source_pieces(struct wh_protect *p, struct iovec *piece, unsigned room)
+{
+	struct protect_source *side = p->source;
+	unsigned have = 0;
+
+	if (side->sending == SENDING_NOTHING || side->drained)
+		return 0;
+	for (unsigned i = 0; i < SOURCE_OUTS && room - have >= CP_OUT_PIECES; i++) {
+		struct cp_out *out = &side->out[i];
+
+		if (!cp_stage_next(side->stage, out)) {
+			side->drained = true;
+			break;
+		}
+		for (unsigned j = 0; j < out->count; j++)
+			piece[have++] = out->iov[j];
+		side->wire_bytes += out->bytes;
+		side->bytes += out->bytes;
+	}
+	/* nothing is under way whose end would bring the next turn */
+	if (!have)
+		loop_wake(p->loop);
+	return have;
+}
+
+bool source_copy_turn(struct protect_source *side)
+{
+	const struct protect_link *link = &side->p->link[LINK_CONTENTS];
+	enum source_sending sent = side->sending;
+	struct cp_msg totals;
+
+	if (cp_source_ended(side->engine.state) || side->engine.state == CP_SOURCE_HOLD) {
+		side->sending = SENDING_NOTHING;
+		side->syncing = false;
+		log_stop(side);
+		return false;
+	}
+	if (sent != SENDING_NOTHING && side->drained && !op_busy(&link->send) && link_up(link)) {
+		side->sending = SENDING_NOTHING;
+		if (sent == SENDING_PART) {
+			cp_stage_forget(side->stage);
+		} else {
+			cp_stage_totals(side->stage, &totals);
+			cp_source_sent(&side->engine, &totals, clock_now_ns());
+		}
+	}
+	if (side->syncing && side->sending == SENDING_NOTHING)
+		sync_turn(side);
+	return side->syncing && side->sending == SENDING_NOTHING;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CHECKPOINT_RUN_SOURCE_H
+#define CHECKPOINT_RUN_SOURCE_H
+
+#include "checkpoint/run.h"
+#include "checkpoint/stage.h"
+#include "uffd/dirty.h"
+
+/* Messages that one send takes; a small checkpoint is one send */
+#define SOURCE_OUTS 4u
+
+/* run_source.c, run_copy.c and run_plug.c */
+struct protect_source {
+	struct wh_protect *p;
+	struct cp_source engine;
+	struct uri uri[LINK_COUNT];
+	struct source_dial {
+		struct wh_protect *p;
+		struct dial dial;
+		int fd; /* connected, and the other is not yet; -1 */
+	} dial[LINK_COUNT];
+	uint64_t dial_again_ns; /* in HOLD */
+	bool given_up;		/* before there was a session */
+
+	/* what the engine asks for */
+	bool stop_due, stage_due, send_due, acked_due, resume_due;
+	uint64_t retry_ns; /* of stop and resume, where the VMM could not */
+	uint64_t pause_ns, resume_ns;
+	uint64_t stop_ns, stop_max_ns, stop_sum_ns;
+
+	/* run_copy.c */
+	struct cp_stage *stage;
+	struct dirty_log log;
+	bool logging, own_log;
+	enum source_sending {
+		SENDING_NOTHING,
+		SENDING_PART, /* of the first */
+		SENDING_EPOCH,
+	} sending;
+	bool drained; /* the last piece is given to the link */
+	bool syncing;
+	bool packed;
+	unsigned rounds;
+	uint64_t packed_epoch;
+	bool looked; /* ahead of the next stop */
+	uint64_t dirty_bytes, wire_bytes, bytes;
+	struct cp_out out[SOURCE_OUTS];
+
+	/* run_plug.c */
+	struct op plug_poll;
+	bool plug_ready, plug_look;
+	uint64_t plug_look_ns;
+	struct wh_netplug_status held;
+};
+
+/* run_plug.c: as in struct cp_source_ops */
+int source_hold(void *world, struct wh_err *err);
+int source_turn_epoch(void *world, uint64_t epoch, struct wh_err *err);
+int source_release(void *world, uint64_t epoch, struct wh_err *err);
+int source_fence(void *world, struct wh_err *err);
+int source_open(void *world, struct wh_err *err);
+/* Packets that wait, and how many there are. Return: when to look again */
+uint64_t source_plug_turn(struct protect_source *side, uint64_t now_ns);
+
+/* run_copy.c */
+int source_copy_new(struct protect_source *side, struct wh_err *err);
+void source_copy_free(struct protect_source *side);
+/* READY was said: all of memory */
+void source_copy_sync(void *world);
+/* The guest stands still */
+void source_copy_stage(struct protect_source *side);
+void source_copy_send(struct protect_source *side);
+void source_copy_acked(struct protect_source *side);
+/* Ahead of the next stop, when there is much to be copied. Return: when to be called again */
+uint64_t source_copy_ahead(struct protect_source *side, uint64_t now_ns);
+/* What was given to the link is on its way. Return: there is more to be done at once */
+bool source_copy_turn(struct protect_source *side);
+
+#endif /* CHECKPOINT_RUN_SOURCE_H */

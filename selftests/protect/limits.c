@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Where something is slow, too little or in the way: the guest waits, what it sends waits, and
+ * nothing is let go for it.
+ */
+#include "selftests/lib/protected.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+
+#define ASSERT_OK(call) ASSERT_EQ(0, call) TH_LOG("%s", self->err.text)
+
+FIXTURE(limits)
+{
+	struct protected pair;
+	struct wh_err err;
+};
+
+FIXTURE_SETUP(limits)
+{
+	protected_init(&self->pair, 4096, NULL);
+}
+
+FIXTURE_TEARDOWN(limits)
+{
+	protected_fini(&self->pair);
+}
+
+static bool survives(struct protected *pair)
+{
+	struct wh_err err = { 0 };
+
+	wh_protect_free(pair->source);
+	pair->source = NULL;
+	return protected_comes_to(pair->dest, WH_PROTECT_SUSPECT) &&
+	       wh_protect_takeover(pair->dest, 0, &err) == 0 &&
+	       wh_protect_wait(pair->dest, -1, &err) == 0 && pair->ran && !pair->mismatch &&
+	       !speaker_verify(&pair->replica) && !pair->world->wrong &&
+	       speaker_seen(pair->world) <= *(uint64_t *)(void *)pair->replica.memory;
+}
+
+/* It takes 50 ms for each: nothing of an epoch is seen before */
+TEST_F(limits, a_slow_destination)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_status status;
+
+	pair->check_ms = 50;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_LE(50000000, status.ack_ns);
+	EXPECT_LT(0, status.held_packets);
+	EXPECT_EQ(0, status.refused);
+	EXPECT_TRUE(survives(pair));
+}
+
+/* More waits than may be: the guest stands still until it is let go, and then goes on */
+TEST_F(limits, too_much_is_held)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_status status = { 0 };
+	uint64_t step;
+
+	pair->guest.rest_us = 1000;
+	pair->source_config.held_max = 5000; /* 50 packets */
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	__atomic_store_n(&pair->check_ms, 500, __ATOMIC_RELAXED);
+	for (unsigned i = 0; i < 2000 && !status.stalled; i++) {
+		usleep(1000);
+		wh_protect_get_status(pair->source, &status);
+	}
+	ASSERT_TRUE(status.stalled);
+	usleep(20000);
+	step = speaker_step(&pair->guest);
+	usleep(20000);
+	wh_protect_get_status(pair->source, &status);
+	if (status.stalled)
+		EXPECT_EQ(step, speaker_step(&pair->guest));
+	EXPECT_GT(200, status.held_packets);
+	__atomic_store_n(&pair->check_ms, 0, __ATOMIC_RELAXED);
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_FALSE(status.stalled);
+	EXPECT_LT(step, speaker_step(&pair->guest));
+	EXPECT_TRUE(survives(pair));
+}
+
+/* It writes more between two than there is room for: no checkpoint, and nothing is let go */
+TEST_F(limits, more_is_written_than_there_is_room_for)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_status status;
+	uint64_t seen;
+
+	pair->guest.touch = pair->replica.touch = 16;
+	pair->source_config.contents_max = pair->dest_config.contents_max = 1 << 20;
+	pair->source_config.pace.min_ns = pair->source_config.pace.max_ns = 200000000;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 2));
+	pthread_mutex_lock(&pair->guest.lock);
+	for (unsigned page = 100; page < 100 + 4 * 256; page++)
+		pair->guest.memory[page * 4096] = 1;
+	pthread_mutex_unlock(&pair->guest.lock);
+	ASSERT_TRUE(protected_comes_to(pair->source, WH_PROTECT_HOLD));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(-ENOSPC, status.err.code) TH_LOG("%s", status.err.text);
+	seen = speaker_seen(pair->world);
+	usleep(50000);
+	EXPECT_EQ(seen, speaker_seen(pair->world));
+	EXPECT_TRUE(survives(pair));
+}
+
+/* It cannot be stopped at once, several times */
+TEST_F(limits, a_guest_that_does_not_want_to_stop)
+{
+	struct protected *pair = &self->pair;
+
+	pair->fails = 5;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	__atomic_store_n(&pair->fails, 5, __ATOMIC_RELAXED);
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	EXPECT_EQ(0, pair->fails);
+	EXPECT_TRUE(survives(pair));
+}
+
+TEST_F(limits, two_in_one_process)
+{
+	struct protected *pair = &self->pair, other;
+
+	protected_init(&other, 512, NULL);
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_OK(protected_start(&other, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 10));
+	ASSERT_TRUE(protected_goes_on(other.source, 10));
+	EXPECT_TRUE(survives(pair));
+	ASSERT_TRUE(protected_goes_on(other.source, 10));
+	EXPECT_TRUE(survives(&other));
+	protected_fini(&other);
+}
+
+/* What cannot be is refused with a sentence, and changes nothing */
+TEST_F(limits, what_is_refused)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect *none;
+	struct wh_migration *migration;
+	struct wh_callbacks callbacks = { 0 };
+	struct wh_config config;
+	struct wh_block block = {
+		.name = "ram",
+		.addr = pair->guest.memory,
+		.length = 4096,
+		.page_size = 4096,
+		.fd = -1,
+	};
+
+	pair->source_config.lease_ns = pair->source_config.heartbeat_ns;
+	EXPECT_EQ(-EINVAL, wh_protect_new(&none, WH_SOURCE, &pair->source_config, &self->err));
+	pair->source_config.lease_ns = 10 * pair->source_config.heartbeat_ns;
+	pair->source_calls.pause = NULL;
+	EXPECT_EQ(-EINVAL, wh_protect_new(&none, WH_SOURCE, &pair->source_config, &self->err));
+	EXPECT_EQ(NULL, none);
+	protected_fini(pair);
+	protected_init(pair, 1024, NULL);
+	block.addr = pair->guest.memory;
+
+	ASSERT_OK(protected_start(pair, &self->err));
+	EXPECT_EQ(-EINVAL, wh_protect_takeover(pair->source, 0, &self->err));
+	EXPECT_EQ(-EINVAL, wh_protect_stop(pair->dest, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	EXPECT_EQ(-EINVAL, wh_protect_release(pair->source, &self->err));
+	EXPECT_EQ(-ESTALE, wh_protect_takeover(pair->dest, 1, &self->err));
+	EXPECT_EQ(-EBUSY, wh_protect_add_block(pair->source, &block, &self->err));
+	EXPECT_EQ(-EINVAL, wh_protect_start(pair->source, &self->err));
+	EXPECT_EQ(-EAGAIN, wh_protect_wait(pair->source, 0, &self->err));
+
+	/* the guest is not to be migrated meanwhile; when it is over it may be */
+	wh_config_init(&config);
+	config.callbacks = &callbacks;
+	ASSERT_OK(wh_new(&migration, WH_SOURCE, &config, &self->err));
+	EXPECT_EQ(-EBUSY, wh_add_block(migration, &block, &self->err));
+	EXPECT_NE(NULL, strstr(self->err.text, "protected")) TH_LOG("%s", self->err.text);
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	ASSERT_OK(wh_protect_stop(pair->source, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, -1, &self->err));
+	ASSERT_OK(wh_add_block(migration, &block, &self->err));
+	/* and is not to be protected now */
+	wh_protect_free(pair->source);
+	ASSERT_OK(wh_protect_new(&pair->source, WH_SOURCE, &pair->source_config, &self->err));
+	EXPECT_EQ(-EBUSY, wh_protect_add_block(pair->source, &block, &self->err));
+	EXPECT_NE(NULL, strstr(self->err.text, "migrated")) TH_LOG("%s", self->err.text);
+	wh_free(migration);
+	ASSERT_OK(wh_protect_add_block(pair->source, &block, &self->err));
+}
+
+TEST_HARNESS_MAIN

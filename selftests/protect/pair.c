@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A protection from its beginning to each of its ends.
+ */
+#include "selftests/lib/protected.h"
+#include "selftests/lib/proxy.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+
+#define PAGES 1024u
+
+FIXTURE(pair)
+{
+	struct protected pair;
+	struct proxy *proxy;
+	struct wh_err err;
+};
+
+FIXTURE_SETUP(pair)
+{
+	protected_init(&self->pair, PAGES, NULL);
+}
+
+FIXTURE_TEARDOWN(pair)
+{
+	protected_fini(&self->pair);
+	if (self->proxy)
+		proxy_end(self->proxy);
+}
+
+/* The survivor's memory is that of a moment, and nobody has seen anything later */
+#define EXPECT_SURVIVES(pair)                                                                \
+	do {                                                                                 \
+		EXPECT_TRUE((pair)->ran);                                                    \
+		EXPECT_FALSE((pair)->mismatch);                                              \
+		EXPECT_EQ(0, speaker_verify(&(pair)->replica));                              \
+		EXPECT_LE(speaker_seen((pair)->world), *(uint64_t *)(pair)->replica.memory); \
+		EXPECT_EQ(0, (pair)->world->wrong);                                          \
+	} while (0)
+
+#define ASSERT_OK(call) ASSERT_EQ(0, call) TH_LOG("%s", self->err.text)
+
+static bool saw(const struct protected *pair, unsigned end, enum wh_protect_state state)
+{
+	return __atomic_load_n(&pair->states[end], __ATOMIC_RELAXED) >> state & 1;
+}
+
+/* The source's process dies: nothing of it says anything any more */
+static void source_dies(struct protected *pair)
+{
+	wh_protect_free(pair->source);
+	pair->source = NULL;
+}
+
+/* As short as a machine that has other things to do lets it be */
+static void short_lease(struct protected *pair)
+{
+	pair->source_config.heartbeat_ns = 20000000;
+	pair->source_config.lease_ns = 500000000;
+}
+
+static void through_proxy(struct protected *pair, struct proxy **proxy,
+			  const struct proxy_script *script)
+{
+	*proxy = proxy_start(pair->uri, script);
+	pair->to = proxy_uri(*proxy);
+}
+
+TEST_F(pair, the_source_dies_and_the_guest_goes_on)
+{
+	struct protected *pair = &self->pair;
+	uint64_t seen;
+
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 20));
+	EXPECT_LT(0, speaker_seen(pair->world));
+	source_dies(pair);
+	seen = speaker_seen(pair->world);
+	ASSERT_TRUE(protected_comes_to(pair->dest, WH_PROTECT_SUSPECT));
+	EXPECT_FALSE(pair->ran);
+	ASSERT_OK(wh_protect_takeover(pair->dest, 0, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->dest, -1, &self->err));
+	EXPECT_EQ(WH_PROTECT_TAKEOVER, protected_state(pair->dest));
+	EXPECT_SURVIVES(pair);
+	EXPECT_EQ(seen, speaker_seen(pair->world));
+	EXPECT_TRUE(saw(pair, PROTECTED_SOURCE, WH_PROTECT_WAIT_ACK));
+	EXPECT_TRUE(saw(pair, PROTECTED_DEST, WH_PROTECT_RECEIVING));
+	EXPECT_TRUE(saw(pair, PROTECTED_DEST, WH_PROTECT_APPLYING));
+}
+
+/* In order: the destination forgets it, and everything leaves */
+TEST_F(pair, it_ends_in_order)
+{
+	struct protected *pair = &self->pair;
+
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	ASSERT_OK(wh_protect_stop(pair->source, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, -1, &self->err));
+	EXPECT_EQ(WH_PROTECT_RELEASED, protected_state(pair->source));
+	ASSERT_OK(wh_protect_wait(pair->dest, -1, &self->err));
+	EXPECT_EQ(WH_PROTECT_FENCED, protected_state(pair->dest));
+	EXPECT_EQ(-EINVAL, wh_protect_takeover(pair->dest, 0, &self->err));
+	speaker_park(&pair->guest);
+	EXPECT_EQ(pair->guest.step, speaker_seen(pair->world));
+	EXPECT_EQ(0, pair->world->wrong);
+	EXPECT_FALSE(pair->ran);
+}
+
+/* The connection breaks: both wait for somebody, and nothing leaves */
+TEST_F(pair, a_cut_decides_nothing)
+{
+	struct protected *pair = &self->pair;
+	struct proxy_script script = { 0 };
+	uint64_t seen;
+
+	/* long: it is the end of the connection that is noticed, not silence */
+	pair->source_config.lease_ns = 60000000000;
+	through_proxy(pair, &self->proxy, &script);
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	proxy_cut(self->proxy);
+	ASSERT_TRUE(protected_comes_to(pair->source, WH_PROTECT_HOLD));
+	ASSERT_TRUE(protected_comes_to(pair->dest, WH_PROTECT_SUSPECT));
+	seen = speaker_seen(pair->world);
+	usleep(50000);
+	EXPECT_EQ(seen, speaker_seen(pair->world));
+	EXPECT_FALSE(pair->ran);
+	/* the destination never will: the guest goes on here */
+	ASSERT_OK(wh_protect_abandon(pair->dest, &self->err));
+	EXPECT_EQ(-EINVAL, wh_protect_takeover(pair->dest, 0, &self->err));
+	ASSERT_OK(wh_protect_release(pair->source, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, -1, &self->err));
+	EXPECT_EQ(WH_PROTECT_RELEASED, protected_state(pair->source));
+	speaker_park(&pair->guest);
+	EXPECT_EQ(pair->guest.step, speaker_seen(pair->world));
+	EXPECT_LT(seen, speaker_seen(pair->world));
+	EXPECT_EQ(0, pair->world->wrong);
+}
+
+/* The other one runs: who has lost his guest asks, hears it, and fences himself */
+TEST_F(pair, the_source_hears_of_the_takeover)
+{
+	struct protected *pair = &self->pair;
+	struct proxy_script script = { .heals = true };
+	uint64_t step;
+
+	short_lease(pair);
+	through_proxy(pair, &self->proxy, &script);
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	proxy_cut(self->proxy);
+	ASSERT_TRUE(protected_comes_to(pair->dest, WH_PROTECT_SUSPECT));
+	ASSERT_OK(wh_protect_takeover(pair->dest, 0, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->dest, -1, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, 10000000000, &self->err));
+	EXPECT_EQ(WH_PROTECT_FENCED, protected_state(pair->source));
+	EXPECT_TRUE(saw(pair, PROTECTED_SOURCE, WH_PROTECT_HOLD));
+	step = speaker_step(&pair->guest);
+	EXPECT_SURVIVES(pair);
+	usleep(20000);
+	EXPECT_EQ(step, speaker_step(&pair->guest));
+	EXPECT_EQ(-EINVAL, wh_protect_release(pair->source, &self->err));
+}
+
+/* A decision against a source that is there: it is told at once */
+TEST_F(pair, taken_over_while_it_runs)
+{
+	struct protected *pair = &self->pair;
+
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	ASSERT_OK(wh_protect_takeover(pair->dest, 0, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->dest, -1, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, 10000000000, &self->err));
+	EXPECT_EQ(WH_PROTECT_FENCED, protected_state(pair->source));
+	EXPECT_SURVIVES(pair);
+}
+
+TEST_F(pair, a_destination_that_decides_alone)
+{
+	struct protected *pair = &self->pair;
+
+	short_lease(pair);
+	pair->dest_config.authority = WH_PROTECT_ALONE;
+	EXPECT_EQ(-EINVAL, protected_start_dest(pair, &self->err));
+	pair->dest_config.output_held = true;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	source_dies(pair);
+	ASSERT_OK(wh_protect_wait(pair->dest, 10000000000, &self->err));
+	EXPECT_EQ(WH_PROTECT_TAKEOVER, protected_state(pair->dest));
+	EXPECT_SURVIVES(pair);
+}
+
+static unsigned asked;
+
+static int fence_at_third(void *opaque, uint64_t generation, struct wh_err *err)
+{
+	(void)opaque;
+	(void)err;
+	(void)generation;
+	return __atomic_add_fetch(&asked, 1, __ATOMIC_RELAXED) < 3 ? -EAGAIN : 0;
+}
+
+/* Nobody knows at first: then nothing is run */
+TEST_F(pair, a_witness_is_asked_until_he_knows)
+{
+	struct protected *pair = &self->pair;
+
+	short_lease(pair);
+	pair->dest_config.authority = WH_PROTECT_FENCE;
+	pair->dest_calls.fence_peer = fence_at_third;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	EXPECT_EQ(0, __atomic_load_n(&asked, __ATOMIC_RELAXED));
+	source_dies(pair);
+	ASSERT_OK(wh_protect_wait(pair->dest, 10000000000, &self->err));
+	EXPECT_EQ(3, asked);
+	EXPECT_SURVIVES(pair);
+}
+
+/* The one that was taken over cannot come back, nor one as old as it */
+TEST_F(pair, an_old_generation_is_refused)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_status status;
+	FILE *file = fopen(pair->generation[PROTECTED_DEST], "w");
+
+	fprintf(file, "1\n");
+	fclose(file);
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, 10000000000, &self->err));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(WH_PROTECT_RELEASED, status.state);
+	EXPECT_NE(0, status.err.code);
+	EXPECT_EQ(1, status.generation);
+	EXPECT_EQ(WH_PROTECT_SETUP, protected_state(pair->dest));
+	/* nothing was ever held, and the next one is new enough */
+	source_dies(pair);
+	wh_netplug_free(pair->plug);
+	ASSERT_OK(protected_start_source(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(2, status.generation);
+	ASSERT_OK(wh_protect_takeover(pair->dest, 7, &self->err));
+	wh_protect_get_status(pair->dest, &status);
+	EXPECT_EQ(7, status.generation);
+	ASSERT_OK(wh_protect_wait(pair->dest, -1, &self->err));
+	EXPECT_SURVIVES(pair);
+	file = fopen(pair->generation[PROTECTED_DEST], "r");
+	EXPECT_EQ('7', fgetc(file));
+	fclose(file);
+}
+
+TEST_HARNESS_MAIN
