@@ -140,6 +140,8 @@ static int check_config(const struct wh_protect_config *config, enum wh_role rol
 	if (config->pack &
 	    ~(WH_PROTECT_ZERO | WH_PROTECT_UNCHANGED | WH_PROTECT_XBZRLE | WH_PROTECT_ZSTD))
 		return err_set(err, -EINVAL, "config: pack %#x", config->pack);
+	if (config->full > WH_PROTECT_FULL_DEGRADE)
+		return err_set(err, -EINVAL, "config: full %d", (int)config->full);
 	if (role == WH_SOURCE)
 		return check_times(config, err);
 	if (config->authority > WH_PROTECT_ALONE)

@@ -11,7 +11,8 @@
 #define PART_BYTES (UINT64_C(8) << 20)	  /* of the first checkpoint, at once */
 #define ENOUGH_BYTES (UINT64_C(16) << 20) /* left of it: a stop of a few milliseconds */
 #define ROUNDS_MAX 16u			  /* then it is stopped with what there is, if that fits */
-#define AHEAD_BYTES (UINT64_C(16) << 20)  /* so much is worth copying before the stop */
+#define LOOK_NS (50 * NS_PER_MS)
+#define AHEAD_BYTES (UINT64_C(16) << 20) /* so much is worth copying before the stop */
 
 static int written_of_vmm(void *world, unsigned block, uint64_t *map, struct wh_err *err)
 {
@@ -134,6 +135,21 @@ static void sync_turn(struct protect_source *side)
 		lost(side, &err);
 }
 
+/* The destination is to know that what it has is old, and gets no younger */
+static void degrade(struct protect_source *side, const struct wh_err *why)
+{
+	struct cp_header header = {
+		.kind = CP_DEGRADE,
+		.generation = side->p->generation,
+		.epoch = side->engine.epoch,
+	};
+	struct cp_msg msg;
+
+	wire_name_set(&msg.degrade.reason, why->text);
+	(void)link_say(&side->p->link[LINK_CONTENTS], &header, &msg, NULL);
+	side->degraded = true;
+}
+
 void source_copy_stage(struct protect_source *side)
 {
 	struct wh_protect *p = side->p;
@@ -151,10 +167,15 @@ void source_copy_stage(struct protect_source *side)
 		ret = cp_stage_stop(side->stage, device, length, &err);
 	/* with the sentence that is known here: cp_source_staged() would have the number alone */
 	if (ret < 0) {
+		if (ret == -ENOSPC && p->config.full == WH_PROTECT_FULL_DEGRADE)
+			degrade(side, &err);
 		err_wrap(&err, "checkpoint %llu", (unsigned long long)side->engine.epoch);
 		lost(side, &err);
 		return;
 	}
+	side->looked_ns = clock_now_ns();
+	side->full = false;
+	source_tell_held(side);
 	cp_source_staged(&side->engine, 0, clock_now_ns());
 }
 
@@ -181,32 +202,68 @@ void source_copy_acked(struct protect_source *side)
 
 	cp_stage_acked(side->stage);
 	side->dirty_bytes = cp_stage_last(side->stage)->pages * TARGET_PAGE;
-	side->looked = false;
+	side->ahead = false;
 	/* if there is no memory now the stop will have to look for it */
 	if (cp_stage_ready(side->stage, &err) < 0)
 		protect_log_peer(side->p, "room for the next checkpoint: %s", err.text);
 	cp_stage_step(side->stage, clock_now_ns());
 }
 
-uint64_t source_copy_ahead(struct protect_source *side, uint64_t now_ns)
+/* The most of what there is room for is written: what is left is for what comes meanwhile */
+static bool is_full(const struct protect_source *side, int64_t pages)
 {
-	uint64_t due_ns = side->engine.stop_due_ns - side->engine.pace.interval_ns / 4;
-	struct wh_err err = { 0 };
-	int64_t n;
+	uint64_t most = side->p->config.contents_max;
 
-	if (side->engine.state != CP_SOURCE_RUN || side->looked ||
-	    side->engine.guest != CP_GUEST_RUNS)
-		return UINT64_MAX;
-	if (now_ns < due_ns)
-		return due_ns;
-	side->looked = true;
-	n = cp_stage_look(side->stage, &err);
-	if (n >= 0 && (uint64_t)n * TARGET_PAGE > AHEAD_BYTES)
+	return side->p->config.full == WH_PROTECT_FULL_STALL &&
+	       (uint64_t)pages * TARGET_PAGE > most - most / 4;
+}
+
+static void look(struct protect_source *side, bool ahead, uint64_t now_ns)
+{
+	struct wh_err err = { 0 };
+	int64_t n = cp_stage_look(side->stage, &err);
+
+	side->looked_ns = now_ns;
+	side->ahead |= ahead;
+	if (n >= 0 && is_full(side, n)) {
+		side->full = true;
+		source_tell_held(side);
+	} else if (ahead && n >= 0 && (uint64_t)n * TARGET_PAGE > AHEAD_BYTES) {
 		n = cp_stage_copy(side->stage, side->p->config.contents_max / 4, &err);
+	}
 	/* what cannot be had now is tried again in the stop, where it counts */
 	if (n < 0)
-		protect_log_peer(side->p, "copying ahead: %s", err.text);
-	return UINT64_MAX;
+		protect_log_peer(side->p, "what was written: %s", err.text);
+}
+
+/*
+ * A guest that is checkpointed often is not looked at in between. Of one that runs on, since the
+ * last one is slow to be acknowledged or its pace is so, it is seen in time that it writes more
+ * than there is room for.
+ */
+uint64_t source_copy_watch(struct protect_source *side, uint64_t now_ns)
+{
+	const struct cp_source *engine = &side->engine;
+	uint64_t due_ns = side->looked_ns + LOOK_NS;
+	bool ahead = engine->state == CP_SOURCE_RUN && !side->ahead && !side->acked_due;
+	uint64_t ahead_ns = engine->stop_due_ns - engine->pace.interval_ns / 4;
+
+	if ((engine->state != CP_SOURCE_RUN && engine->state != CP_SOURCE_SEND &&
+	     engine->state != CP_SOURCE_WAIT_ACK) ||
+	    engine->epoch == 1)
+		return UINT64_MAX;
+	if (side->full) {
+		cp_source_soon(&side->engine, now_ns);
+		return UINT64_MAX;
+	}
+	ahead &= now_ns >= ahead_ns;
+	if (ahead || now_ns >= due_ns) {
+		look(side, ahead, now_ns);
+		return now_ns + LOOK_NS;
+	}
+	if (engine->state == CP_SOURCE_RUN && !side->ahead && ahead_ns < due_ns)
+		return ahead_ns;
+	return due_ns;
 }
 
 unsigned source_pieces(struct wh_protect *p, struct iovec *piece, unsigned room)
@@ -244,6 +301,11 @@ bool source_copy_turn(struct protect_source *side)
 		side->sending = SENDING_NOTHING;
 		side->syncing = false;
 		log_stop(side);
+		/* there will be no other one that it could wait for */
+		if (side->full) {
+			side->full = false;
+			source_tell_held(side);
+		}
 		return false;
 	}
 	if (sent != SENDING_NOTHING && side->drained && !op_busy(&link->send) && link_up(link)) {

@@ -352,6 +352,7 @@ void protect_dest_status(const struct wh_protect *p, struct wh_protect_status *s
 	status->dirty_bytes = side->dirty_bytes;
 	status->wire_bytes = side->wire_bytes;
 	status->bytes = side->bytes;
+	status->degraded = engine->degraded;
 }
 
 /* ---- Making it, and what somebody decides ---- */

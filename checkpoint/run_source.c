@@ -270,7 +270,7 @@ static void look_at_links(struct protect_source *side)
 		if (link_lost(&link[i], &why))
 			cp_source_lost(&side->engine, &why, clock_now_ns());
 	/* of one that is lost nothing is read, but whether the other side runs */
-	if (side->engine.state == CP_SOURCE_HOLD)
+	if (side->engine.state == CP_SOURCE_HOLD && link_flushed(&link[LINK_CONTENTS]))
 		link_close(&link[LINK_CONTENTS]);
 	ended = cp_source_ended(side->engine.state);
 	for (unsigned i = 0; ended && i < LINK_COUNT; i++)
@@ -292,7 +292,7 @@ uint64_t protect_source_turn(struct wh_protect *p, uint64_t now_ns)
 	next = source_plug_turn(side, now_ns);
 	then = ask_again(side, now_ns);
 	next = then < next ? then : next;
-	then = source_copy_ahead(side, now_ns);
+	then = source_copy_watch(side, now_ns);
 	next = then < next ? then : next;
 	then = cp_source_step(&side->engine, clock_now_ns());
 	next = then < next ? then : next;
@@ -354,6 +354,7 @@ void protect_source_status(const struct wh_protect *p, struct wh_protect_status 
 	status->held_bytes = side->held.held_bytes;
 	status->dropped = side->held.dropped;
 	status->stalled = engine->stalled;
+	status->degraded = side->degraded;
 }
 
 /* ---- Making it, and what somebody decides ---- */

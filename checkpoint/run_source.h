@@ -42,7 +42,10 @@ struct protect_source {
 	bool packed;
 	unsigned rounds;
 	uint64_t packed_epoch;
-	bool looked; /* ahead of the next stop */
+	bool ahead; /* of the next stop it was looked, and much was copied */
+	bool full;  /* so much is written that the guest had better wait */
+	bool degraded;
+	uint64_t looked_ns;
 	uint64_t dirty_bytes, wire_bytes, bytes;
 	struct cp_out out[SOURCE_OUTS];
 
@@ -59,6 +62,8 @@ int source_turn_epoch(void *world, uint64_t epoch, struct wh_err *err);
 int source_release(void *world, uint64_t epoch, struct wh_err *err);
 int source_fence(void *world, struct wh_err *err);
 int source_open(void *world, struct wh_err *err);
+/* What waits, as the engine is to see it: more than may be, if there is no room for pages */
+void source_tell_held(struct protect_source *side);
 /* Packets that wait, and how many there are. Return: when to look again */
 uint64_t source_plug_turn(struct protect_source *side, uint64_t now_ns);
 
@@ -71,8 +76,8 @@ void source_copy_sync(void *world);
 void source_copy_stage(struct protect_source *side);
 void source_copy_send(struct protect_source *side);
 void source_copy_acked(struct protect_source *side);
-/* Ahead of the next stop, when there is much to be copied. Return: when to be called again */
-uint64_t source_copy_ahead(struct protect_source *side, uint64_t now_ns);
+/* How much is written by now. Return: when to be called again */
+uint64_t source_copy_watch(struct protect_source *side, uint64_t now_ns);
 /* What was given to the link is on its way. Return: there is more to be done at once */
 bool source_copy_turn(struct protect_source *side);
 

@@ -132,6 +132,12 @@ void cp_source_pace(struct cp_source *source, const struct cp_pace_settings *pac
 	cp_pace_init(&source->pace, pace);
 }
 
+void cp_source_soon(struct cp_source *source, uint64_t now_ns)
+{
+	if (source->stop_due_ns > now_ns)
+		source->stop_due_ns = now_ns;
+}
+
 void cp_source_start(struct cp_source *source, uint64_t now_ns)
 {
 	struct cp_msg msg = { .hello = {

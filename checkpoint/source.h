@@ -141,6 +141,9 @@ void cp_source_lost(struct cp_source *source, const struct wh_err *why, uint64_t
 /* As much output is held now: before and after each release, and when it grows. */
 void cp_source_held(struct cp_source *source, uint64_t bytes);
 
+/* The next checkpoint is due now: there is a reason not to wait */
+void cp_source_soon(struct cp_source *source, uint64_t now_ns);
+
 /* A new pace, from the next checkpoint on */
 void cp_source_pace(struct cp_source *source, const struct cp_pace_settings *pace);
 

@@ -103,6 +103,20 @@ enum wh_protect_authority {
 };
 
 /**
+ * enum wh_protect_full - What becomes of a guest that writes more than @contents_max allows
+ * @WH_PROTECT_FULL_STALL: It stands still when it has written three quarters of that, until there
+ *		is room. The default
+ * @WH_PROTECT_FULL_DEGRADE: It runs on. When it was too much, both ends' status says that protection
+ *		is degraded, and the source is in HOLD
+ *
+ * Too much within 50 ms is HOLD in either case. Nothing is let go in either case.
+ */
+enum wh_protect_full {
+	WH_PROTECT_FULL_STALL,
+	WH_PROTECT_FULL_DEGRADE,
+};
+
+/**
  * struct wh_protect_event - It is in another state
  * @epoch:	Source: open, or being closed; destination: of the last complete checkpoint
  * @generation:	Of the session; of a destination in TAKEOVER that under which it runs
@@ -202,6 +216,7 @@ struct wh_protect_pace {
  * @held_max:	Bytes of output that may wait; the guest stands still above it. Less than the limit
  *		of @plug, which drops what is above its own
  * @pack:	WH_PROTECT_ZERO and so on, or 0
+ * @full:	See there
  * @connect_timeout_ns: For both connections
  *
  * Destination:
@@ -211,7 +226,7 @@ struct wh_protect_pace {
  *
  * Both, the source's not above the destination's:
  * @contents_max: Bytes of pages in one checkpoint, and room for them in memory. A guest that writes
- *		more between two checkpoints cannot be protected
+ *		more between two checkpoints waits, or is not protected: see @full
  * @device_max: The same of device state
  */
 struct wh_protect_config {
@@ -228,6 +243,7 @@ struct wh_protect_config {
 	uint64_t held_max;
 	uint64_t connect_timeout_ns;
 	unsigned pack;
+	enum wh_protect_full full;
 
 	enum wh_protect_authority authority;
 	bool output_held;
@@ -352,6 +368,7 @@ int wh_protect_set_pace(struct wh_protect *protect, const struct wh_protect_pace
  * @held_packets, @held_bytes: Output that waits; as of the plug
  * @dropped:	Output that was lost, above the plug's limit
  * @stalled:	Source: the guest stands still, since too much waits
+ * @degraded:	There was no room for a checkpoint: see enum wh_protect_full
  * @err:	Why it is in HOLD, SUSPECT, FENCED or RELEASED; its code 0 if there is no reason
  */
 struct wh_protect_status {
@@ -374,6 +391,7 @@ struct wh_protect_status {
 	uint64_t held_bytes;
 	uint64_t dropped;
 	bool stalled;
+	bool degraded;
 	struct wh_err err;
 };
 

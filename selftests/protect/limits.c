@@ -22,6 +22,8 @@ FIXTURE(limits)
 FIXTURE_SETUP(limits)
 {
 	protected_init(&self->pair, 4096, NULL);
+	/* who looks at a checkpoint for a second says nothing meanwhile */
+	self->pair.source_config.lease_ns = 30000000000;
 }
 
 FIXTURE_TEARDOWN(limits)
@@ -90,17 +92,43 @@ TEST_F(limits, too_much_is_held)
 	EXPECT_TRUE(survives(pair));
 }
 
-/* It writes more between two than there is room for: no checkpoint, and nothing is let go */
-TEST_F(limits, more_is_written_than_there_is_room_for)
+/* The last one is slow to be acknowledged: the guest waits before it has written too much */
+TEST_F(limits, a_guest_that_writes_much_waits)
 {
 	struct protected *pair = &self->pair;
+	struct wh_protect_status status = { 0 };
+
+	pair->guest.rest_us = 20;
+	pair->source_config.contents_max = pair->dest_config.contents_max = 8 << 20;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	__atomic_store_n(&pair->check_ms, 1000, __ATOMIC_RELAXED);
+	for (unsigned i = 0; i < 5000 && !status.stalled; i++) {
+		usleep(1000);
+		wh_protect_get_status(pair->source, &status);
+	}
+	EXPECT_TRUE(status.stalled);
+	__atomic_store_n(&pair->check_ms, 0, __ATOMIC_RELAXED);
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_FALSE(status.stalled);
+	EXPECT_FALSE(status.degraded);
+	EXPECT_TRUE(survives(pair));
+}
+
+/* It writes more at once than there is room for: no checkpoint, and nothing is let go */
+static void write_too_much(struct protected *pair, enum wh_protect_full full,
+			   struct __test_metadata *_metadata)
+{
 	struct wh_protect_status status;
+	struct wh_err err;
 	uint64_t seen;
 
+	pair->source_config.full = full;
 	pair->guest.touch = pair->replica.touch = 16;
 	pair->source_config.contents_max = pair->dest_config.contents_max = 1 << 20;
 	pair->source_config.pace.min_ns = pair->source_config.pace.max_ns = 200000000;
-	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_EQ(0, protected_start(pair, &err)) TH_LOG("%s", err.text);
 	ASSERT_TRUE(protected_goes_on(pair->source, 2));
 	pthread_mutex_lock(&pair->guest.lock);
 	for (unsigned page = 100; page < 100 + 4 * 256; page++)
@@ -112,7 +140,21 @@ TEST_F(limits, more_is_written_than_there_is_room_for)
 	seen = speaker_seen(pair->world);
 	usleep(50000);
 	EXPECT_EQ(seen, speaker_seen(pair->world));
+	EXPECT_EQ(full == WH_PROTECT_FULL_DEGRADE, status.degraded);
+	ASSERT_TRUE(protected_comes_to(pair->dest, WH_PROTECT_SUSPECT));
+	wh_protect_get_status(pair->dest, &status);
+	EXPECT_EQ(full == WH_PROTECT_FULL_DEGRADE, status.degraded);
 	EXPECT_TRUE(survives(pair));
+}
+
+TEST_F(limits, more_is_written_than_there_is_room_for)
+{
+	write_too_much(&self->pair, WH_PROTECT_FULL_STALL, _metadata);
+}
+
+TEST_F(limits, more_is_written_and_both_ends_say_so)
+{
+	write_too_much(&self->pair, WH_PROTECT_FULL_DEGRADE, _metadata);
 }
 
 /* It cannot be stopped at once, several times */
