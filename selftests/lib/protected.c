@@ -198,16 +198,16 @@ int protected_start(struct protected *pair, struct wh_err *err)
 
 void protected_fini(struct protected *pair)
 {
-	char command[128];
-
 	wh_protect_free(pair->source);
 	wh_protect_free(pair->dest);
 	wh_netplug_free(pair->plug);
 	speaker_fini(&pair->guest);
 	speaker_fini(&pair->replica);
-	snprintf(command, sizeof(command), "rm -rf %s", pair->folder);
-	if (system(command))
-		abort();
+	for (unsigned i = 0; i < 2; i++)
+		unlink(pair->generation[i]);
+	/* of a destination that was killed */
+	unlink(pair->uri + strlen("unix:"));
+	rmdir(pair->folder);
 }
 
 enum wh_protect_state protected_state(struct wh_protect *protect)
