@@ -183,6 +183,9 @@ int wh_protect_new(struct wh_protect **protect, enum wh_role role,
 	p->config.generation_file = p->generation_file;
 	ret = p->generation_file ? generation_read(p->generation_file, &p->generation, err) :
 				   err_set(err, -ENOMEM, "protection: no memory");
+	p->config.tls = NULL;
+	if (ret == 0 && config->tls)
+		ret = tls_open_as(&p->tls, config->tls, role == WH_DEST, 0, err);
 	if (ret == 0)
 		ret = loop_open(&p->loop, RUN_ENTRIES, err);
 	if (ret == 0)
@@ -214,6 +217,8 @@ void wh_protect_free(struct wh_protect *p)
 		protect_source_free(p);
 	if (p->dest)
 		protect_dest_free(p);
+	/* the last word of one that has ended has to leave; of others nobody waits for it */
+	tls_close(p->tls, p->ended);
 	claim_drop(&p->claim);
 	pthread_cond_destroy(&p->cond);
 	pthread_mutex_destroy(&p->lock);

@@ -91,7 +91,8 @@ struct wh_protect {
 	uint32_t blocks;
 	struct claim claim; /* of these, as long as the guest may be somebody else's */
 	char uri[URI_TEXT];
-	bool set_up; /* an address was given */
+	bool set_up;	 /* an address was given */
+	struct tls *tls; /* NULL: its connections are plain */
 
 	struct loop *loop;
 	pthread_t thread;

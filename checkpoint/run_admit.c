@@ -187,10 +187,18 @@ static void accepted(struct listener *listener, int fd)
 	loop_recv(of->p->loop, &pending->recv, fd, pending->head, sizeof(pending->head), 0);
 }
 
+static void not_shaken(struct listener *listener, const struct wh_err *why)
+{
+	struct dest_listener *of = (void *)((char *)listener - offsetof(struct dest_listener, at));
+
+	if (!protect_stops(of->p))
+		protect_log_peer(of->p, "a connection was refused: %s", why->text);
+}
+
 int admit_listen(struct protect_dest *side, const struct uri *uri, unsigned count,
 		 struct wh_err *err)
 {
-	const struct socket_tuning tuning = { 0 };
+	const struct socket_tuning tuning = { .tls = side->p->tls, .shake_ns = TOLD_NS };
 	int ret = 0;
 
 	for (unsigned i = 0; i < PENDING_MAX; i++)
@@ -200,6 +208,7 @@ int admit_listen(struct protect_dest *side, const struct uri *uri, unsigned coun
 
 		listener->p = side->p;
 		listener->at.accepted = accepted;
+		listener->at.refused = not_shaken;
 		ret = listener_open(&listener->at, side->p->loop, &uri[i], &tuning, err);
 		side->listeners += ret == 0;
 	}

@@ -58,9 +58,12 @@ bool link_lost(struct protect_link *link, struct wh_err *why)
 
 static void link_failed(struct protect_link *link, int code, const char *what)
 {
-	struct wh_err err;
+	struct wh_err err = { 0 };
 
-	if (code)
+	if (tls_why(link->p->tls, link->fd, &err) < 0)
+		err_wrap(&err, "%s",
+			 link == &link->p->link[LINK_PULSE] ? "heartbeats" : "contents");
+	else if (code)
 		err_sys(&err, code, "%s: %s",
 			link == &link->p->link[LINK_PULSE] ? "heartbeats" : "contents", what);
 	else

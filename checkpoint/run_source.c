@@ -137,7 +137,10 @@ static void dialled(struct dial *dial, int fd, struct wh_err *err)
 static int dial(struct protect_source *side, unsigned which, struct wh_err *err)
 {
 	const struct wh_protect_config *config = &side->p->config;
-	const struct socket_tuning tuning = { .dead_peer_ns = config->answer_ns };
+	const struct socket_tuning tuning = {
+		.dead_peer_ns = config->answer_ns,
+		.tls = side->p->tls,
+	};
 	struct source_dial *dial = &side->dial[which];
 
 	dial->dial = (struct dial){ .done = dialled };

@@ -11,25 +11,9 @@
 #include <string.h>
 #include <wherry/tls.h>
 
-#define DEFAULT_LINGER_NS (10 * NS_PER_S)
-
 int run_tls_open(struct wh_migration *m, const struct wh_tls *tls, struct wh_err *err)
 {
-	uint64_t linger_ns = m->config.dead_peer_ns;
-	const struct tls_config config = {
-		.server = m->role == WH_DEST,
-		.psk = tls->kind == WH_TLS_PSK,
-		.verify = !tls->unverified,
-		.dir = tls->dir,
-		.username = tls->username,
-		.hostname = tls->hostname,
-		.priority = tls->priority,
-		.linger_ns = linger_ns ? linger_ns : DEFAULT_LINGER_NS,
-	};
-
-	if (tls->kind != WH_TLS_X509 && tls->kind != WH_TLS_PSK)
-		return err_set(err, -EINVAL, "config: tls: kind %d", tls->kind);
-	return tls_open(&m->tls, &config, err);
+	return tls_open_as(&m->tls, tls, m->role == WH_DEST, m->config.dead_peer_ns, err);
 }
 
 /*

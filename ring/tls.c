@@ -68,6 +68,26 @@ out_free:
 	return ret;
 }
 
+int tls_open_as(struct tls **tls, const struct wh_tls *as, bool server, uint64_t linger_ns,
+		struct wh_err *err)
+{
+	const struct tls_config config = {
+		.server = server,
+		.psk = as->kind == WH_TLS_PSK,
+		.verify = !as->unverified,
+		.dir = as->dir,
+		.username = as->username,
+		.hostname = as->hostname,
+		.priority = as->priority,
+		.linger_ns = linger_ns,
+	};
+
+	*tls = NULL;
+	if (as->kind != WH_TLS_X509 && as->kind != WH_TLS_PSK)
+		return err_set(err, -EINVAL, "config: tls: kind %d", as->kind);
+	return tls_open(tls, &config, err);
+}
+
 /* Its thread has ended, or never began */
 static void link_free(struct tls_link *link)
 {

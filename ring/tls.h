@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <wherry/err.h>
+#include <wherry/tls.h>
 
 /**
  * struct tls_config - What one end of a migration shows, and whom it takes
@@ -46,6 +47,10 @@ struct tls;
  * Return: 0 and *@tls, for tls_close(); or a negative errno and a sentence that names the file
  */
 int tls_open(struct tls **tls, const struct tls_config *config, struct wh_err *err);
+
+/* The same of what a VMM says. @linger_ns: 0: the usual */
+int tls_open_as(struct tls **tls, const struct wh_tls *as, bool server, uint64_t linger_ns,
+		struct wh_err *err);
 
 /**
  * tls_close() - End what is left of the connections, and free

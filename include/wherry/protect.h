@@ -8,6 +8,7 @@
 #include <wherry/err.h>
 #include <wherry/migration.h>
 #include <wherry/netplug.h>
+#include <wherry/tls.h>
 
 /*
  * A guest that survives its machine: while it runs it is copied to another one many times a
@@ -228,6 +229,9 @@ struct wh_protect_pace {
  * @contents_max: Bytes of pages in one checkpoint, and room for them in memory. A guest that writes
  *		more between two checkpoints waits, or is not protected: see @full
  * @device_max: The same of device state
+ *
+ * @tls:	Both connections speak TLS, with these credentials, which wh_protect_new() reads.
+ *		NULL: neither does, and whoever connects first may say that he is the source
  */
 struct wh_protect_config {
 	size_t size;
@@ -250,6 +254,8 @@ struct wh_protect_config {
 
 	uint64_t contents_max;
 	uint64_t device_max;
+
+	const struct wh_tls *tls;
 };
 
 /*

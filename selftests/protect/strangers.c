@@ -3,14 +3,17 @@
  * Who is not the source and connects all the same: before there is a session, and while there
  * is one. Neither is any the worse for it.
  */
+#include "selftests/lib/certs.h"
 #include "selftests/lib/protected.h"
 #include "wire/checkpoint.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -180,6 +183,49 @@ TEST_F(strangers, while_there_is_one)
 	}
 	ASSERT_TRUE(protected_goes_on(pair->source, 3));
 	EXPECT_TRUE(survives(pair));
+}
+
+/* The same over TLS: who has no key is nobody, whatever he says */
+TEST_F(strangers, without_the_key)
+{
+	struct protected *pair = &self->pair;
+	char dir[96], command[128];
+	struct wh_tls tls = { .kind = WH_TLS_PSK, .dir = dir };
+	int fd;
+
+	protected_fini(pair);
+	protected_init(pair, 512, NULL);
+	snprintf(dir, sizeof(dir), "%s/tls", pair->folder);
+	ASSERT_EQ(0, mkdir(dir, 0700));
+	ASSERT_TRUE(certs_make(dir, NULL));
+	pair->dest_config.tls = &tls;
+	ASSERT_OK(protected_start_dest(pair, &self->err));
+	fd = come(pair);
+	EXPECT_TRUE(say(fd, CP_HELLO, 9, &hello));
+	EXPECT_TRUE(is_sent_away(fd));
+	/* so is the source */
+	ASSERT_OK(protected_start_source(pair, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, 10000000000, &self->err));
+	EXPECT_EQ(WH_PROTECT_RELEASED, protected_state(pair->source));
+	EXPECT_EQ(WH_PROTECT_SETUP, protected_state(pair->dest));
+	wh_protect_free(pair->source);
+	wh_netplug_free(pair->plug);
+	pair->source_config.tls = &tls;
+	ASSERT_OK(protected_start_source(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	fd = come(pair);
+	EXPECT_TRUE(say(fd, CP_HELLO, 9, &hello));
+	EXPECT_TRUE(is_sent_away(fd));
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	/* the last word arrives, though who has said it goes at once */
+	ASSERT_OK(wh_protect_stop(pair->source, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->dest, 10000000000, &self->err));
+	wh_protect_free(pair->dest);
+	pair->dest = NULL;
+	ASSERT_OK(wh_protect_wait(pair->source, 10000000000, &self->err));
+	EXPECT_EQ(WH_PROTECT_RELEASED, protected_state(pair->source));
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	EXPECT_EQ(0, system(command));
 }
 
 /* Many who say nothing do not keep the source out */
