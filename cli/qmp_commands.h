@@ -16,6 +16,18 @@ typedef struct json_object *qmp_command_fn(struct wh_qmp *qmp, struct qmp_client
 struct json_object *qmp_nothing(void);
 struct json_object *qmp_greeting(void);
 
+/* What can be reached by name. Return: 0, or -EINVAL and a sentence */
+int qmp_check_uri(const char *uri, struct wh_err *err);
+
+/* qmp_checkpoint.c */
+bool qmp_is_protected(struct wh_qmp *qmp);
+qmp_command_fn qmp_checkpoint_start;
+qmp_command_fn qmp_checkpoint_stop;
+qmp_command_fn qmp_checkpoint_takeover;
+qmp_command_fn qmp_checkpoint_abandon;
+qmp_command_fn qmp_query_checkpoint;
+qmp_command_fn qmp_set_mc_delay;
+
 /* qmp_migrate.c */
 qmp_command_fn qmp_migrate;
 qmp_command_fn qmp_migrate_incoming;

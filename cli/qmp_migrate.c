@@ -14,11 +14,8 @@
 
 #define IN_PROGRESS "There's a migration process in progress"
 
-/*
- * What can be reached by name. A descriptor's number is not for whoever connects: it
- * might be that of anything.
- */
-static int check_uri(const char *uri, struct wh_err *err)
+/* A descriptor's number is not for whoever connects: it might be that of anything. */
+int qmp_check_uri(const char *uri, struct wh_err *err)
 {
 	static const char *const kinds[] = { "tcp:", "unix:", "vsock:", "rdma:" };
 
@@ -41,6 +38,8 @@ static int may_migrate(struct wh_qmp *qmp, struct wh_err *err)
 	if (view.attached && qmp_guest_is_away(view.role, view.stats.phase))
 		return qmp_fail(err, -EBUSY, "The guest may be running at the destination (%s)",
 				view.status);
+	if (qmp_is_protected(qmp))
+		return qmp_fail(err, -EBUSY, "The guest is protected: checkpoint-stop first");
 	if (!qmp->callbacks.migrate)
 		return qmp_fail(err, -ENOSYS, "this process has no guest to be migrated");
 	return 0;
@@ -55,7 +54,7 @@ static struct json_object *begin(struct wh_qmp *qmp, const char *uri,
 	struct wh_config config = qmp_settings_config(&qmp->settings);
 
 	qmp_set_error(qmp, "");
-	if (check_uri(uri, err) || how(qmp->opaque, uri, &config, err)) {
+	if (qmp_check_uri(uri, err) || how(qmp->opaque, uri, &config, err)) {
 		qmp_set_error(qmp, err->text);
 		return NULL;
 	}
@@ -80,7 +79,7 @@ static struct json_object *call_if(struct wh_qmp *qmp, const struct call *call, 
 	if (!qmp->migration || (!call->any_role && qmp->role != call->role) ||
 	    wh_get_phase(qmp->migration) != call->phase)
 		ret = qmp_fail(err, -EBUSY, "%s", call->otherwise);
-	else if (uri && check_uri(uri, err))
+	else if (uri && qmp_check_uri(uri, err))
 		ret = -EINVAL;
 	else
 		ret = call->call(qmp->migration, uri, err);

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <wherry/protect.h>
 #include <wherry/qmp.h>
 
 #include "cli/qmp_frame.h"
@@ -48,6 +49,7 @@ enum qmp_note_kind {
 	QMP_NOTE_PASS,
 	QMP_NOTE_STOP,
 	QMP_NOTE_RESUME,
+	QMP_NOTE_CHECKPOINT,
 };
 
 /* Something that happened, on any thread, for those who are connected */
@@ -56,11 +58,15 @@ struct qmp_note {
 	enum wh_phase phase;
 	uint64_t pass;
 	uint64_t time_us;
+	enum wh_protect_state from, to; /* of a protection */
+	uint64_t epoch, generation;
+	char reason[WH_ERR_TEXT];
 };
 
 struct wh_qmp {
 	/* Of the monitor's thread alone */
 	struct qmp_settings settings;
+	struct wh_protect_pace pace; /* its max_ns 0: nobody has set one */
 	struct wh_qmp_callbacks callbacks;
 	void *opaque;
 	struct qmp_client *client[QMP_CLIENTS_MAX];
@@ -85,10 +91,13 @@ struct wh_qmp {
 	pthread_mutex_t migration_lock;
 	struct wh_migration *migration;
 	enum wh_role role;
+	struct wh_protect *protect;
+	enum wh_role protect_role;
 
 	/* Under note_lock, for which nobody waits long */
 	pthread_mutex_t note_lock;
 	bool running;
+	bool complete; /* that there is a checkpoint was noted */
 	unsigned notes;
 	struct qmp_note note[QMP_NOTES_MAX];
 	char error[WH_ERR_TEXT];

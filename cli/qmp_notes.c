@@ -25,13 +25,22 @@ static uint64_t time_us(void)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
+/* One of many, and only the last one of them is of interest */
+static bool passes(const struct qmp_note *note)
+{
+	if (note->kind == QMP_NOTE_CHECKPOINT)
+		return wh_protect_cycles(note->from) && wh_protect_cycles(note->to);
+	return note->kind == QMP_NOTE_PASS;
+}
+
 /* note_lock is held. */
 static void leave(struct wh_qmp *qmp, struct qmp_note note)
 {
 	unsigned last = qmp->notes - 1;
 
 	note.time_us = time_us();
-	if (qmp->notes && note.kind == QMP_NOTE_PASS && qmp->note[last].kind == QMP_NOTE_PASS) {
+	if (qmp->notes && passes(&note) && passes(&qmp->note[last]) &&
+	    note.kind == qmp->note[last].kind) {
 		qmp->note[last] = note;
 		return;
 	}
@@ -93,6 +102,40 @@ void wh_qmp_set_migration(struct wh_qmp *qmp, struct wh_migration *migration, en
 	pthread_mutex_unlock(&qmp->note_lock);
 }
 
+/* The first checkpoint that is complete is one of many, and not told as such. */
+void wh_qmp_protect_event(struct wh_qmp *qmp, const struct wh_protect_event *event)
+{
+	bool complete = event->to == WH_PROTECT_RUN || event->to == WH_PROTECT_READY;
+	struct qmp_note note = {
+		.kind = QMP_NOTE_CHECKPOINT,
+		.from = event->from,
+		.to = event->to,
+		.epoch = event->epoch,
+		.generation = event->generation,
+	};
+
+	if (event->err)
+		snprintf(note.reason, sizeof(note.reason), "%s", event->err->text);
+	qmp_make_utf8(note.reason);
+	pthread_mutex_lock(&qmp->note_lock);
+	if (complete && !qmp->complete)
+		note.from = WH_PROTECT_SYNC;
+	qmp->complete |= complete;
+	leave(qmp, note);
+	pthread_mutex_unlock(&qmp->note_lock);
+}
+
+void wh_qmp_set_protect(struct wh_qmp *qmp, struct wh_protect *protect, enum wh_role role)
+{
+	pthread_mutex_lock(&qmp->migration_lock);
+	qmp->protect = protect;
+	qmp->protect_role = role;
+	pthread_mutex_unlock(&qmp->migration_lock);
+	pthread_mutex_lock(&qmp->note_lock);
+	qmp->complete = false;
+	pthread_mutex_unlock(&qmp->note_lock);
+}
+
 /* How many bytes were sent in which part of the migration: those at its change of phase. */
 static void look_at_bytes(struct wh_qmp *qmp, enum wh_phase phase, const struct wh_stats *stats)
 {
@@ -140,6 +183,23 @@ static void tell_phase(struct wh_qmp *qmp, const struct qmp_note *note)
 	tell_all(qmp, "MIGRATION", data, note->time_us);
 }
 
+/* Those of each checkpoint for those who asked for passes, the others for everybody */
+static void tell_checkpoint(struct wh_qmp *qmp, const struct qmp_note *note)
+{
+	struct json_object *data;
+
+	if (passes(note) && !(qmp->settings.on & QMP_EVENTS))
+		return;
+	data = json_object_new_object();
+	qmp_add_text(data, "state", wh_protect_state_name(note->to));
+	qmp_add_text(data, "from", wh_protect_state_name(note->from));
+	qmp_add_number(data, "epoch", note->epoch);
+	qmp_add_number(data, "generation", note->generation);
+	if (*note->reason)
+		qmp_add_text(data, "reason", note->reason);
+	tell_all(qmp, "CHECKPOINT", data, note->time_us);
+}
+
 static void tell(struct wh_qmp *qmp, const struct qmp_note *note)
 {
 	struct json_object *data;
@@ -160,6 +220,9 @@ static void tell(struct wh_qmp *qmp, const struct qmp_note *note)
 		break;
 	case QMP_NOTE_RESUME:
 		tell_all(qmp, "RESUME", NULL, note->time_us);
+		break;
+	case QMP_NOTE_CHECKPOINT:
+		tell_checkpoint(qmp, note);
 		break;
 	}
 }
@@ -229,9 +292,19 @@ void qmp_look(struct wh_qmp *qmp, struct qmp_view *view)
 		}
 	}
 	snprintf(view->address, sizeof(view->address), "%s", uri ? uri : "");
+	uri = NULL;
+	view->protection = qmp->protect;
+	view->protect_role = qmp->protect_role;
+	if (view->protection) {
+		wh_protect_get_status(qmp->protect, &view->protect);
+		if (view->protect_role == WH_DEST)
+			uri = wh_protect_listen_uri(qmp->protect);
+	}
+	snprintf(view->protect_address, sizeof(view->protect_address), "%s", uri ? uri : "");
 	pthread_mutex_unlock(&qmp->migration_lock);
 
 	qmp_make_utf8(view->address);
+	qmp_make_utf8(view->protect_address);
 	view->status = view->attached ? qmp_status(view->role, view->stats.phase) : "none";
 	view->blocktime = qmp->settings.on & QMP_BLOCKTIME;
 	view->downtime_limit_ns = qmp->settings.config.downtime_ns;

@@ -65,12 +65,14 @@ static int check_type(const char *name, char type, struct json_object *value, st
 {
 	bool right = type == 's' ? json_object_is_type(value, json_type_string) :
 		     type == 'b' ? json_object_is_type(value, json_type_boolean) :
+		     type == 'n' ? json_object_is_type(value, json_type_int) :
 				   json_object_is_type(value, json_type_array);
 
 	if (!right)
 		return qmp_fail(err, -EINVAL, "Invalid parameter type for '%s', expected: %s", name,
 				type == 's' ? "string" :
 				type == 'b' ? "boolean" :
+				type == 'n' ? "integer" :
 					      "array");
 	if (type == 's' && !qmp_string(value))
 		return qmp_fail(err, -EINVAL, "Parameter '%s' has a zero in it", name);

@@ -28,7 +28,8 @@ int qmp_request_get(struct qmp_request *request, struct json_object *object, str
 /**
  * qmp_request_check() - Are the arguments those of the command?
  * @spec:	"uri:s resume?b": name, ':' or '?' if it may be missing, and what it
- *		is: s a string, b a flag, a an array; "*": somebody else looks at them
+ *		is: s a string, b a flag, a an array, n a whole number; "*": somebody else
+ *		looks at them
  */
 int qmp_request_check(const struct qmp_request *request, const char *spec, struct wh_err *err);
 

@@ -197,6 +197,8 @@ struct json_object *qmp_view_stats(const struct qmp_view *view)
 			json_object_object_add(info, "stats", json_tokener_parse(text));
 		json_object_object_add(info, "latencies", latencies_of(view));
 	}
+	if (view->protection)
+		json_object_object_add(info, "checkpoint", qmp_view_checkpoint(view));
 	for (unsigned i = 0; i < view->threads; i++)
 		json_object_array_add(threads, thread_of(view, i));
 	json_object_object_add(info, "threads", threads);

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <wherry/migration.h>
+#include <wherry/protect.h>
 
 struct json_object;
 
@@ -20,6 +21,8 @@ struct json_object;
  * @address:	Where the destination listens, "" if nowhere
  * @latency:	wh_get_latencies()
  * @vcpus:	The first so many of @threads are processors, in their order
+ * @protection:	There is one; @protect, @protect_role are of it
+ * @protect_address: Where its destination listens, "" if nowhere
  */
 struct qmp_view {
 	bool attached;
@@ -38,6 +41,10 @@ struct qmp_view {
 	unsigned vcpus;
 	unsigned threads;
 	struct wh_thread_wait thread[QMP_THREADS_MAX];
+	bool protection;
+	enum wh_role protect_role;
+	struct wh_protect_status protect;
+	char protect_address[WH_ERR_TEXT];
 };
 
 /* QEMU's word for a phase. It has none for WH_PHASE_UNKNOWN: "failed" */
@@ -52,5 +59,8 @@ bool qmp_is_moving(enum wh_phase phase);
 struct json_object *qmp_view_migrate(const struct qmp_view *view);
 struct json_object *qmp_view_status(const struct qmp_view *view);
 struct json_object *qmp_view_stats(const struct qmp_view *view);
+
+/* qmp_view_checkpoint.c: query-checkpoint, and "checkpoint" of x-wherry-stats */
+struct json_object *qmp_view_checkpoint(const struct qmp_view *view);
 
 #endif /* CLI_QMP_VIEW_H */

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <wherry/err.h>
 #include <wherry/migration.h>
+#include <wherry/protect.h>
 
 /*
  * libwherry-qmp, a library of its own beside libwherry: a monitor that speaks QEMU's QMP
@@ -44,6 +45,9 @@ struct wh_qmp;
  * @cont:	Let it run, and wh_qmp_set_running(). Not called where the guest may be
  *		running at the destination
  * @quit:	End the process soon; the client has been answered
+ * @protect:	Begin to protect the guest, by a replica at @uri. @pulse_uri: for the second
+ *		connection, may be NULL; @pace: that a client has set, NULL: the VMM's own.
+ *		It makes the protection, calls wh_qmp_set_protect(), and starts it
  * @vcpus:	Fill in at most @room thread ids of the processors, in their order; returns
  *		how many there are; it calls nothing of the monitor. Without it threads are
  *		told of in any order
@@ -56,6 +60,8 @@ struct wh_qmp_callbacks {
 	int (*stop)(void *opaque, struct wh_err *err);
 	int (*cont)(void *opaque, struct wh_err *err);
 	void (*quit)(void *opaque);
+	int (*protect)(void *opaque, const char *uri, const char *pulse_uri,
+		       const struct wh_protect_pace *pace, struct wh_err *err);
 	unsigned (*vcpus)(void *opaque, uint32_t *tids, unsigned room);
 };
 
@@ -105,6 +111,18 @@ void wh_qmp_set_migration(struct wh_qmp *qmp, struct wh_migration *migration, en
 
 /* To be called from the event callback of that migration; any thread, waits for nothing */
 void wh_qmp_event(struct wh_qmp *qmp, const struct wh_event *event);
+
+/**
+ * wh_qmp_set_protect() - The protection to tell of from now on
+ * @protect:	NULL: none. Not started yet. Must stay until another one is set, or wh_qmp_free()
+ *
+ * Any thread, but not from a callback of the protection. When it returns, the one before is not
+ * used any more.
+ */
+void wh_qmp_set_protect(struct wh_qmp *qmp, struct wh_protect *protect, enum wh_role role);
+
+/* To be called from the event callback of that protection; any thread, waits for nothing */
+void wh_qmp_protect_event(struct wh_qmp *qmp, const struct wh_protect_event *event);
 
 /* The guest runs from here on, or does not; any thread, waits for nothing */
 void wh_qmp_set_running(struct wh_qmp *qmp, bool running);

@@ -22,7 +22,23 @@ struct monitor {
 	struct wh_config config;
 	struct wh_tls tls; /* the VMM's; dir NULL: it has none */
 	char tls_seen[400];
+	unsigned protects;
+	char pulse_uri[256];
+	struct wh_protect_pace pace; /* max_ns 0: none was given */
 };
+
+static inline int monitor_protect(void *opaque, const char *uri, const char *pulse_uri,
+				  const struct wh_protect_pace *pace, struct wh_err *err)
+{
+	struct monitor *m = opaque;
+
+	(void)err;
+	m->protects++;
+	snprintf(m->uri, sizeof(m->uri), "%s", uri);
+	snprintf(m->pulse_uri, sizeof(m->pulse_uri), "%s", pulse_uri ? pulse_uri : "-");
+	m->pace = pace ? *pace : (struct wh_protect_pace){ 0 };
+	return 0;
+}
 
 static inline int monitor_migrate(void *opaque, const char *uri, const struct wh_config *config,
 				  struct wh_err *err)
@@ -79,6 +95,7 @@ static inline int monitor_open(struct monitor *m, struct wh_err *err)
 		.stop = monitor_stop,
 		.cont = monitor_cont,
 		.quit = monitor_quit,
+		.protect = monitor_protect,
 	};
 	struct wh_qmp_config config;
 	struct wh_config defaults;
