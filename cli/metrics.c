@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <wherry/migration.h>
+#include <wherry/protect.h>
 
 #define NS_PER_S 1e9
 
@@ -53,6 +54,35 @@ static const struct family {
 	{ "paused_ns", "wherry_paused_seconds", "seconds", false, "Without a link in postcopy" },
 	{ "collapsed", "wherry_collapsed", NULL, true, "Huge pages made of small ones" },
 	{ "own_bytes", "wherry_own_bytes", "bytes", false, "Memory of this end for itself" },
+};
+
+/* And of a protection */
+static const struct family protection[] = {
+	{ "generation", "wherry_protect_generation", NULL, false, "Of the session" },
+	{ "epoch", "wherry_protect_epoch", NULL, false, "Open, or last complete at a replica" },
+	{ "checkpoints", "wherry_protect_checkpoints", NULL, true, "Acknowledged" },
+	{ "refused", "wherry_protect_refused", NULL, true, "Checkpoints that had to be repeated" },
+	{ "interval_ns", "wherry_protect_interval_seconds", "seconds", false,
+	  "From resuming the guest to stopping it" },
+	{ "stop_ns", "wherry_protect_stop_seconds", "seconds", false,
+	  "The guest stood still for the last checkpoint" },
+	{ "stop_max_ns", "wherry_protect_stop_max_seconds", "seconds", false,
+	  "And for the longest of them" },
+	{ "stop_sum_ns", "wherry_protect_stopped_seconds", "seconds", true, "And for all" },
+	{ "ack_ns", "wherry_protect_ack_seconds", "seconds", false, "From resuming to the answer" },
+	{ "ack_age_ns", "wherry_protect_ack_age_seconds", "seconds", false,
+	  "Since the last checkpoint was acknowledged" },
+	{ "heard_age_ns", "wherry_protect_heard_age_seconds", "seconds", false,
+	  "Since the other side was heard" },
+	{ "dirty_bytes", "wherry_protect_dirty_bytes", "bytes", false,
+	  "Written between the last two checkpoints" },
+	{ "wire_bytes", "wherry_protect_wire_bytes", "bytes", false, "Of the last checkpoint" },
+	{ "bytes", "wherry_protect_sent_bytes", "bytes", true, "On the wire, all together" },
+	{ "held_packets", "wherry_protect_held_packets", "packets", false, "That wait" },
+	{ "held_bytes", "wherry_protect_held_bytes", "bytes", false, "Of packets that wait" },
+	{ "stalled", "wherry_protect_stalled", NULL, false,
+	  "1: the guest stands still, too much waits" },
+	{ "dropped", "wherry_protect_dropped_packets", "packets", true, "Above the limit" },
 };
 
 static const char *const statuses[] = {
@@ -111,6 +141,22 @@ static void print_family(FILE *out, const struct family *family, struct json_obj
 		 family->help);
 	fprintf(out, "%s%s", family->name, family->counter ? "_total" : "");
 	print_value(out, family->figure, value);
+}
+
+static void print_protection(FILE *out, struct json_object *checkpoint)
+{
+	const char *text = qmpcall_text(checkpoint, "state");
+	unsigned state = 0;
+
+	describe(out, "wherry_protect_state", "stateset", NULL, "Of the protection");
+	for (; state < WH_PROTECT_STATE_COUNT; state++) {
+		const char *name = wh_protect_state_name((enum wh_protect_state)state);
+
+		fprintf(out, "wherry_protect_state{wherry_protect_state=\"%s\"} %d\n", name,
+			!strcmp(text, name));
+	}
+	for (size_t i = 0; i < COUNT_OF(protection); i++)
+		print_family(out, &protection[i], checkpoint);
 }
 
 static void print_status(FILE *out, struct json_object *info)
@@ -176,8 +222,11 @@ void metrics_print(FILE *out, struct json_object *info)
 					      "Of a thread, for missing pages" };
 	struct json_object *stats = NULL;
 	struct json_object *threads = NULL;
+	struct json_object *checkpoint = NULL;
 
 	print_status(out, info);
+	if (json_object_object_get_ex(info, "checkpoint", &checkpoint))
+		print_protection(out, checkpoint);
 	if (json_object_object_get_ex(info, "stats", &stats)) {
 		for (size_t i = 0; i < COUNT_OF(families); i++)
 			print_family(out, &families[i], stats);

@@ -105,9 +105,35 @@ static struct json_object *stats_of(struct json_object *info)
 	return stats;
 }
 
+static struct json_object *checkpoint_of(struct json_object *info)
+{
+	struct json_object *checkpoint = NULL;
+
+	json_object_object_get_ex(info, "checkpoint", &checkpoint);
+	return checkpoint;
+}
+
+static void checkpoint_line(FILE *out, struct json_object *at, bool with_head)
+{
+	if (with_head)
+		fprintf(out, "%-11s%12s%12s%12s%12s%12s%12s%12s%12s\n", "STATE", "EPOCH",
+			"INTERVAL", "STOP", "ANSWER", "DIRTY", "WIRE", "HELD", "ACK AGE");
+	fprintf(out, "%-11s%12s%12s%12s%12s%12s%12s%12s%12s\n", word(at, "state").text,
+		member(at, "epoch", UNIT_COUNT).text, member(at, "interval_ns", UNIT_NS).text,
+		member(at, "stop_ns", UNIT_NS).text, member(at, "ack_ns", UNIT_NS).text,
+		member(at, "dirty_bytes", UNIT_BYTES).text,
+		member(at, "wire_bytes", UNIT_BYTES).text,
+		member(at, "held_bytes", UNIT_BYTES).text, member(at, "ack_age_ns", UNIT_NS).text);
+}
+
 void top_line(FILE *out, struct json_object *info, bool with_head)
 {
 	struct json_object *stats = stats_of(info);
+
+	if (checkpoint_of(info)) {
+		checkpoint_line(out, checkpoint_of(info), with_head);
+		return;
+	}
 
 	if (with_head)
 		fprintf(out, "%-17s%10s%12s%14s%12s%12s%12s%12s\n", "STATUS", "TIME", "LEFT",
@@ -206,11 +232,40 @@ static void thread_rows(FILE *out, struct json_object *info)
 	}
 }
 
+static void checkpoint_view(FILE *out, struct json_object *at)
+{
+	row(out, "protection", word(at, "state").text);
+	row(out, "role", word(at, "role").text);
+	if (json_object_object_get_ex(at, "reason", NULL))
+		row(out, "reason", word(at, "reason").text);
+	figure_row(out, at, "generation", "generation", UNIT_COUNT);
+	figure_row(out, at, "epoch", "epoch", UNIT_COUNT);
+	figure_row(out, at, "checkpoints", "checkpoints", UNIT_COUNT);
+	figure_row(out, at, "refused", "refused", UNIT_COUNT);
+	figure_row(out, at, "interval", "interval_ns", UNIT_NS);
+	figure_row(out, at, "stop", "stop_ns", UNIT_NS);
+	figure_row(out, at, "longest stop", "stop_max_ns", UNIT_NS);
+	figure_row(out, at, "answer", "ack_ns", UNIT_NS);
+	figure_row(out, at, "last answer", "ack_age_ns", UNIT_NS);
+	figure_row(out, at, "last heard", "heard_age_ns", UNIT_NS);
+	figure_row(out, at, "dirty", "dirty_bytes", UNIT_BYTES);
+	figure_row(out, at, "last on the wire", "wire_bytes", UNIT_BYTES);
+	figure_row(out, at, "on the wire", "bytes", UNIT_BYTES);
+	figure_row(out, at, "held packets", "held_packets", UNIT_COUNT);
+	figure_row(out, at, "held", "held_bytes", UNIT_BYTES);
+	figure_row(out, at, "dropped", "dropped", UNIT_COUNT);
+	fputs("\033[J", out);
+}
+
 void top_view(FILE *out, struct json_object *info)
 {
 	struct json_object *stats = stats_of(info);
 
 	fputs("\033[H", out);
+	if (checkpoint_of(info)) {
+		checkpoint_view(out, checkpoint_of(info));
+		return;
+	}
 	row(out, "status", word(info, "status").text);
 	row(out, "role", word(info, "role").text);
 	if (json_object_object_get_ex(info, "error", NULL))

@@ -4,9 +4,11 @@
  * the same.
  */
 #include "cli/metrics.h"
+#include "cli/qmp_json.h"
 #include "cli/qmp_view.h"
 #include "cli/top.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdlib.h>
@@ -193,6 +195,137 @@ TEST_F(figures, none)
 	free(self->text);
 	show(self, metrics_print);
 	EXPECT_EQ(NULL, strstr(self->text, "latency_seconds_bucket"));
+}
+
+/* A protection is told of beside a migration, in all forms */
+FIXTURE(protection)
+{
+	struct qmp_view view;
+	struct json_object *info;
+	struct json_object *checkpoint;
+	char *text;
+	size_t length;
+};
+
+FIXTURE_SETUP(protection)
+{
+	struct wh_protect_status *status = &self->view.protect;
+
+	memset(self, 0, sizeof(*self));
+	*status = (struct wh_protect_status){
+		.state = WH_PROTECT_HOLD,
+		.generation = 3,
+		.epoch = 77,
+		.checkpoints = 76,
+		.refused = 2,
+		.interval_ns = 50000000,
+		.stop_ns = 1234567,
+		.stop_max_ns = 2234567,
+		.stop_sum_ns = 93827092,
+		.ack_ns = 4567000,
+		.ack_age_ns = 345678901,
+		.heard_age_ns = UINT64_MAX,
+		.dirty_bytes = 5 << 20,
+		.wire_bytes = 4 << 20,
+		.bytes = 123456789,
+		.held_packets = 19,
+		.held_bytes = 1140,
+		.dropped = 7,
+		.stalled = true,
+		.err = { .code = -EPIPE, .text = "lost \xff" },
+	};
+	self->view.protection = true;
+	self->view.protect_role = WH_SOURCE;
+	strcpy(self->view.protect_address, "unix:/run/a");
+	self->info = qmp_view_stats(&self->view);
+	ASSERT_TRUE(json_object_object_get_ex(self->info, "checkpoint", &self->checkpoint));
+}
+
+FIXTURE_TEARDOWN(protection)
+{
+	json_object_put(self->info);
+	free(self->text);
+}
+
+static void tell(FIXTURE_DATA(protection) *self, void (*how)(FILE *out, struct json_object *info))
+{
+	FILE *out = open_memstream(&self->text, &self->length);
+
+	how(out, self->info);
+	fclose(out);
+}
+
+TEST_F(protection, query)
+{
+	struct json_object *none;
+
+	EXPECT_STREQ("hold", qmp_member(self->checkpoint, "state"));
+	EXPECT_STREQ("source", qmp_member(self->checkpoint, "role"));
+	EXPECT_STREQ("unix:/run/a", qmp_member(self->checkpoint, "address"));
+	EXPECT_STREQ("lost ?", qmp_member(self->checkpoint, "reason"));
+	EXPECT_EQ(77, qmp_figure(self->checkpoint, "epoch"));
+	EXPECT_EQ(345678901, qmp_figure(self->checkpoint, "ack_age_ns"));
+	/* what never was has no figure */
+	EXPECT_FALSE(json_object_object_get_ex(self->checkpoint, "heard_age_ns", NULL));
+
+	self->view.protection = false;
+	none = qmp_view_checkpoint(&self->view);
+	EXPECT_STREQ("none", qmp_member(none, "state"));
+	EXPECT_EQ(1, json_object_object_length(none));
+	json_object_put(none);
+}
+
+TEST_F(protection, every_figure_is_a_metric)
+{
+	static const char *const lines[] = {
+		"\nwherry_protect_state{wherry_protect_state=\"hold\"} 1\n",
+		"\nwherry_protect_state{wherry_protect_state=\"run\"} 0\n",
+		"\nwherry_protect_generation 3\n",
+		"\nwherry_protect_epoch 77\n",
+		"\nwherry_protect_checkpoints_total 76\n",
+		"\nwherry_protect_refused_total 2\n",
+		"\nwherry_protect_interval_seconds 0.050000000\n",
+		"\nwherry_protect_stop_seconds 0.001234567\n",
+		"\nwherry_protect_stop_max_seconds 0.002234567\n",
+		"\nwherry_protect_stopped_seconds_total 0.093827092\n",
+		"\nwherry_protect_ack_seconds 0.004567000\n",
+		"\nwherry_protect_ack_age_seconds 0.345678901\n",
+		"\nwherry_protect_dirty_bytes 5242880\n",
+		"\nwherry_protect_wire_bytes 4194304\n",
+		"\nwherry_protect_sent_bytes_total 123456789\n",
+		"\nwherry_protect_held_packets 19\n",
+		"\nwherry_protect_held_bytes 1140\n",
+		"\nwherry_protect_stalled 1\n",
+		"\nwherry_protect_dropped_packets_total 7\n",
+	};
+
+	tell(self, metrics_print);
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		EXPECT_NE(NULL, strstr(self->text, lines[i])) TH_LOG("%s%s", lines[i], self->text);
+	}
+	EXPECT_EQ(NULL, strstr(self->text, "heard_age"));
+}
+
+TEST_F(protection, view_and_line)
+{
+	static const char *const rows[] = {
+		"protection      hold\033",    "role            source\033",
+		"reason          lost ?\033",  "epoch           77\033",
+		"stop            1.2 ms\033",  "longest stop    2.2 ms\033",
+		"dirty           5.0 MiB\033", "held packets    19\033",
+		"last heard      -\033",
+	};
+
+	tell(self, top_view);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		EXPECT_NE(NULL, strstr(self->text, rows[i]))
+		TH_LOG("%s in %s", rows[i], self->text);
+	}
+	free(self->text);
+	tell(self, show_line);
+	EXPECT_EQ(self->text, strstr(self->text, "STATE ")) TH_LOG("%s", self->text);
+	EXPECT_NE(NULL, strstr(self->text, "\nhold ")) TH_LOG("%s", self->text);
+	EXPECT_NE(NULL, strstr(self->text, " 5.0 MiB ")) TH_LOG("%s", self->text);
 }
 
 TEST_HARNESS_MAIN
