@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
-#define COMMANDS "migrate URI, postcopy, cancel, pause, recover URI, resume URI, quit"
+#define COMMANDS                                                          \
+	"migrate URI, postcopy, cancel, pause, recover URI, resume URI, " \
+	"protect URI, unprotect, release, fence, takeover, abandon, quit"
 
 /* Again too, if the guest is here for certain */
 static int migrate(struct console *console, const char *uri, struct wh_err *err)
@@ -28,6 +30,27 @@ static int recover(struct wh_migration *migration, const char *uri, struct wh_er
 	if (!ret)
 		say_listening(migration);
 	return ret;
+}
+
+/* Return: 1 if it is no decision, or there is nothing to be decided */
+static int decision(struct wh_protect *protect, const char *word, struct wh_err *err)
+{
+	static const struct {
+		const char *word;
+		int (*decide)(struct wh_protect *protect, struct wh_err *err);
+	} decisions[] = {
+		{ "unprotect", wh_protect_stop },
+		{ "release", wh_protect_release },
+		{ "fence", wh_protect_fence },
+		{ "abandon", wh_protect_abandon },
+	};
+
+	if (protect && !strcmp(word, "takeover"))
+		return wh_protect_takeover(protect, 0, err);
+	for (size_t i = 0; protect && i < sizeof(decisions) / sizeof(decisions[0]); i++)
+		if (!strcmp(word, decisions[i].word))
+			return decisions[i].decide(protect, err);
+	return 1;
 }
 
 void command(struct console *console, char *line)
@@ -54,7 +77,11 @@ void command(struct console *console, char *line)
 		ret = wh_resume(migration, uri, &err);
 	else if (migration && uri && !strcmp(word, "recover"))
 		ret = recover(migration, uri, &err);
+	else if (uri && !strcmp(word, "protect"))
+		ret = guard_begin(console, uri, NULL, NULL, &err);
 	else
+		ret = decision(console->protect, word, &err);
+	if (ret == 1)
 		ret = fail(&err, -EINVAL, "not now: %s (" COMMANDS ")", word);
 	if (ret)
 		say_log(NULL, WH_LOG_ERROR, err.text);

@@ -33,9 +33,10 @@ int drive_open(struct console *console, struct wh_err *err)
 	console->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (console->wake_fd < 0)
 		return fail(err, -errno, "eventfd: %m");
-	guest->incoming = console->listen;
+	guest->incoming = console->listen || console->replica;
 	guest->opaque = console;
 	guest->event = on_event;
+	guest->protect_event = guard_event;
 	guest->log = say_log;
 	guest->running = on_running;
 	return vmm_new(&console->vmm, guest, err);
@@ -51,7 +52,11 @@ int drive_idle(const struct console *console, struct wh_err *err)
 	enum wh_phase phase = drive_phase(console);
 	bool failed = phase == WH_PHASE_FAILED || phase == WH_PHASE_CANCELLED;
 	bool here = console->listen ? phase == WH_PHASE_DONE : !console->migration || failed;
+	enum wh_protect_state state = guard_state(console);
 
+	if (state != WH_PROTECT_RELEASED && state != WH_PROTECT_TAKEOVER)
+		return fail(err, -EBUSY, "the guest is protected, or not here (%s)",
+			    wh_protect_state_name(state));
 	if (!console->migrating && here)
 		return 0;
 	return fail(err, -EBUSY, "the guest is being moved, or not here (%s)",
@@ -78,6 +83,8 @@ int drive_begin(struct console *console, const char *uri, const struct wh_config
 
 	if (console->listen && console->migration)
 		return fail(err, -EBUSY, "one guest is awaited already, or here");
+	if (console->replica)
+		return fail(err, -EBUSY, "a guest that came here stays");
 	if (!console->listen && drive_idle(console, err))
 		return err->code;
 	vmm_get_status(console->vmm, &status);
@@ -129,5 +136,6 @@ void drive_end(struct console *console)
 	if (console->vmm && !vmm_loaded(console->vmm))
 		return;
 	migration_set(console, NULL);
+	guard_end(console);
 	wh_qmp_free(console->monitor);
 }

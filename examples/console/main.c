@@ -7,6 +7,9 @@
  * When it was not, a destination whose guest never ran ends; whoever has the guest, or
  * memory of it that is nowhere else, stays until it is told to quit. So does everybody with
  * a monitor, since there may be more to ask.
+ *
+ * A guest can be protected by a process that is its replica (--replica). Both stay until they
+ * are told to quit, and a replica that has taken over looks at every byte then.
  */
 #include "console.h"
 
@@ -29,6 +32,8 @@ static int console_open(struct console *console, struct wh_err *err)
 	if (monitor_open(console, err) || drive_open(console, err))
 		return err->code;
 	say_guest(console);
+	if (console->replica)
+		return guard_listen(console, err);
 	if (!listen || !strcmp(listen, "defer"))
 		return 0;
 	return drive_begin(console, listen, &console->config, err);
@@ -37,10 +42,16 @@ static int console_open(struct console *console, struct wh_err *err)
 /* The guest was moved: what is left to be done before the end */
 static int finish(const struct console *console, struct wh_err *err)
 {
-	if (!console->listen)
+	if (!console->guest.incoming)
 		return 0;
 	usleep(RUN_ON_US);
 	return guest_park(console->vmm, err) ? err->code : ram_verify(console->vmm, err);
+}
+
+static bool moved(const struct console *console)
+{
+	return drive_phase(console) == WH_PHASE_DONE ||
+	       (console->replica && guard_state(console) == WH_PROTECT_TAKEOVER);
 }
 
 /* Return: 1 it goes on, or this process does; 0 moved; or a negative errno */
@@ -79,8 +90,7 @@ static int console_loop(struct console *console, struct wh_err *err)
 		if (console->monitor && wh_qmp_process(console->monitor, err))
 			return err->code;
 		if (console->quitting)
-			return drive_phase(console) == WH_PHASE_DONE ? finish(console, err) :
-								       -EINTR;
+			return moved(console) ? finish(console, err) : -EINTR;
 	}
 	return ret;
 }

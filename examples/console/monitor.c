@@ -42,6 +42,12 @@ static int on_incoming(void *opaque, const char *uri, const struct wh_config *co
 	return drive_begin(console, uri, config, err);
 }
 
+static int on_protect(void *opaque, const char *uri, const char *pulse_uri,
+		      const struct wh_protect_pace *pace, struct wh_err *err)
+{
+	return guard_begin(opaque, uri, pulse_uri, pace, err);
+}
+
 static void on_quit(void *opaque)
 {
 	struct console *console = opaque;
@@ -68,6 +74,7 @@ int monitor_open(struct console *console, struct wh_err *err)
 		.stop = on_stop,
 		.cont = on_cont,
 		.quit = on_quit,
+		.protect = on_protect,
 		.vcpus = on_vcpus,
 	};
 	struct wh_qmp_config config;

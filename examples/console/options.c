@@ -35,6 +35,14 @@ static const struct option options[] = {
 	{ "--nic TAP", AT(guest.nic), 0, "a network card there, which answers, see nic.h" },
 	{ "--serial FILE", AT(guest.serial), 0, "what the guest prints, a digit a pass" },
 	{ "--qmp SOCKET", AT(qmp), 0, "be a QMP monitor there" },
+	{ "--replica URI", AT(replica), 0, "be the replica of a protected guest" },
+	{ "--pulse URI", AT(pulse), 0, "its second connection (as --replica)" },
+	{ "--generation FILE", AT(protection.generation_file), 0, "the number of its session" },
+	{ "--authority manual|fence|alone", AT(protection.authority), 0, "to take over (manual)" },
+	{ "--hold queue|plug|none", AT(hold), 0, "what keeps a protected guest's output (queue)" },
+	{ "--interval MS", AT(interval_ns), MS, "between checkpoints (0: as it needs)" },
+	{ "--heartbeat MS", AT(protection.heartbeat_ns), MS, "of a protection (100)" },
+	{ "--lease MS", AT(protection.lease_ns), MS, "silent for longer is lost (1000)" },
 	{ "--own-loop", AT(own_loop), 0, "the main loop drives it, not the library's threads" },
 	{ "--postcopy off|on", AT(config.postcopy), 0, "at both ends alike (on)" },
 	{ "--urgent off|switch|start", AT(config.urgent), 0, "second connection (switch)" },
@@ -61,7 +69,8 @@ static void usage(void)
 	     "A guest whose processors write all their memory for ever, moved from one process\n"
 	     "to another by libwherry while it runs, and proved right afterwards.\n\n"
 	     "Commands, lines of stdin: migrate URI, postcopy, cancel, pause, recover URI,\n"
-	     "resume URI, quit\n");
+	     "resume URI, quit; of protection: protect URI, unprotect, release, fence, and at the\n"
+	     "replica takeover, abandon\n");
 	for (size_t i = 0; i < OPTION_COUNT; i++)
 		printf("  %-32s%s\n", options[i].name, options[i].help);
 	puts("\nExit status: 0 moved, and at the destination verified; 1 not; 2 usage.");
@@ -137,6 +146,7 @@ void options_read(struct console *console, int argc, char **argv)
 
 	*console = (struct console){ .guest = { .ram_bytes = 256u << 20, .cpus = 2 } };
 	wh_config_init(&console->config);
+	wh_protect_config_init(&console->protection);
 	console->config.return_path = true;
 	for (int i = 1; i < argc && !wrong; i++) {
 		const struct option *option = option_named(argv[i]);
@@ -156,6 +166,11 @@ void options_read(struct console *console, int argc, char **argv)
 		wrong = "--ram";
 	if (!wrong && console->config.agent && (console->own_loop || !console->listen))
 		wrong = "--agent";
+	if (!wrong && console->replica && (console->listen || !console->protection.generation_file))
+		wrong = "--replica";
+	if (console->interval_ns)
+		console->protection.pace.min_ns = console->protection.pace.max_ns =
+			console->interval_ns;
 	if (!wrong && console->tls)
 		read_tls(console);
 	if (!wrong)

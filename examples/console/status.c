@@ -27,7 +27,7 @@ void say_guest(const struct console *console)
 	struct vmm_status status = status_of(console);
 
 	say("guest", "%s%s,\"vcpus\":%u,\"ram_bytes\":%" PRIu64,
-	    member("what", console->listen ? "is awaited" : "runs").text,
+	    member("what", console->guest.incoming ? "is awaited" : "runs").text,
 	    member("cpus_by", status.cpus_by).text, console->guest.cpus, console->guest.ram_bytes);
 }
 
@@ -49,9 +49,9 @@ void say_status(const struct console *console, const char *kind, const char *mor
 		length = wh_stats_json(&stats, figures, sizeof(figures));
 		figures[0] = ',';
 	}
-	say(kind, "%s%s,\"serial_chars\":%" PRIu64 "%.*s", more,
+	say(kind, "%s%s,\"serial_chars\":%" PRIu64 "%s%.*s", more,
 	    member("guest", status.running ? "running" : "paused").text, status.serial_chars,
-	    (int)length - 1, figures);
+	    guard_figures(console).text, (int)length - 1, figures);
 }
 
 /* With how long each processor stood still for missing pages */
@@ -66,7 +66,7 @@ void say_summary(const struct console *console, int ret, const struct wh_err *er
 
 	n = snprintf(more, sizeof(more), "%s,\"verified\":%s%s,\"vcpus\":[",
 		     member("result", ret ? "failed" : "ok").text,
-		     !ret && console->listen ? "true" : "false",
+		     !ret && console->guest.incoming ? "true" : "false",
 		     member("error", ret ? err->text : "").text);
 	if (console->listen && console->migration)
 		count = wh_get_thread_waits(console->migration, waits, WAITS_MAX);

@@ -55,12 +55,8 @@ int guest_open(struct vmm *vmm, struct wh_err *err)
 	return vmm->ops->open ? vmm->ops->open(vmm, err) : 0;
 }
 
-int guest_run(void *opaque, struct wh_err *err)
+int cpus_run(struct vmm *vmm, struct wh_err *err)
 {
-	struct vmm *vmm = opaque;
-
-	if (guest_running(vmm))
-		return 0;
 	if (vmm->config.nic && !vmm->nic_is_here)
 		nic_here(vmm);
 	vmm->nic_is_here = true;
@@ -68,6 +64,17 @@ int guest_run(void *opaque, struct wh_err *err)
 	for (unsigned i = 0; i < vmm->cpus; i++)
 		if (pthread_create(&vmm->cpu[i].thread, NULL, cpu_main, &vmm->cpu[i]))
 			return fail(err, -EAGAIN, "no thread for vCPU %u", i);
+	return 0;
+}
+
+int guest_run(void *opaque, struct wh_err *err)
+{
+	struct vmm *vmm = opaque;
+
+	if (guest_running(vmm))
+		return 0;
+	if (cpus_run(vmm, err))
+		return err->code;
 	if (vmm->config.running)
 		vmm->config.running(vmm->config.opaque, true);
 	return 0;
@@ -78,13 +85,8 @@ int guest_run(void *opaque, struct wh_err *err)
  * KVM_RUN return. An access of the guest that was given to us is completed even then,
  * so that afterwards the registers are all there is.
  */
-int guest_park(void *opaque, struct wh_err *err)
+void cpus_park(struct vmm *vmm)
 {
-	struct vmm *vmm = opaque;
-
-	(void)err;
-	if (!guest_running(vmm))
-		return 0;
 	__atomic_store_n(&vmm->running, false, __ATOMIC_RELEASE);
 	if (vmm->config.nic)
 		nic_kick(vmm);
@@ -98,6 +100,16 @@ int guest_park(void *opaque, struct wh_err *err)
 		if (vmm->cpu[i].run)
 			vmm->cpu[i].run->immediate_exit = 0;
 	}
+}
+
+int guest_park(void *opaque, struct wh_err *err)
+{
+	struct vmm *vmm = opaque;
+
+	(void)err;
+	if (!guest_running(vmm))
+		return 0;
+	cpus_park(vmm);
 	if (vmm->config.running)
 		vmm->config.running(vmm->config.opaque, false);
 	return 0;

@@ -120,6 +120,9 @@ int ram_verify_page(const struct vmm *vmm, uint64_t page, struct wh_err *err);
 int guest_open(struct vmm *vmm, struct wh_err *err);
 int guest_save(void *opaque, void **data, size_t *length, struct wh_err *err);
 int guest_load(struct vmm *vmm, const void *data, size_t length, struct wh_err *err);
+/* The processors alone, nobody is told: of a guest that is parked, and of one that runs */
+int cpus_run(struct vmm *vmm, struct wh_err *err);
+void cpus_park(struct vmm *vmm);
 /* For what runs it */
 bool guest_running(const struct vmm *vmm);
 void guest_serial(struct vmm *vmm, char c);

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <wherry/protect.h>
 #include <wherry/wherry.h>
 
 /*
@@ -31,6 +32,7 @@ enum memory_kind {
  * @nic:	Tap for its network card, see nic.h; NULL: it has none
  *
  * @event:	Of the library: any thread, for a quick note
+ * @protect_event: The same, of a protection
  * @log:	The same. Its first argument is not @opaque
  * @running:	The guest runs from now on, or does not; any thread. May be NULL
  */
@@ -46,6 +48,7 @@ struct vmm_config {
 
 	void *opaque;
 	void (*event)(void *opaque, const struct wh_event *event);
+	void (*protect_event)(void *opaque, const struct wh_protect_event *event);
 	void (*log)(void *unused, enum wh_log_level level, const char *text);
 	void (*running)(void *opaque, bool running);
 };
@@ -73,6 +76,19 @@ int vmm_migration_new(struct vmm *vmm, const char *uri, const struct wh_config *
 		      struct wh_migration **migration, struct wh_err *err);
 /* False: a thread waits for a page that never comes, and will need the migration then */
 bool vmm_loaded(struct vmm *vmm);
+
+/**
+ * vmm_protect_new() - Make a protection: its guest has a replica at @uri, or here is one
+ * @pulse_uri:	Of the second connection; NULL: as @uri
+ * @how:	Its callbacks and opaque are the VMM's
+ *
+ * Nobody drives it yet.
+ *
+ * Return: 0 and *@protect, for wh_protect_free(); or a negative errno
+ */
+int vmm_protect_new(struct vmm *vmm, enum wh_role role, const char *uri, const char *pulse_uri,
+		    const struct wh_protect_config *how, struct wh_protect **protect,
+		    struct wh_err *err);
 
 /*
  * Callbacks of the library, @opaque is the vmm; nothing if it is so already. Others call
