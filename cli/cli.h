@@ -18,6 +18,7 @@ int cmd_demo(int argc, char **argv);
 int cmd_drill(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
 int cmd_netplug(int argc, char **argv);
+int cmd_protect(int argc, char **argv);
 int cmd_qmp(int argc, char **argv);
 int cmd_receive(int argc, char **argv);
 int cmd_relay(int argc, char **argv);

@@ -25,6 +25,7 @@ static const struct {
 	{ "relay", cmd_relay, "move a guest between two QEMUs, by way of here" },
 	{ "agent", cmd_agent, "serve the missing pages of another process's guest" },
 	{ "netplug", cmd_netplug, "hold what a guest sends until it may be seen" },
+	{ "protect", cmd_protect, "have a guest survive its machine, through QMP monitors" },
 	{ "qmp", cmd_qmp, "give a QMP monitor a command, print its events" },
 	{ "top", cmd_top, "watch a migration through its QMP monitor" },
 	{ "check", cmd_check, "tell what this machine can do" },

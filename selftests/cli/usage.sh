@@ -52,7 +52,7 @@ main_help()
 {
 	for word in --help -h help; do
 		call 0 $word && silent err && says out "usage: wherry COMMAND" || return 1
-		for name in demo drill receive qmp top check dump; do
+		for name in demo drill receive protect qmp top check dump; do
 			says out "  $name " || return 1
 		done
 	done
@@ -83,7 +83,7 @@ version()
 }
 
 try "help" main_help
-for name in demo drill receive qmp top check dump; do
+for name in demo drill receive protect qmp top check dump; do
 	try "help of $name" helps "$name"
 	try "$name with an unknown option" wrong "wherry $name: unrecognized option '--no-such'" \
 		"$name" --no-such
