@@ -333,11 +333,15 @@ RUN_TESTS := selftests/run-tests
 
 export CC CLANG CXX_CHECK FUZZ_SECONDS
 
-.PHONY: demo check check-quick asan tsan bench bench-readme fuzz
+.PHONY: demo demo-protect check check-quick asan tsan bench bench-readme fuzz
 demo:
 	@$(MAKE) --no-print-directory deps GROUPS_WANTED=build
 	+@$(BUILD_NOW) all
 	@$(BUILD)/wherry demo
+demo-protect:
+	@$(MAKE) --no-print-directory deps GROUPS_WANTED=build
+	+@$(BUILD_NOW) all
+	@$(BUILD)/wherry demo --protect
 
 # make itself is started again after each step: what deps brings is only then to be found.
 # A build that breaks is counted too

@@ -12,11 +12,12 @@ _wherry()
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		words='demo drill receive send relay agent netplug qmp top check dump --help --version'
+		words='demo drill receive send relay agent netplug protect qmp top check dump --help --version'
 	else
 		case $command:$previous in
 		demo:--memory) words='private memfd hugetlb' ;;
 		demo:--urgent) words='off switch start' ;;
+		demo:--hold) words='queue plug none' ;;
 		receive:--memory) words='memfd private' ;;
 		receive:--postcopy | receive:--reserve | receive:--urgent | send:--return-path | relay:--return-path) words='on off' ;;
 		send:--multifd-compression | relay:--multifd-compression) words='none zstd' ;;
@@ -27,6 +28,7 @@ _wherry()
 			return
 			;;
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
+			demo:--interval | demo:--seconds | protect:--interval | protect:--pulse-uri | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
 			relay:--multifd | relay:--multifd-level | send:--multifd | send:--multifd-level | \
 			receive:--multifd | *:--tls | relay:--tls-from | relay:--tls-to | relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--page-size | send:--recover | send:--timeout | \
@@ -51,7 +53,7 @@ _wherry()
 		demo:*)
 			words='--ram --vcpus --memory --threads --rate --uri --urgent
 				--postcopy-after --bandwidth --postcopy-bandwidth --fault-spin
-				--own-loop --json --help'
+				--own-loop --protect --interval --seconds --hold --json --help'
 			;;
 		receive:*)
 			words='--out --force --reserve --postcopy --urgent --switchover-ack --multifd --touch --memory --hugetlb
@@ -67,8 +69,9 @@ _wherry()
 				--multifd-compression --multifd-level --multifd-sync --pin-all --bandwidth --machine
 				--page-size --recover --verify --timeout --tls --json --quiet --help'
 			;;
-		qmp:* | top:*)
+		protect:* | qmp:* | top:*)
 			words='--events --timeout --help'
+			[ "$command" = protect ] && words='--takeover --release --interval --pulse-uri --once --json --help'
 			[ "$command" = top ] && words='--json --metrics --interval --count --help'
 			if [ "${current#-}" = "$current" ]; then
 				mapfile -t COMPREPLY < <(compgen -f -- "$current")

@@ -3,7 +3,7 @@
  * wherry demo: move a guest that never stops writing from one process to another.
  */
 #include "cli/cli.h"
-#include "cli/demo.h"
+#include "cli/demo_protect.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -41,6 +41,10 @@ static const char usage[] =
 	"  --own-loop              both ends drive the migration from their own event loops\n"
 	"  --json                  one JSON object a line\n"
 	"  --help\n"
+	"\n"
+	"  --protect               instead: a guest that survives the end of its process, with some\n"
+	"                          of these options and --interval, --seconds, --hold; see\n"
+	"                          wherry demo --protect --help\n"
 	"\n"
 	"Exit status: 0 moved and verified; 1 not; 2 usage.\n";
 
@@ -303,6 +307,9 @@ int cmd_demo(int argc, char **argv)
 	int signal_fd, ret;
 	bool right;
 
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "--protect"))
+			return demo_protect(argc, argv);
 	demo = (struct demo){ .program = program, .listen = "tcp:127.0.0.1:0" };
 	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
 		demo.child[i].in = demo.child[i].out = -1;

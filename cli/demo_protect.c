@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wherry demo --protect: the first machine is killed, the guest goes on at the second one,
+ * and somebody outside looks whether it has forgotten anything that it had said.
+ */
+#include "cli/demo_protect.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ASK_NS (2 * NS_PER_MS)
+#define SOON_MS 10000u
+#define WARM_REPLIES 50u
+#define LATE_REPLIES 250u
+#define ARGS_MAX 48
+#define PRIMARY_TAP "wh-primary"
+#define REPLICA_TAP "wh-replica"
+
+static const char usage[] =
+	"usage: wherry demo --protect [options]\n"
+	"\n"
+	"Starts a guest with a network card and its replica in another process, asks the guest\n"
+	"500 times a second over the network, kills its process, lets the replica take over, and\n"
+	"judges by all the replies that it got whether the survivor remembers each of them.\n"
+	"\n"
+	"  --ram SIZE        memory of the guest (256M)\n"
+	"  --vcpus N         its processors (2)\n"
+	"  --threads         plain threads instead of /dev/kvm\n"
+	"  --rate PAGES      a second and processor that it writes (10000)\n"
+	"  --interval MS     that it runs between checkpoints (45, which makes 20 a second with the\n"
+	"                    stops; 0: as it needs)\n"
+	"  --seconds N       that it runs protected (5)\n"
+	"  --hold KIND       queue, plug or none: with none the verdict is what you would\n"
+	"                    expect (queue)\n"
+	"  --json            one JSON object a line\n"
+	"  --help\n"
+	"\n"
+	"Exit status: 0 nothing is missing; 1 it is, or something went wrong; 2 usage.\n";
+
+struct settings {
+	const char *ram, *vcpus, *rate, *interval, *hold;
+	bool threads;
+	unsigned seconds;
+};
+
+static void child_line(void *arg, struct demo_child *child, const char *text)
+{
+	struct demo_protect *p = arg;
+	const char *end = child == &p->demo.child[DEMO_DEST] ? "replica" : "primary";
+	json_object *line = json_tokener_parse(text);
+	const char *kind = demo_string(line, "kind");
+	const char *error = demo_string(line, "error");
+
+	if (!strcmp(kind, "status") || !strcmp(kind, "summary")) {
+		json_object **kept =
+			*kind == 's' && kind[1] == 't' ? &child->latest : &child->summary;
+
+		json_object_put(*kept);
+		*kept = json_object_get(line);
+	} else if (!strcmp(kind, "listening")) {
+		snprintf(child->uri, sizeof(child->uri), "%s", demo_string(line, "uri"));
+	} else if (!strcmp(kind, "checkpoint")) {
+		snprintf(child->phase, sizeof(child->phase), "%s", demo_string(line, "state"));
+		demo_say(&p->demo, "%s: %s%s%s", end, child->phase, *error ? ": " : "", error);
+	} else if (!strcmp(kind, "guest")) {
+		child->guest_ns = demo_now_ns();
+		demo_say(&p->demo, "%s: guest %s: %" PRIu64 " vCPUs (%s), %" PRIu64 " MiB", end,
+			 demo_string(line, "what"), demo_number(line, "vcpus"),
+			 demo_string(line, "cpus_by"), demo_number(line, "ram_bytes") >> 20);
+	} else if (!strcmp(kind, "log") && strcmp(demo_string(line, "level"), "debug")) {
+		demo_say(&p->demo, "%s: %s", end, demo_string(line, "text"));
+		if (!strcmp(demo_string(line, "level"), "error") && !*child->error)
+			snprintf(child->error, sizeof(child->error), "%s",
+				 demo_string(line, "text"));
+	}
+	json_object_put(line);
+}
+
+/* One turn. Return: 0; -EINTR it is enough; -EIO a process has ended that should not have */
+static int turn(struct demo_protect *p)
+{
+	struct pollfd fds[] = {
+		{ .fd = p->signal_fd, .events = POLLIN },
+		{ .fd = p->demo.child[DEMO_SOURCE].out, .events = POLLIN },
+		{ .fd = p->demo.child[DEMO_DEST].out, .events = POLLIN },
+		{ .fd = p->witness.fd, .events = POLLIN },
+	};
+
+	poll(fds, sizeof(fds) / sizeof(fds[0]), 2);
+	if (fds[0].revents)
+		return -EINTR;
+	if (p->witness.fd >= 0)
+		witness_turn(&p->witness, demo_now_ns());
+	for (unsigned i = 0; i < DEMO_END_COUNT; i++) {
+		struct demo_child *child = &p->demo.child[i];
+
+		if (child->out >= 0 && fds[1 + i].revents)
+			demo_child_read(child, child_line, p);
+		if (child->reaped && !child->summary && !(i == DEMO_SOURCE && p->kill_ns))
+			return -EIO;
+	}
+	return 0;
+}
+
+/* Return: 0; -ETIMEDOUT; or as turn() */
+static int until(struct demo_protect *p, const char *what, bool (*so)(const struct demo_protect *p),
+		 unsigned ms)
+{
+	uint64_t end_ns = demo_now_ns() + ms * NS_PER_MS;
+	int ret = 0;
+
+	p->doing = what;
+	while (!ret && !so(p))
+		ret = demo_now_ns() < end_ns ? turn(p) : -ETIMEDOUT;
+	return ret;
+}
+
+static bool listens(const struct demo_protect *p)
+{
+	return *p->demo.child[DEMO_DEST].uri;
+}
+
+static bool runs(const struct demo_protect *p)
+{
+	return p->demo.child[DEMO_SOURCE].guest_ns;
+}
+
+static bool answers(const struct demo_protect *p)
+{
+	return p->witness.replies >= WARM_REPLIES;
+}
+
+static bool is_protected(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_SOURCE].phase, "run");
+}
+
+static bool suspects(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_DEST].phase, "suspect");
+}
+
+static bool has_taken_over(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_DEST].phase, "takeover");
+}
+
+static bool answers_again(const struct demo_protect *p)
+{
+	size_t n = p->witness.replies;
+
+	return n >= LATE_REPLIES && p->witness.reply[n - LATE_REPLIES].at_ns > p->taken_ns;
+}
+
+static bool has_ended(const struct demo_protect *p)
+{
+	return p->demo.child[DEMO_DEST].reaped;
+}
+
+static int start(struct demo_protect *p, enum demo_end end, const struct settings *settings)
+{
+	const char *args[ARGS_MAX] = { p->program };
+	const char *const own[][2] = {
+		{ "--ram", settings->ram },
+		{ "--vcpus", settings->vcpus },
+		{ "--rate", settings->rate },
+		{ "--lease", "400" },
+		{ "--hold", settings->hold },
+		{ "--interval", settings->interval },
+		{ "--nic", end == DEMO_SOURCE ? PRIMARY_TAP : REPLICA_TAP },
+		{ "--replica", end == DEMO_DEST ? "tcp:127.0.0.1:0" : NULL },
+	};
+	char generation[64];
+	unsigned n = 1;
+
+	for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
+		if (!own[i][1])
+			continue;
+		args[n++] = own[i][0];
+		args[n++] = own[i][1];
+	}
+	if (settings->threads)
+		args[n++] = "--threads";
+	snprintf(generation, sizeof(generation), "%s/%d", p->folder, end);
+	args[n++] = "--generation";
+	args[n++] = generation;
+	return demo_child_start(&p->demo.child[end], p->program, args) ? -EIO : 0;
+}
+
+/* Both are there, the guest answers, and is protected */
+static int begin(struct demo_protect *p, const struct settings *settings, struct wh_err *err)
+{
+	int ret = start(p, DEMO_DEST, settings);
+
+	if (!ret)
+		ret = until(p, "the replica listens", listens, SOON_MS);
+	if (!ret)
+		ret = start(p, DEMO_SOURCE, settings);
+	if (!ret)
+		ret = until(p, "the guest runs", runs, SOON_MS);
+	if (!ret)
+		ret = witness_open(&p->witness, DEMO_NET_OUTSIDE, ASK_NS, err);
+	if (!ret)
+		ret = until(p, "the guest answers", answers, SOON_MS);
+	if (ret)
+		return ret;
+	dprintf(p->demo.child[DEMO_SOURCE].in, "protect %s\n", p->demo.child[DEMO_DEST].uri);
+	ret = until(p, "the guest is protected", is_protected, 2 * SOON_MS);
+	p->protected_ns = demo_now_ns();
+	return ret;
+}
+
+/* For so long, and then for a moment that nobody knows, up to two checkpoints */
+static int run_protected(struct demo_protect *p, unsigned seconds)
+{
+	uint64_t end_ns = demo_now_ns() + (uint64_t)seconds * 1000 * NS_PER_MS;
+	uint32_t chance = 0;
+	int ret = 0;
+
+	p->doing = "it runs protected";
+	if (getrandom(&chance, sizeof(chance), 0) < 0)
+		chance = (uint32_t)end_ns;
+	end_ns += chance % (100 * NS_PER_MS);
+	while (!ret && demo_now_ns() < end_ns) {
+		ret = turn(p);
+		demo_survive_progress(p);
+	}
+	return ret;
+}
+
+/* What it had sent and what had not been seen yet is seen now: before the time of the kill */
+static void kill_primary(struct demo_protect *p)
+{
+	struct demo_child *primary = &p->demo.child[DEMO_SOURCE];
+
+	kill(primary->pid, SIGKILL);
+	demo_child_reap(primary, 0);
+	witness_turn(&p->witness, demo_now_ns());
+	p->kill_ns = demo_now_ns();
+	demo_say(&p->demo, "primary: killed");
+}
+
+static int survive(struct demo_protect *p)
+{
+	int ret;
+
+	kill_primary(p);
+	ret = until(p, "the replica misses it", suspects, SOON_MS);
+	if (ret)
+		return ret;
+	dprintf(p->demo.child[DEMO_DEST].in, "takeover\n");
+	ret = until(p, "the replica has taken over", has_taken_over, SOON_MS);
+	p->taken_ns = demo_now_ns();
+	if (!ret)
+		ret = until(p, "the guest answers again", answers_again, SOON_MS);
+	if (ret)
+		return ret;
+	dprintf(p->demo.child[DEMO_DEST].in, "quit\n");
+	return until(p, "its memory is verified", has_ended, SOON_MS);
+}
+
+/* Return: 0; or the exit status plus one */
+static int read_options(struct demo_protect *p, struct settings *settings, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "protect", no_argument, NULL, 'P' },
+		{ "ram", required_argument, NULL, 'r' },
+		{ "vcpus", required_argument, NULL, 'v' },
+		{ "threads", no_argument, NULL, 't' },
+		{ "rate", required_argument, NULL, 'a' },
+		{ "interval", required_argument, NULL, 'i' },
+		{ "seconds", required_argument, NULL, 's' },
+		{ "hold", required_argument, NULL, 'o' },
+		{ "json", no_argument, NULL, 'j' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	uint64_t seconds = settings->seconds;
+	int option, ret = 0;
+
+	while (!ret && (option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 'P':
+			break;
+		case 'r':
+			settings->ram = optarg;
+			break;
+		case 'v':
+			settings->vcpus = optarg;
+			break;
+		case 't':
+			settings->threads = true;
+			break;
+		case 'a':
+			settings->rate = optarg;
+			break;
+		case 'i':
+			settings->interval = optarg;
+			break;
+		case 's':
+			ret = cli_number("demo", "--seconds", optarg, 3600, &seconds);
+			break;
+		case 'o':
+			settings->hold = optarg;
+			break;
+		case 'j':
+			p->demo.json = true;
+			break;
+		case 'h':
+			return fputs(usage, stdout) < 0 ? 2 : 1;
+		default:
+			return cli_usage("demo", NULL) + 1;
+		}
+	}
+	settings->seconds = (unsigned)seconds;
+	if (!ret && optind < argc)
+		ret = cli_usage("demo", "what is %s?", argv[optind]);
+	return ret ? ret + 1 : 0;
+}
+
+static void tidy(struct demo_protect *p)
+{
+	char path[64];
+
+	demo_children_end(p->demo.child, DEMO_END_COUNT);
+	witness_close(&p->witness);
+	close(p->signal_fd);
+	for (unsigned end = 0; end < DEMO_END_COUNT; end++) {
+		snprintf(path, sizeof(path), "%s/%u", p->folder, end);
+		unlink(path);
+	}
+	rmdir(p->folder);
+}
+
+int demo_protect(int argc, char **argv)
+{
+	static const char *const taps[] = { PRIMARY_TAP, REPLICA_TAP };
+	struct settings settings = { "256M", "2", "10000", "45", "queue", .seconds = 5 };
+	static struct demo_protect p = { .folder = "/tmp/wherry-demo.XXXXXX", .witness.fd = -1 };
+	static char program[PATH_MAX];
+	struct wh_err err = { 0 };
+	bool right;
+	int ret;
+
+	p.program = program;
+	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
+		p.demo.child[i].in = p.demo.child[i].out = -1;
+	ret = read_options(&p, &settings, argc, argv);
+	if (ret)
+		return ret - 1;
+	if (demo_find_program(program, sizeof(program)))
+		return 1;
+	if (demo_net_open(taps, 2, &err)) {
+		fprintf(stderr, "wherry demo: a network of its own: %s\n", err.text);
+		return 1;
+	}
+	p.signal_fd = demo_signals_open();
+	if (p.signal_fd < 0 || !mkdtemp(p.folder)) {
+		perror("wherry demo");
+		return 1;
+	}
+	p.demo.terminal = !p.demo.json && isatty(STDOUT_FILENO);
+	p.demo.begin_ns = demo_now_ns();
+	ret = begin(&p, &settings, &err);
+	if (!ret)
+		ret = run_protected(&p, settings.seconds);
+	if (!ret)
+		ret = survive(&p);
+	if (ret && err.code)
+		demo_say(&p.demo, "%s", err.text);
+	right = demo_survive_summary(&p, ret);
+	tidy(&p);
+	return right ? 0 : 1;
+}
