@@ -164,12 +164,18 @@ static int look(struct cp_stage *stage, struct wh_err *err)
 	return 0;
 }
 
-static uint64_t to_copy(const struct cp_stage *stage)
+/* Pages that a stop now would have: to be copied, or copied ahead; those that are both once */
+static uint64_t pages_now(const struct cp_stage *stage)
 {
-	uint64_t pages = 0;
+	uint64_t pages = stage->staged;
 
-	for (unsigned i = 0; i < stage->block_count; i++)
-		pages += bits_count(stage->blocks[i].map, stage->blocks[i].pages);
+	for (unsigned i = 0; i < stage->block_count; i++) {
+		const struct stage_block *block = &stage->blocks[i];
+
+		pages += bits_count(block->map, block->pages);
+		for (size_t j = 0; stage->staged && j < bits_words(block->pages); j++)
+			pages -= (uint64_t)__builtin_popcountll(block->map[j] & block->staged[j]);
+	}
 	return pages;
 }
 
@@ -177,7 +183,7 @@ int64_t cp_stage_look(struct cp_stage *stage, struct wh_err *err)
 {
 	int ret = look(stage, err);
 
-	return ret < 0 ? ret : (int64_t)to_copy(stage);
+	return ret < 0 ? ret : (int64_t)pages_now(stage);
 }
 
 /* Pages [first, first + count) of a block. Their bits are cleared when they are copied. */
@@ -321,7 +327,7 @@ int cp_stage_stop(struct cp_stage *stage, void *device, size_t length, struct wh
 
 int cp_stage_ready(struct cp_stage *stage, struct wh_err *err)
 {
-	uint64_t pages = to_copy(stage), bytes;
+	uint64_t pages = pages_now(stage), bytes;
 
 	if (pages < stage->last_pages)
 		pages = stage->last_pages;

@@ -101,7 +101,8 @@ void cp_stage_begin(struct cp_stage *stage, uint32_t features);
  *
  * While the guest runs: a page that it writes after this is told again.
  *
- * Return: pages that are to be copied now, or a negative errno with a sentence
+ * Return: pages that a stop now would have, copied ahead or not: what contents_max is to be
+ * compared with; or a negative errno with a sentence
  */
 int64_t cp_stage_look(struct cp_stage *stage, struct wh_err *err);
 
