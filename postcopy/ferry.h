@@ -37,6 +37,7 @@ struct ferry {
 	bool gone;	    /* the peer has disconnected */
 	bool lost;	    /* and that was told, or another end */
 	bool closing;
+	bool closed;	   /* and nothing of it is left */
 	uint64_t flush_ns; /* until then the peer may hear of the end */
 };
 

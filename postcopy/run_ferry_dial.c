@@ -287,7 +287,7 @@ bool ferry_close(struct wh_migration *m)
 	uint8_t *at;
 	bool busy;
 
-	if (!ferry)
+	if (!ferry || ferry->closed)
 		return false;
 	if (!ferry->closing) {
 		ferry->closing = true;
@@ -307,6 +307,7 @@ bool ferry_close(struct wh_migration *m)
 	busy |= cancel(ferry, &ferry->timer);
 	if (!busy)
 		take_down(ferry);
+	ferry->closed = !busy;
 	return busy;
 }
 

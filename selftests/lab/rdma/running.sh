@@ -1,0 +1,173 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# A guest that writes is moved over RDMA while it runs, and looked at there byte by byte. Where the
+# migration breaks - the other process, the cable, the device, the interface, the memory that may be
+# pinned - the source says what has happened, soon, its guest goes on, and nothing stays in the kernel.
+set -u
+. selftests/lib/tap.sh
+
+here=10.9.1.2
+limits=''
+mkfifo /tmp/in
+# Who has ended hears no more
+trap '' PIPE
+
+# As try, in this shell: what is started is its child
+now()
+{
+	label=$1
+	shift
+	if "$@" >/tmp/said 2>&1; then
+		ok "$label"
+	else
+		sed 's/^/# /' /tmp/said
+		cut -c 1-400 /tmp/source /tmp/dest | grep -v '"kind":"status"' | sed 's/^/# /'
+		not_ok "$label"
+	fi
+}
+
+# PATTERN FILE: it will be there
+until_says()
+{
+	i=0
+	until grep -q "$1" "$2"; do
+		i=$((i + 1))
+		[ $i -lt 150 ] || return 1
+		sleep 0.1
+	done
+}
+
+vmm()
+{
+	exec "$WH_BUILD/wherry-vmm" --threads --ram 24M --rate 300 --dead-peer 2000 --postcopy off \
+		--return-path off "$@"
+}
+
+# root may pin what it likes, unless it may not
+pinning_little()
+{
+	ulimit -l 2048
+	exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock "$WH_BUILD/wherry-vmm" --threads \
+		--ram 24M --postcopy off --return-path off "$@"
+}
+
+# OPTIONS OF THE SOURCE...: a migration has begun
+begin()
+{
+	: >/tmp/source
+	: >/tmp/dest
+	${limits:-vmm} --listen rdma:$here:4444 </dev/null >/tmp/dest 2>&1 &
+	dest=$!
+	vmm "$@" </tmp/in >/tmp/source 2>&1 &
+	source=$!
+	exec 3>/tmp/in
+	i=0
+	until rdma resource show cm_id | grep -q LISTEN; do
+		i=$((i + 1))
+		[ $i -lt 100 ] || return 1
+		sleep 0.1
+	done
+	echo "migrate rdma:$here:4444" >&3
+}
+
+# It is in the middle: some memory is registered at both ends
+begin_slowly()
+{
+	begin --bandwidth 2M || return
+	i=0
+	until [ "$(rdma resource show mr | grep -c wherry)" -ge 6 ]; do
+		i=$((i + 1))
+		[ $i -lt 100 ] || return 1
+		sleep 0.1
+	done
+}
+
+moved()
+{
+	begin "$@" || return
+	wait $dest || return 1
+	wait $source || return 1
+	grep -q '"verified":true' /tmp/dest
+}
+
+# SENTENCE: the source says so, and its guest runs and writes
+goes_on()
+{
+	until_says '"phase":"failed"' /tmp/source || return
+	grep '"phase":"failed"' /tmp/source | grep "$1" || return
+	: >/tmp/source
+	until_says '"guest":"running"' /tmp/source
+}
+
+# The source's process is there yet
+left()
+{
+	i=0
+	while rdma resource show mr | grep wherry || rdma resource show qp | grep wherry; do
+		i=$((i + 1))
+		[ $i -lt 80 ] || return 1
+		sleep 0.1
+	done
+	kill -0 $source
+}
+
+finish()
+{
+	now "nothing of it is left, $1" left
+	echo quit >&3
+	exec 3>&-
+	wait $source
+	kill -9 $dest 2>/dev/null
+	wait $dest 2>/dev/null
+}
+
+now "by chunks" moved
+now "pinned as a whole" moved --pin-all on
+
+now "another migration begins" begin_slowly
+kill -9 $dest
+now "the destination is killed" goes_on 'the peer has disconnected'
+finish "killed"
+
+limits=pinning_little
+now "one into a destination that may pin 2 MiB" begin
+now "it has given up" goes_on 'destination gave up'
+now "and says why" until_says 'the limit is 2048 KiB' /tmp/dest
+finish "limited"
+limits=''
+
+# While one takes the place of another a packet can fail to be sent, which is another reason to end
+tc qdisc add dev v1 root netem limit 1000
+tc qdisc add dev v2 root netem limit 1000
+now "another migration begins, to be cut" begin_slowly
+tc qdisc change dev v1 root netem loss 100%
+tc qdisc change dev v2 root netem loss 100%
+now "the cable swallows what is sent" goes_on 'acknowledges nothing'
+finish "cut"
+tc qdisc del dev v1 root
+tc qdisc del dev v2 root
+
+now "another migration begins, to be cancelled" begin_slowly
+echo cancel >&3
+now "it is cancelled" until_says 'cancelled' /tmp/source
+now "the destination hears of it" until_says 'source has given up' /tmp/dest
+finish "cancelled"
+
+now "another migration begins, to lose its device" begin_slowly
+# It waits for the process: librdmacm lets go of a device when that ends
+rdma link delete rxe0 &
+delete=$!
+now "the device is gone" goes_on 'the device was removed'
+finish "deleted"
+wait $delete
+rdma link add rxe0 type rxe netdev v1
+
+now "the last migration begins" begin_slowly
+ip link set v1 down
+now "the interface goes down" goes_on 'rdma: '
+finish "down"
+ip link set v1 up
+ip route add 10.9.1.2/32 dev v1 src 10.9.1.1 table 101
+ip neigh replace 10.9.1.2 lladdr "$(cat /sys/class/net/v2/address)" dev v1 nud permanent
+tap_end
