@@ -167,7 +167,7 @@ int ferry_begin(struct ferry *ferry, struct wh_err *err)
 	struct wh_migration *m = ferry->m;
 	uint32_t flags = ferry->link.hello.flags;
 	struct vsource_chunk *chunk;
-	uint64_t chunks = 0;
+	uint64_t chunks = 1; /* one too many: for an analyser that cannot know there is a block */
 	int ret;
 
 	vsource_init(&ferry->engine, flags & CONTROL_PIN_ALL, flags & CONTROL_SEVERAL,
