@@ -18,6 +18,7 @@ _wherry()
 		demo:--memory) words='private memfd hugetlb' ;;
 		demo:--urgent) words='off switch start' ;;
 		demo:--hold) words='queue plug none' ;;
+		demo:--kill) words='source destination link' ;;
 		receive:--memory) words='memfd private' ;;
 		receive:--postcopy | receive:--reserve | receive:--urgent | send:--return-path | relay:--return-path) words='on off' ;;
 		send:--multifd-compression | relay:--multifd-compression) words='none zstd' ;;
@@ -53,7 +54,7 @@ _wherry()
 		demo:*)
 			words='--ram --vcpus --memory --threads --rate --uri --urgent
 				--postcopy-after --bandwidth --postcopy-bandwidth --fault-spin
-				--own-loop --protect --interval --seconds --hold --json --help'
+				--own-loop --protect --interval --seconds --kill --hold --json --help'
 			;;
 		receive:*)
 			words='--out --force --reserve --postcopy --urgent --switchover-ack --multifd --touch --memory --hugetlb

@@ -42,7 +42,9 @@ static const char usage[] =
 	"  --rate PAGES      a second and processor that it writes (10000)\n"
 	"  --interval MS     that it runs between checkpoints (45, which makes 20 a second with the\n"
 	"                    stops; 0: as it needs)\n"
-	"  --seconds N       that it runs protected (5)\n"
+	"  --seconds N       that it runs protected, and up to 0.4 more (5)\n"
+	"  --kill WHAT       source, destination, or link: then nobody dies, and chance decides\n"
+	"                    which of them goes on (source)\n"
 	"  --hold KIND       queue, plug or none: with none the verdict is what you would\n"
 	"                    expect (queue)\n"
 	"  --json            one JSON object a line\n"
@@ -109,7 +111,7 @@ static int turn(struct demo_protect *p)
 
 		if (child->out >= 0 && fds[1 + i].revents)
 			demo_child_read(child, child_line, p);
-		if (child->reaped && !child->summary && !(i == DEMO_SOURCE && p->kill_ns))
+		if (child->reaped && !child->summary && !p->gone[i])
 			return -EIO;
 	}
 	return 0;
@@ -165,9 +167,29 @@ static bool answers_again(const struct demo_protect *p)
 	return n >= LATE_REPLIES && p->witness.reply[n - LATE_REPLIES].at_ns > p->taken_ns;
 }
 
+static bool holds(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_SOURCE].phase, "hold");
+}
+
+static bool has_released(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_SOURCE].phase, "released");
+}
+
+static bool both_miss(const struct demo_protect *p)
+{
+	return holds(p) && suspects(p);
+}
+
+static bool is_given_up(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_DEST].phase, "fenced");
+}
+
 static bool has_ended(const struct demo_protect *p)
 {
-	return p->demo.child[DEMO_DEST].reaped;
+	return p->demo.child[p->survivor].reaped;
 }
 
 static int start(struct demo_protect *p, enum demo_end end, const struct settings *settings)
@@ -223,17 +245,23 @@ static int begin(struct demo_protect *p, const struct settings *settings, struct
 	return ret;
 }
 
-/* For so long, and then for a moment that nobody knows, up to two checkpoints */
+static uint32_t chance(uint32_t below)
+{
+	uint32_t number = 0;
+
+	if (getrandom(&number, sizeof(number), 0) < 0)
+		number = (uint32_t)demo_now_ns();
+	return number % below;
+}
+
+/* For so long, and then for a moment that nobody knows */
 static int run_protected(struct demo_protect *p, unsigned seconds)
 {
 	uint64_t end_ns = demo_now_ns() + (uint64_t)seconds * 1000 * NS_PER_MS;
-	uint32_t chance = 0;
 	int ret = 0;
 
 	p->doing = "it runs protected";
-	if (getrandom(&chance, sizeof(chance), 0) < 0)
-		chance = (uint32_t)end_ns;
-	end_ns += chance % (100 * NS_PER_MS);
+	end_ns += chance(400 * NS_PER_MS);
 	while (!ret && demo_now_ns() < end_ns) {
 		ret = turn(p);
 		demo_survive_progress(p);
@@ -242,34 +270,92 @@ static int run_protected(struct demo_protect *p, unsigned seconds)
 }
 
 /* What it had sent and what had not been seen yet is seen now: before the time of the kill */
-static void kill_primary(struct demo_protect *p)
+static void kill_end(struct demo_protect *p, enum demo_end end)
 {
-	struct demo_child *primary = &p->demo.child[DEMO_SOURCE];
+	struct demo_child *child = &p->demo.child[end];
 
-	kill(primary->pid, SIGKILL);
-	demo_child_reap(primary, 0);
+	kill(child->pid, SIGKILL);
+	demo_child_reap(child, 0);
+	p->gone[end] = true;
 	witness_turn(&p->witness, demo_now_ns());
 	p->kill_ns = demo_now_ns();
-	demo_say(&p->demo, "primary: killed");
+	demo_say(&p->demo, "%s: killed", end == DEMO_DEST ? "replica" : "primary");
 }
 
-static int survive(struct demo_protect *p)
+/* The guest is to go on at the replica */
+static int take_over(struct demo_protect *p)
+{
+	p->survivor = DEMO_DEST;
+	dprintf(p->demo.child[DEMO_DEST].in, "takeover\n");
+	return until(p, "the replica has taken over", has_taken_over, SOON_MS);
+}
+
+/* Or where it is, without a replica */
+static int go_on_alone(struct demo_protect *p)
+{
+	int ret = 0;
+
+	p->survivor = DEMO_SOURCE;
+	if (!p->gone[DEMO_DEST]) {
+		dprintf(p->demo.child[DEMO_DEST].in, "abandon\n");
+		ret = until(p, "the replica gives up", is_given_up, SOON_MS);
+	}
+	dprintf(p->demo.child[DEMO_SOURCE].in, "release\n");
+	return ret ? ret : until(p, "the primary goes on", has_released, SOON_MS);
+}
+
+static int break_it(struct demo_protect *p, struct wh_err *err)
 {
 	int ret;
 
-	kill_primary(p);
-	ret = until(p, "the replica misses it", suspects, SOON_MS);
-	if (ret)
-		return ret;
-	dprintf(p->demo.child[DEMO_DEST].in, "takeover\n");
-	ret = until(p, "the replica has taken over", has_taken_over, SOON_MS);
+	switch (p->kill) {
+	case DEMO_KILL_SOURCE:
+		kill_end(p, DEMO_SOURCE);
+		ret = until(p, "the replica misses it", suspects, SOON_MS);
+		return ret ? ret : take_over(p);
+	case DEMO_KILL_DESTINATION:
+		kill_end(p, DEMO_DEST);
+		ret = until(p, "the primary misses it", holds, SOON_MS);
+		return ret ? ret : go_on_alone(p);
+	case DEMO_KILL_LINK:
+		ret = demo_net_cut(err);
+		p->kill_ns = demo_now_ns();
+		demo_say(&p->demo, "link: cut");
+		if (!ret)
+			ret = until(p, "both miss each other", both_miss, SOON_MS);
+		if (ret)
+			return ret;
+		return chance(2) ? take_over(p) : go_on_alone(p);
+	case DEMO_KILL_COUNT:
+		break;
+	}
+	return -EINVAL;
+}
+
+static int survive(struct demo_protect *p, struct wh_err *err)
+{
+	int ret = break_it(p, err);
+
 	p->taken_ns = demo_now_ns();
 	if (!ret)
 		ret = until(p, "the guest answers again", answers_again, SOON_MS);
 	if (ret)
 		return ret;
-	dprintf(p->demo.child[DEMO_DEST].in, "quit\n");
+	dprintf(p->demo.child[p->survivor].in, "quit\n");
 	return until(p, "its memory is verified", has_ended, SOON_MS);
+}
+
+/* Return: false if there is no such word */
+static bool kill_named(const char *word, enum demo_kill *what)
+{
+	static const char *const words[] = { "source", "destination", "link" };
+
+	for (unsigned i = 0; i < DEMO_KILL_COUNT; i++) {
+		*what = (enum demo_kill)i;
+		if (!strcmp(word, words[i]))
+			return true;
+	}
+	return false;
 }
 
 /* Return: 0; or the exit status plus one */
@@ -284,6 +370,7 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 		{ "interval", required_argument, NULL, 'i' },
 		{ "seconds", required_argument, NULL, 's' },
 		{ "hold", required_argument, NULL, 'o' },
+		{ "kill", required_argument, NULL, 'k' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -311,7 +398,14 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 			settings->interval = optarg;
 			break;
 		case 's':
-			ret = cli_number("demo", "--seconds", optarg, 3600, &seconds);
+			if (!strcmp(optarg, "0"))
+				seconds = 0;
+			else
+				ret = cli_number("demo", "--seconds", optarg, 3600, &seconds);
+			break;
+		case 'k':
+			if (!kill_named(optarg, &p->kill))
+				ret = cli_usage("demo", "--kill: not '%s'", optarg);
 			break;
 		case 'o':
 			settings->hold = optarg;
@@ -378,7 +472,7 @@ int demo_protect(int argc, char **argv)
 	if (!ret)
 		ret = run_protected(&p, settings.seconds);
 	if (!ret)
-		ret = survive(&p);
+		ret = survive(&p, &err);
 	if (ret && err.code)
 		demo_say(&p.demo, "%s", err.text);
 	right = demo_survive_summary(&p, ret);

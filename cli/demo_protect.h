@@ -16,16 +16,25 @@ int demo_net_open(const char *const *taps, unsigned count, struct wh_err *err);
 /* Nothing goes from one VMM to the other any more */
 int demo_net_cut(struct wh_err *err);
 
+enum demo_kill {
+	DEMO_KILL_SOURCE,
+	DEMO_KILL_DESTINATION,
+	DEMO_KILL_LINK, /* nobody dies, and chance decides who goes on */
+	DEMO_KILL_COUNT
+};
+
 struct demo_protect {
 	struct demo demo; /* its source is the primary, its destination the replica */
 	const char *program;
 	char folder[32];
-	bool quick; /* no line of progress */
+	enum demo_kill kill;
+	enum demo_end survivor;
+	bool gone[DEMO_END_COUNT]; /* killed by us */
 	int signal_fd;
 	struct witness witness;
 	uint64_t protected_ns; /* when the first checkpoint was complete */
 	uint64_t kill_ns;
-	uint64_t taken_ns; /* when the guest ran at the replica */
+	uint64_t taken_ns; /* when it was decided who goes on */
 	const char *doing; /* what is waited for */
 };
 

@@ -76,7 +76,7 @@ static void outcome_of(const struct demo_protect *p, int ret, struct outcome *o)
 			 *error ? ": " : "", error);
 	else if (o->verdict.missing || p->witness.lost)
 		snprintf(o->reason, sizeof(o->reason), "the survivor has forgotten what was said");
-	else if (!o->verified)
+	else if (!o->verified && p->survivor == DEMO_DEST)
 		snprintf(o->reason, sizeof(o->reason), "memory: %s",
 			 demo_string(replica->summary, "error"));
 	o->right = !*o->reason;

@@ -1,0 +1,43 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# Guests that lose their machine, their replica, or the link between them, at moments that nobody
+# knows: whoever goes on remembers every reply that was seen outside, and nobody else is heard.
+# PROTECT_DRILLS=500 for more of them.
+set -u
+. selftests/lib/tap.sh
+
+wherry=${WH_BUILD:-build}/wherry
+unshare -Urn true 2>/dev/null || {
+	echo '1..0 # SKIP no user and network namespaces'
+	exit 4
+}
+folder=$(mktemp -d) || exit 1
+trap 'rm -rf "$folder"' EXIT
+trap 'exit 1' INT TERM
+
+# drill KIND NUMBER: how it ended, in words if it did not go well
+drill()
+{
+	# every third one has plain threads as its processors
+	[ $(($2 % 3)) -ne 0 ] || set -- "$@" --threads
+	kind=$1
+	shift 2
+	"$wherry" demo --protect --json --ram 16M --rate 4000 --interval 20 --seconds 0 \
+		--kill "$kind" "$@" >"$folder/out" 2>&1 &&
+		tail -n 1 "$folder/out" | grep -q '"result":"ok".*"missing":0,' && return 0
+	sed 's/^/# /' "$folder/out"
+	return 1
+}
+
+n=0
+while [ "$n" -lt "${PROTECT_DRILLS:-50}" ]; do
+	n=$((n + 1))
+	case $((n % 5)) in
+	0 | 2) kind=link ;;
+	1 | 3) kind=source ;;
+	*) kind=destination ;;
+	esac
+	try "drill $n: $kind" drill "$kind" "$n"
+done
+tap_end
