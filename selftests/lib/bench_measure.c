@@ -58,6 +58,11 @@ const struct bench_traits bench_traits[] = {
 	[BENCH_CP_STOP] = { "checkpoint-stop", "a guest's stop for a checkpoint", "ms" },
 	[BENCH_CP_WIRE] = { "checkpoint-wire", "a checkpoint on the wire", "MiB" },
 	[BENCH_CP_PACK] = { "checkpoint-pack", "packing a checkpoint while the guest runs", "ms" },
+	[BENCH_RECEIVE_RATE] = { "receive-rate", "all of the RAM by multifd out of QEMU 7.2",
+				 "GB/s" },
+	[BENCH_RECEIVE_CPU] = { "receive-cpu",
+				"processor time of the destination, by multifd out of QEMU 7.2",
+				"s/GiB" },
 };
 
 static_assert(sizeof(bench_traits) / sizeof(bench_traits[0]) == BENCH_MEASURE_COUNT,
@@ -110,6 +115,9 @@ const struct bench_aim bench_aims[] = {
 	{ BENCH_CP_STOP, "wherry", "floor", NULL, false, 1.25 },
 	{ BENCH_CP_STOP, "wherry", NULL, "5 MiB dirty, single pages, of 1 GiB", false, 1 },
 	{ BENCH_CP_STOP, "wherry", NULL, "64 MiB dirty, single pages, of 1 GiB", false, 6 },
+
+	/* A QEMU that sends by multifd */
+	{ BENCH_RECEIVE_CPU, "wherry", "QEMU 7.2", "warm", false, 1 },
 
 	{ 0 },
 };

@@ -53,6 +53,8 @@ static const struct plan plans[] = {
 	  {   80,  5,    64 }, { 12, 2,   64 } },
 	{ "protect", "3 sides: 5 sizes; 6 packings", 4,
 	  {   30, 15,  1024 }, {  6, 3,  256 } },
+	{ "receive", "2 destinations of a QEMU's multifd: 2 kinds of memory, warm and cold, 2 links", 3,
+	  {  100,  3,  1024 }, {  8, 1,  256 } },
 	{ "recover", "a broken link, 2 links; 2 bitmaps", 2,
 	  {   40, 25,  4096 }, {  2, 5,  512 } },
 	{ "restore", "5 sides: 1 GiB and the largest", 4,

@@ -242,6 +242,59 @@ static void qemu_pair_stop(struct bench_side *side)
 	side->dest = 0;
 }
 
+static int from_qemu_prepare(struct bench_side *side, struct qemu_pair *pair, struct wh_err *err)
+{
+	const struct bench_load *load = side->load;
+	uint64_t base;
+	int ret = start_one(&pair->source, load, false, err);
+
+	if (ret < 0)
+		return ret;
+	side->source = pair->source.child.pid;
+	base = find_ram(side->source, load->bytes);
+	if (!base || fill(side->source, base, load->bytes) < 0)
+		return err_set(err, -ENXIO, "RAM not found in /proc/PID/maps");
+	return qemu_parameter(&pair->source, "max-bandwidth", UINT64_C(1) << 40, err);
+}
+
+static int from_qemu_start(struct bench_side *side)
+{
+	struct qemu_pair *pair = calloc(1, sizeof(*pair));
+	struct wh_err err = { 0 };
+
+	side->own = pair;
+	if (!pair || bench_wherry_dest(side) < 0)
+		return -1;
+	snprintf(pair->uri, sizeof(pair->uri), "%.120s", side->shared->uri);
+	return from_qemu_prepare(side, pair, &err) < 0 ? say(side, &err) : 0;
+}
+
+static int from_qemu_done(struct bench_side *side)
+{
+	return bench_wait(side, &side->shared->ended);
+}
+
+static void from_qemu_stop(struct bench_side *side)
+{
+	struct qemu_pair *pair = side->own;
+
+	bench_kill(&side->dest);
+	if (pair)
+		qemu_end(&pair->source);
+	if (pair && !side->load->tcp && strlen(pair->uri) > 5)
+		unlink(pair->uri + 5);
+	free(pair);
+	side->own = NULL;
+	side->source = 0;
+}
+
+const struct bench_kind bench_from_qemu = {
+	.start = from_qemu_start,
+	.go = qemu_pair_go,
+	.done = from_qemu_done,
+	.stop = from_qemu_stop,
+};
+
 const struct bench_kind bench_qemu = {
 	.start = qemu_pair_start,
 	.go = qemu_pair_go,

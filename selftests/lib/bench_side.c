@@ -192,6 +192,8 @@ static struct bench_warm *warm(const struct bench_kind *kind, const struct bench
 	uint64_t bytes = load->bulk ? load->bytes : WARM_IDLE;
 	uint64_t small = bytes < WARM_SMALL ? bytes : WARM_SMALL;
 
+	if (load->cold)
+		return NULL;
 	switch (load->memory) {
 	case BENCH_ANON:
 		if (!load->postcopy)
@@ -263,4 +265,9 @@ double bench_cpu_s(const struct bench_side *side)
 			side->cpu_ns[1];
 
 	return (double)used / (double)NS_PER_S;
+}
+
+double bench_dest_cpu_s(const struct bench_side *side)
+{
+	return (double)(bench_cpu_ns(side->dest) - side->cpu_ns[0]) / (double)NS_PER_S;
 }

@@ -31,6 +31,7 @@ const char *bench_memory_name(enum bench_memory memory);
  * @bulk:	Background pages stream as fast as they can; else none come
  * @urgent:	With an urgent channel (QEMU: postcopy-preempt)
  * @channels:	Of multifd, in precopy; 0: none
+ * @cold:	The destination's memory was not used before
  * @spin_ns:	Ours: the fault thread polls so long before it sleeps
  * @fault_cpu:	Processor of the fault thread, or BENCH_CPU_FOLLOW: where who faults is, or
  *		BENCH_CPU_ANY; not with QEMU
@@ -50,6 +51,7 @@ struct bench_load {
 	bool bulk;
 	bool urgent;
 	unsigned channels;
+	bool cold;
 	uint64_t spin_ns;
 	int fault_cpu;
 	int cpu;
@@ -148,6 +150,8 @@ struct bench_kind {
 extern const struct bench_kind bench_floor;
 extern const struct bench_kind bench_wherry;
 extern const struct bench_kind bench_qemu;
+/* QEMU is the source, ours the destination */
+extern const struct bench_kind bench_from_qemu;
 
 /*
  * Until bench_stop() the caller is pinned like both ends. 0; or -1 with side->why, and
@@ -169,6 +173,9 @@ double bench_rate(const struct bench_side *side);
 /* Processor time since bench_go(), both ends */
 double bench_cpu_s(const struct bench_side *side);
 
+/* The destination's alone */
+double bench_dest_cpu_s(const struct bench_side *side);
+
 /* ---- For those who do it ---------------------------------------------------------- */
 
 struct bench_shared *bench_share(void);
@@ -183,6 +190,9 @@ pid_t bench_fork(void);
 void *bench_map(const struct bench_load *load, bool source, int *fd);
 void bench_fill(void *memory, uint64_t bytes);
 uint64_t bench_page(enum bench_memory memory);
+
+/* bench_wherry.c: a destination that listens at side->shared->uri. 0 or -1 */
+int bench_wherry_dest(struct bench_side *side);
 
 /* ---- bench_touch.c ---------------------------------------------------------------- */
 

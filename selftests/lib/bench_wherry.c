@@ -70,7 +70,7 @@ static struct wh_migration *make(const struct bench_side *side, enum wh_role rol
 	};
 	const struct bench_load *load = side->load;
 	struct wh_block block = {
-		.name = "ram",
+		.name = side->kind == &bench_from_qemu ? "ram0" : "ram",
 		.addr = memory,
 		.length = load->bytes,
 		.page_size = bench_page(load->memory),
@@ -191,6 +191,11 @@ static int run(struct bench_side *side, bool source)
 	if (fd >= 0)
 		close(fd);
 	return bench_wait(side, &side->shared->ready_ns);
+}
+
+int bench_wherry_dest(struct bench_side *side)
+{
+	return run(side, false);
 }
 
 static int wherry_start(struct bench_side *side)

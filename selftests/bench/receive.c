@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A QEMU's RAM by multifd, into another QEMU and into the library: how fast, and what processor
+ * time the destination takes for it. The source is the same for both. Warm is memory that was in use
+ * just now; cold is what the host has to back first, at whatever that costs it.
+ */
+#include "selftests/lib/bench.h"
+#include "selftests/lib/bench_side.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MIB (UINT64_C(1) << 20)
+#define CHANNELS 4
+#define SIDES 2
+
+static const struct {
+	const char *name;
+	const struct bench_kind *kind;
+} sides[SIDES] = {
+	{ "QEMU 7.2", &bench_qemu },
+	{ "wherry", &bench_from_qemu },
+};
+
+static void attempt(unsigned which, const struct bench_load *load, struct bench_row *rate,
+		    struct bench_row *cpu)
+{
+	struct bench_side side;
+
+	if (bench_start(&side, sides[which].kind, load) == 0) {
+		if (bench_go(&side) == 0 && bench_done(&side) == 0) {
+			bench_add(rate, bench_rate(&side));
+			bench_add(cpu, bench_dest_cpu_s(&side) / ((double)load->bytes / (1 << 30)));
+		}
+		bench_stop(&side);
+	}
+	snprintf(rate->why, sizeof(rate->why), "%s", side.why);
+	memcpy(cpu->why, rate->why, sizeof(cpu->why));
+}
+
+static void measure(const struct bench *bench, const struct bench_load *load)
+{
+	struct bench_row rate[SIDES] = { 0 }, cpu[SIDES] = { 0 };
+	char variant[128];
+
+	for (unsigned i = 0; i < SIDES; i++)
+		rate[i].side = cpu[i].side = sides[i].name;
+	for (unsigned round = 0; bench_again(round); round++)
+		for (unsigned i = 0; i < SIDES; i++)
+			if (bench_wants(bench, sides[i].name))
+				attempt(i, load, &rate[i], &cpu[i]);
+	snprintf(variant, sizeof(variant), "%llu MiB of %s, %s, %s",
+		 (unsigned long long)(load->bytes / MIB), bench_memory_name(load->memory),
+		 load->tcp ? "TCP" : "unix", load->cold ? "cold" : "warm");
+	bench_print(bench, BENCH_RECEIVE_RATE, variant, rate, SIDES);
+	bench_print(bench, BENCH_RECEIVE_CPU, variant, cpu, SIDES);
+}
+
+int main(int argc, char **argv)
+{
+	struct bench bench;
+	unsigned left = 8;
+
+	bench_begin(&bench, "receive", argc, argv);
+	for (unsigned i = 0; i < 8; i++) {
+		struct bench_load load = bench_load_default;
+
+		load.postcopy = false;
+		load.channels = CHANNELS;
+		load.bytes = bench.bytes;
+		load.tcp = i & 1;
+		load.cold = i & 2;
+		load.memory = i & 4 ? BENCH_MEMFD : BENCH_ANON;
+		bench_part(1, left--);
+		if (bench_chosen(bench.memory, bench_memory_key(load.memory)) &&
+		    bench_chosen(bench.link, load.tcp ? "tcp" : "unix") &&
+		    bench_chosen(bench.load, load.cold ? "cold" : "warm"))
+			measure(&bench, &load);
+	}
+	return 0;
+}
