@@ -149,10 +149,14 @@ static int make_blocks(struct loader *l, struct wh_err *err)
 
 static int take_page(struct loader *l, const struct ram_event *event, struct wh_err *err)
 {
-	uint8_t *at = l->addr[event->block] + event->offset;
+	bool contents = event->record <= RAM_GOT_XBZRLE;
+	uint8_t *at = contents ? l->addr[event->block] + event->offset : NULL;
 	uint64_t page = event->offset / FILE_PAGE;
-	uint64_t *written = l->written[event->block];
+	uint64_t *written = contents ? l->written[event->block] : NULL;
 	int ret = 0;
+
+	if (contents && !written)
+		return err_set(err, -EPROTO, "a page beside those that have their places");
 
 	switch (event->record) {
 	case RAM_GOT_PAGE:

@@ -523,6 +523,27 @@ TEST_F(file, mapped_where_it_is)
 	close(fd);
 }
 
+/* A record of a page behind the list, where all of them have their places */
+TEST_F(file, a_page_without_a_place)
+{
+	static const uint8_t record[] = "\0\0\0\0\0\0\0\2\3ram";
+	uint64_t at = HEADER - 8 - 4;
+	uint8_t bytes[8];
+	int fd;
+
+	self->save.mapped_ram = true;
+	SAVED();
+	fd = open(self->path, O_RDWR | O_CLOEXEC);
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		at += 1 + strlen(names[i]) + 8;
+		ASSERT_EQ(8, pread(fd, bytes, 8, (off_t)at + 20));
+		at = get_be64(bytes) + lengths[i];
+	}
+	ASSERT_EQ((ssize_t)sizeof(record), pwrite(fd, record, sizeof(record), (off_t)at));
+	REFUSED(-EPROTO, "a page beside those that have their places");
+	close(fd);
+}
+
 /* Any single byte of what is not contents: refused, or the same memory, or nothing worse */
 TEST_F(file, wrong_bytes)
 {
