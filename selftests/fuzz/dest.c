@@ -155,6 +155,98 @@ static void play_world(struct play *p, struct input *in)
 	w->block_result = what == 9 ? -EIO : 0;
 }
 
+/* A head made of numbers that may be good ones, or of bytes */
+static void lane_head(struct play *p, struct input *in, unsigned lane, bool raw)
+{
+	struct multifd_packet packet = { .method = MULTIFD_NONE };
+	uint8_t head[MULTIFD_HEAD_BYTES] = { 0 };
+	unsigned what = take(in), block = take(in) % WORLD_BLOCKS;
+	uint64_t page = take16(in);
+	struct wh_err err = { 0 };
+	size_t length;
+	int ret;
+
+	packet.sync = what & 1;
+	packet.normal = what & 2 ? take(in) % (MULTIFD_PAGES + 1) : 0;
+	packet.zero = what & 4 ? take(in) % (MULTIFD_PAGES + 1 - packet.normal) : 0;
+	packet.method = what & 8 ? MULTIFD_ZSTD : MULTIFD_NONE;
+	packet.bytes = packet.normal * (packet.method == MULTIFD_NONE ? (unsigned)TARGET_PAGE : 7);
+	packet.number = what & 16 ? take(in) : p->packets++;
+	wire_name_set(&packet.block, world_blocks[block].name);
+	for (unsigned i = 0; i < packet.normal + packet.zero; i++)
+		packet.offset[i] = PAGES(page + i * (what & 32 ? 1 : 3));
+	multifd_put_head(head, &packet);
+	if (raw) {
+		length = in->left < sizeof(head) ? in->left : sizeof(head);
+		memcpy(head, in->at, length);
+		in->at += length;
+		in->left -= length;
+	}
+	ret = dest_lane_head(&p->w->dest, lane, head, p->now_ns, &err);
+	check(ret == 0 || (ret == err.code && err.text[0]));
+}
+
+/* Where they are to lie is inside of the block, which is written to as a socket would do it */
+static void lane_contents(struct play *p, unsigned lane)
+{
+	struct dest *d = &p->w->dest;
+	struct iovec room[MULTIFD_PAGES];
+	struct wh_err err = { 0 };
+	uint64_t bytes = 0;
+	unsigned pieces;
+	int ret;
+
+	pieces = dest_lane_room(d, lane, room);
+	check(pieces && pieces <= MULTIFD_PAGES);
+	for (unsigned i = 0; i < pieces; i++) {
+		memset(room[i].iov_base, 0x55, room[i].iov_len);
+		bytes += room[i].iov_len;
+	}
+	check(bytes == d->multifd.lane[lane].packet.normal * TARGET_PAGE);
+	ret = dest_lane_contents(d, lane, p->now_ns, &err);
+	check(ret == 0 || (ret == err.code && err.text[0]));
+}
+
+/* Channels of multifd: they come, have packets, end; in whatever order the joining may call */
+static void play_lane(struct play *p, struct input *in)
+{
+	struct multifd_hello hello = { 0 };
+	struct dest *d = &p->w->dest;
+	unsigned what = take(in), lane = what % 4;
+	struct wh_err err = { 0 };
+	struct wh_err reason = { -EIO, "receive" };
+
+	switch (what / 4 % 8) {
+	case 0:
+	case 1:
+		hello.channel = (uint8_t)(what & 32 ? take(in) : lane);
+		hello.uuid[0] = (uint8_t)(what >> 7);
+		if (dest_lane_open(d, &hello, p->now_ns, &err) < 0)
+			check(err.code < 0 && err.text[0]);
+		break;
+	case 2:
+	case 3:
+	case 4:
+		if (dest_lane_state(d, lane) == LANE_HEAD)
+			lane_head(p, in, lane, what / 4 % 8 == 4);
+		break;
+	case 5:
+		if (dest_lane_state(d, lane) == LANE_CONTENTS)
+			lane_contents(p, lane);
+		break;
+	case 6:
+		if (dest_multifd_gathers(d))
+			dest_multifd_gathered(d);
+		break;
+	case 7:
+		if (dest_lane_state(d, lane) != LANE_NONE &&
+		    dest_lane_state(d, lane) != LANE_CLOSED)
+			dest_lane_lost(d, lane, what & 32, what & 64 ? &reason : NULL);
+		break;
+	}
+	play_input(p, CHANNEL_MAIN); /* which may have waited for it */
+}
+
 static void play_one(struct play *p, struct input *in)
 {
 	struct dest *d = &p->w->dest;
@@ -201,6 +293,8 @@ static void play_one(struct play *p, struct input *in)
 	case 11:
 		if (what & 64)
 			play_lost(p, what / 16 % CHANNEL_COUNT, what & 128);
+		else
+			play_lane(p, in);
 		break;
 	case 12:
 	case 13:

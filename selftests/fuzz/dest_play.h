@@ -35,6 +35,7 @@ struct play {
 	uint64_t now_ns;
 	/* pages that may be marked and absent: zero since precopy, or removed */
 	uint64_t zero[WORLD_BLOCKS][(UINT64_C(6) << 20) / TARGET_PAGE / 64];
+	uint64_t packets; /* of multifd */
 	bool armed;
 	bool parked;		/* in PAUSED: nothing is left of the connection */
 	uint64_t urgent_before; /* pages of the urgent channel of other connections */
