@@ -61,7 +61,7 @@ _wherry()
 				--verify --device-max --recover --timeout --tls --json --quiet --help'
 			;;
 		relay:*)
-			words='--out --postcopy --urgent --return-path --multifd --multifd-compression
+			words='--out --reserve --postcopy --urgent --return-path --multifd --multifd-compression
 				--multifd-level --multifd-sync --recover --timeout --tls --tls-from
 				--tls-to --json --quiet --help'
 			;;

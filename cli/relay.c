@@ -32,6 +32,7 @@ static const char usage[] =
 	"\n"
 	"  FROM, TO               tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or fd:N\n"
 	"  --out DIR              what TO does not take is kept there, as by wherry receive\n"
+	"  --reserve on|off       room there for all of RAM, before it may come by postcopy (on)\n"
 	"  --postcopy             to TO: the guest runs there at once\n"
 	"  --urgent off|switch|start\n"
 	"                         to TO, as for wherry send (off)\n"
@@ -51,6 +52,7 @@ static const char usage[] =
 
 enum {
 	OPTION_OUT = 1,
+	OPTION_RESERVE,
 	OPTION_POSTCOPY,
 	OPTION_URGENT,
 	OPTION_RETURN_PATH,
@@ -70,6 +72,7 @@ enum {
 
 static const struct option options[] = {
 	{ "out", required_argument, NULL, OPTION_OUT },
+	{ "reserve", required_argument, NULL, OPTION_RESERVE },
 	{ "postcopy", no_argument, NULL, OPTION_POSTCOPY },
 	{ "urgent", required_argument, NULL, OPTION_URGENT },
 	{ "return-path", required_argument, NULL, OPTION_RETURN_PATH },
@@ -135,9 +138,13 @@ static void on_log(void *opaque, enum wh_log_level level, const char *line)
 static int on_block(void *opaque, const char *name, uint64_t length, uint64_t page_size,
 		    struct wh_block *block, struct wh_err *err)
 {
-	struct relay *relay = opaque;
+	struct receive *receive = &((struct relay *)opaque)->receive;
+	int ret = receive_block_make(receive, name, length, page_size, block, err);
 
-	return receive_block_make(&relay->receive, name, length, page_size, block, err);
+	/* Behind a switch it may have to be kept, and then nobody else has it */
+	if (!ret && wh_may_postcopy(receive->migration) && !receive->out.sparse)
+		ret = receive_out_reserve(receive, err);
+	return ret;
 }
 
 static int on_device(void *opaque, const void *data, size_t length, enum wh_device_format format,
@@ -179,6 +186,9 @@ static int read_option(struct relay *relay, struct wh_config *in, struct wh_conf
 	switch (option) {
 	case OPTION_OUT:
 		relay->receive.out.path = optarg;
+		break;
+	case OPTION_RESERVE:
+		ret = cli_word("relay", "reserve", optarg, "on", "off", &relay->receive.out.sparse);
 		break;
 	case OPTION_POSTCOPY:
 		relay->send.postcopy = true;

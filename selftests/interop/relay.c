@@ -6,8 +6,11 @@
  */
 #include "kselftest_harness.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "selftests/interop/do.h"
@@ -122,6 +125,52 @@ TEST_F_TIMEOUT(relay, goes_on, TEST_SECONDS)
 	}
 	DO(qemu_wait_status(to_qemu, "completed", WAIT_MS, &err));
 	DO(guest_pair_check(pair, &err));
+}
+
+FIXTURE(unkept)
+{
+	FIXTURE_DATA(relay) relay;
+};
+
+FIXTURE_SETUP(unkept)
+{
+	relay_setup(_metadata, &self->relay, NULL);
+}
+
+FIXTURE_TEARDOWN(unkept)
+{
+	relay_teardown(_metadata, &self->relay, NULL);
+}
+
+/* What TO does not take could not be kept: nothing leaves FROM. */
+TEST_F_TIMEOUT(unkept, before_postcopy, TEST_SECONDS)
+{
+	static const char *const capabilities[] = { "postcopy-ram", NULL };
+	static const char *const none[] = { NULL };
+	struct guest_pair *pair = &self->relay.pair;
+	struct qemu *qemu = &pair->vm[0].qemu;
+	struct wh_err err = { 0 };
+	char from[96], said[400];
+
+	if (geteuid())
+		SKIP(return, "a small file system can be mounted by root only");
+	ASSERT_EQ(0, unshare(CLONE_NEWNS));
+	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	ASSERT_EQ(0, mkdir(pair->out, 0700));
+	ASSERT_EQ(0, mount("wherry", pair->out, "tmpfs", 0, "size=8m"));
+	snprintf(from, sizeof(from), "unix:%s/from", pair->dir);
+	DO(start_relay(&self->relay, from, "unix:/nobody", none, &err));
+	DO(guest_pair_listens(&self->relay.relay, &err));
+	DO(guest_pair_start(pair, 0, &q35, capabilities, NULL, &err));
+	DO(qemu_migrate(qemu, from, &err));
+	EXPECT_EQ(1, child_wait(&self->relay.relay, WAIT_MS, &err));
+	child_said(&self->relay.relay, said, sizeof(said));
+	EXPECT_NE(NULL, strstr(said, "before it may come by postcopy: No space left"))
+	{
+		TH_LOG("%s", said);
+	}
+	DO(qemu_wait_status(qemu, "failed", WAIT_MS, &err));
+	umount2(pair->out, MNT_DETACH);
 }
 
 TEST_HARNESS_MAIN
