@@ -122,6 +122,14 @@ void protect_log(struct wh_protect *p, enum wh_log_level level, const char *form
 void protect_log_peer(struct wh_protect *p, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/* A callback has failed, and may have had no sentence for it. Return: its text */
+static inline const char *protect_said(struct wh_err *err, int ret)
+{
+	if (!err->code)
+		err_sys(err, ret, "the VMM");
+	return err->text;
+}
+
 /* run_drive.c */
 /* Nothing that comes back of operations is acted on any more */
 static inline bool protect_stops(const struct wh_protect *p)

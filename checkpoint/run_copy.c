@@ -62,7 +62,7 @@ static int log_start(struct protect_source *side, struct wh_err *err)
 		ret = dirty_log_open(&side->log, p->region, p->blocks, err);
 	else if (p->cb.dirty_start)
 		ret = p->cb.dirty_start(p->config.opaque, err);
-	side->logging = ret == 0;
+	side->logging = ret >= 0;
 	return ret;
 }
 
@@ -83,8 +83,9 @@ void source_copy_free(struct protect_source *side)
 	cp_stage_free(side->stage);
 }
 
-static void lost(struct protect_source *side, const struct wh_err *why)
+static void lost(struct protect_source *side, int ret, struct wh_err *why)
 {
+	(void)protect_said(why, ret);
 	cp_source_lost(&side->engine, why, clock_now_ns());
 }
 
@@ -126,13 +127,13 @@ static void sync_turn(struct protect_source *side)
 
 	if (!side->logging) {
 		ret = log_start(side, &err);
-		if (ret == 0)
+		if (ret >= 0)
 			cp_stage_begin(side->stage, side->engine.set.features);
 	}
-	if (ret == 0)
+	if (ret >= 0)
 		ret = sync_on(side, &err);
 	if (ret < 0)
-		lost(side, &err);
+		lost(side, ret, &err);
 }
 
 /* The destination is to know that what it has is old, and gets no younger */
@@ -158,19 +159,17 @@ void source_copy_stage(struct protect_source *side)
 	size_t length = 0;
 	int ret = 0;
 
-	if (p->cb.device_save) {
+	if (p->cb.device_save)
 		ret = p->cb.device_save(p->config.opaque, &device, &length, &err);
-		if (ret < 0 && !err.code)
-			err_sys(&err, ret, "device state");
-	}
-	if (ret == 0)
+	if (ret >= 0)
 		ret = cp_stage_stop(side->stage, device, length, &err);
 	/* with the sentence that is known here: cp_source_staged() would have the number alone */
 	if (ret < 0) {
+		(void)protect_said(&err, ret);
 		if (ret == -ENOSPC && p->config.full == WH_PROTECT_FULL_DEGRADE)
 			degrade(side, &err);
 		err_wrap(&err, "checkpoint %llu", (unsigned long long)side->engine.epoch);
-		lost(side, &err);
+		lost(side, ret, &err);
 		return;
 	}
 	side->looked_ns = clock_now_ns();
@@ -183,11 +182,14 @@ void source_copy_send(struct protect_source *side)
 {
 	uint64_t epoch = side->engine.epoch;
 	struct wh_err err = { 0 };
+	int ret = 0;
 
 	if (side->packed_epoch == epoch)
 		cp_stage_rewind(side->stage);
-	else if (cp_stage_pack(side->stage, epoch, &err) < 0) {
-		lost(side, &err);
+	else
+		ret = cp_stage_pack(side->stage, epoch, &err);
+	if (ret < 0) {
+		lost(side, ret, &err);
 		return;
 	}
 	side->packed_epoch = epoch;

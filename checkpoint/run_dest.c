@@ -212,7 +212,7 @@ static void verify(struct protect_dest *side)
 		ret = p->cb.device_check(p->config.opaque, device, length, &err);
 	if (ret < 0)
 		protect_log_peer(p, "checkpoint %llu is refused: %s",
-				 (unsigned long long)side->engine.epoch, err.text);
+				 (unsigned long long)side->engine.epoch, protect_said(&err, ret));
 	cp_dest_verified(&side->engine, ret, clock_now_ns());
 }
 
@@ -231,11 +231,14 @@ static void run(struct protect_dest *side)
 	struct wh_err err = { 0 };
 	size_t length = 0;
 	const void *device = cp_store_kept_device(side->store, &length);
+	int ret;
 
 	side->run_due = false;
 	side->running = true;
-	if (p->cb.run(p->config.opaque, device, length, &err) < 0)
-		protect_log(p, WH_LOG_ERROR, "the guest does not run here: %s", err.text);
+	ret = p->cb.run(p->config.opaque, device, length, &err);
+	if (ret < 0)
+		protect_log(p, WH_LOG_ERROR, "the guest does not run here: %s",
+			    protect_said(&err, ret));
 	protect_moved(p, WH_PROTECT_TAKEOVER, side->engine.complete, side->engine.generation, &err);
 }
 
@@ -257,7 +260,8 @@ static uint64_t fence_peer(struct protect_dest *side, uint64_t now_ns)
 	if (ret == 0)
 		ret = cp_dest_takeover(engine, engine->generation + 1, &err);
 	if (ret < 0)
-		protect_log_peer(p, "the source is not known to be fenced: %s", err.text);
+		protect_log_peer(p, "the source is not known to be fenced: %s",
+				 protect_said(&err, ret));
 	side->fence_at_ns = ret == WH_PENDING ? UINT64_MAX : clock_now_ns() + engine->lease_ns;
 	return ret < 0 ? side->fence_at_ns : UINT64_MAX;
 }

@@ -54,12 +54,14 @@ static void resume(struct protect_source *side)
 	struct wh_protect *p = side->p;
 	struct wh_err err = { 0 };
 	uint64_t begin_ns = clock_now_ns();
+	int ret;
 
-	side->resume_due = p->cb.resume(p->config.opaque, &err) < 0;
+	ret = p->cb.resume(p->config.opaque, &err);
+	side->resume_due = ret < 0;
 	side->resume_ns = clock_now_ns() - begin_ns;
 	side->retry_ns = begin_ns + RETRY_NS;
 	if (side->resume_due)
-		protect_log_peer(p, "the guest does not go on: %s", err.text);
+		protect_log_peer(p, "the guest does not go on: %s", protect_said(&err, ret));
 }
 
 /* At once: a millisecond here is one for which the guest stands still */
@@ -217,9 +219,11 @@ static void stop_guest(struct protect_source *side)
 	struct wh_protect *p = side->p;
 	struct wh_err err = { 0 };
 	uint64_t begin_ns = clock_now_ns();
+	int ret;
 
-	if (p->cb.pause(p->config.opaque, &err) < 0) {
-		protect_log_peer(p, "the guest does not stand still: %s", err.text);
+	ret = p->cb.pause(p->config.opaque, &err);
+	if (ret < 0) {
+		protect_log_peer(p, "the guest does not stand still: %s", protect_said(&err, ret));
 		side->retry_ns = begin_ns + RETRY_NS;
 		return;
 	}

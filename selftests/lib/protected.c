@@ -155,7 +155,7 @@ int protected_prepare_dest(struct protected *pair, struct wh_err *err)
 	if (ret == 0)
 		ret = add_block(pair->dest, &pair->replica, err);
 	if (ret == 0)
-		ret = wh_protect_listen(pair->dest, pair->uri, NULL, err);
+		ret = wh_protect_listen(pair->dest, pair->uri, pair->pulse_at, err);
 	return ret;
 }
 
@@ -185,7 +185,8 @@ int protected_start_source(struct protected *pair, struct wh_err *err)
 	if (ret == 0)
 		ret = add_block(pair->source, &pair->guest, err);
 	if (ret == 0)
-		ret = wh_protect_connect(pair->source, pair->to ? pair->to : pair->uri, NULL, err);
+		ret = wh_protect_connect(pair->source, pair->to ? pair->to : pair->uri,
+					 pair->pulse_to, err);
 	return ret == 0 ? wh_protect_start(pair->source, err) : ret;
 }
 

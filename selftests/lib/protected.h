@@ -21,6 +21,8 @@ struct protected
 	char folder[64];
 	char uri[128], generation[2][128]; /* of the source, of the destination */
 	const char *to;			   /* where the source connects; NULL: to the destination */
+	const char *pulse_at; /* the destination listens for heartbeats; NULL: with the rest */
+	const char *pulse_to; /* the source connects there; NULL: as for the rest */
 
 	/* atomic, all of them */
 	unsigned check_ms;  /* the destination looks at each checkpoint for so long */

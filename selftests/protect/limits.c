@@ -6,6 +6,7 @@
 #include "selftests/lib/protected.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -169,6 +170,83 @@ TEST_F(limits, a_guest_that_does_not_want_to_stop)
 	ASSERT_TRUE(protected_goes_on(pair->source, 3));
 	EXPECT_EQ(0, pair->fails);
 	EXPECT_TRUE(survives(pair));
+}
+
+static bool device_gone;
+
+static int no_device(void *opaque, void **data, size_t *length, struct wh_err *err)
+{
+	struct protected *pair = opaque;
+
+	(void)err;
+	if (__atomic_load_n(&device_gone, __ATOMIC_RELAXED))
+		return -EIO;
+	*length = sizeof(uint64_t);
+	*data = malloc(*length);
+	*(uint64_t *)*data = speaker_step(&pair->guest);
+	return 0;
+}
+
+/* What was copied without it is no checkpoint: the one before counts */
+TEST_F(limits, device_state_that_cannot_be_had)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_status status;
+
+	pair->source_calls.device_save = no_device;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	__atomic_store_n(&device_gone, true, __ATOMIC_RELAXED);
+	ASSERT_TRUE(protected_comes_to(pair->source, WH_PROTECT_HOLD));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(-EIO, status.err.code) TH_LOG("%s", status.err.text);
+	EXPECT_TRUE(survives(pair));
+}
+
+static unsigned logs;
+
+static int log_start(void *opaque, struct wh_err *err)
+{
+	(void)opaque;
+	(void)err;
+	__atomic_fetch_add(&logs, 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* A log that is none too sharp: everything, always */
+static int log_sync(void *opaque, const struct wh_block *block, uint64_t *map, size_t pages,
+		    struct wh_err *err)
+{
+	(void)opaque;
+	(void)err;
+	if (strcmp(block->name, "ram") != 0 || block->length != pages * 4096)
+		return -EINVAL;
+	memset(map, 0xff, pages / 8);
+	return 0;
+}
+
+static void log_stop(void *opaque)
+{
+	(void)opaque;
+	__atomic_fetch_sub(&logs, 1, __ATOMIC_RELAXED);
+}
+
+TEST_F(limits, the_vmm_has_a_log_of_its_own)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_status status;
+
+	pair->source_calls.dirty_start = log_start;
+	pair->source_calls.dirty_sync = log_sync;
+	pair->source_calls.dirty_stop = log_stop;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 3));
+	EXPECT_EQ(1, __atomic_load_n(&logs, __ATOMIC_RELAXED));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(4096 * 4096, status.dirty_bytes);
+	EXPECT_GT(1 << 20, status.wire_bytes);
+	EXPECT_TRUE(survives(pair));
+	EXPECT_EQ(0, __atomic_load_n(&logs, __ATOMIC_RELAXED));
 }
 
 TEST_F(limits, two_in_one_process)

@@ -257,4 +257,96 @@ TEST_F(pair, an_old_generation_is_refused)
 	fclose(file);
 }
 
+/* Nothing comes, and nobody says why: after the lease each end is alone */
+TEST_F(pair, silence)
+{
+	struct protected *pair = &self->pair;
+	struct proxy_script script = { .stall = true };
+	uint64_t seen;
+
+	short_lease(pair);
+	through_proxy(pair, &self->proxy, &script);
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	proxy_cut(self->proxy);
+	ASSERT_TRUE(protected_comes_to(pair->source, WH_PROTECT_HOLD));
+	ASSERT_TRUE(protected_comes_to(pair->dest, WH_PROTECT_SUSPECT));
+	seen = speaker_seen(pair->world);
+	ASSERT_OK(wh_protect_takeover(pair->dest, 0, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->dest, -1, &self->err));
+	EXPECT_SURVIVES(pair);
+	ASSERT_OK(wh_protect_fence(pair->source, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, -1, &self->err));
+	EXPECT_EQ(WH_PROTECT_FENCED, protected_state(pair->source));
+	EXPECT_EQ(seen, speaker_seen(pair->world));
+}
+
+/* Heartbeats go another way, and it is that one that breaks */
+TEST_F(pair, two_ways)
+{
+	struct protected *pair = &self->pair;
+	struct proxy_script script = { 0 };
+	char pulse[128];
+
+	snprintf(pulse, sizeof(pulse), "unix:%s/pulse", pair->folder);
+	pair->pulse_at = pulse;
+	self->proxy = proxy_start(pulse, &script);
+	pair->pulse_to = proxy_uri(self->proxy);
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	EXPECT_LT(0, proxy_bytes(self->proxy));
+	EXPECT_GT(10000, proxy_bytes(self->proxy));
+	proxy_cut(self->proxy);
+	ASSERT_TRUE(protected_comes_to(pair->source, WH_PROTECT_HOLD));
+	ASSERT_TRUE(protected_comes_to(pair->dest, WH_PROTECT_SUSPECT));
+	ASSERT_OK(wh_protect_takeover(pair->dest, 0, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->dest, -1, &self->err));
+	EXPECT_SURVIVES(pair);
+}
+
+/* The guest goes on as if nothing had been asked for */
+TEST_F(pair, nobody_listens)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_status status;
+
+	ASSERT_OK(protected_start_source(pair, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, 10000000000, &self->err));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(WH_PROTECT_RELEASED, status.state);
+	EXPECT_EQ(-ENOENT, status.err.code) TH_LOG("%s", status.err.text);
+	speaker_park(&pair->guest);
+	EXPECT_EQ(pair->guest.step, speaker_seen(pair->world));
+}
+
+static int in_callback;
+
+static void decide_in_callback(void *opaque, const struct wh_protect_event *event)
+{
+	struct protected *pair = opaque;
+
+	if (event->to == WH_PROTECT_RUN)
+		__atomic_store_n(&in_callback, wh_protect_stop(pair->source, NULL),
+				 __ATOMIC_RELAXED);
+}
+
+TEST_F(pair, another_pace)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_pace pace = { .min_ns = 40000000, .max_ns = 40000000 };
+	struct wh_protect_status status;
+
+	pair->source_calls.event = decide_in_callback;
+	ASSERT_OK(protected_start(pair, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(5000000, status.interval_ns);
+	ASSERT_OK(wh_protect_set_pace(pair->source, &pace, &self->err));
+	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(40000000, status.interval_ns);
+	/* who would wait for himself is told so, and nothing is decided */
+	EXPECT_EQ(-EDEADLK, __atomic_load_n(&in_callback, __ATOMIC_RELAXED));
+}
+
 TEST_HARNESS_MAIN
