@@ -2,7 +2,6 @@
 #ifndef CHECKPOINT_RUN_H
 #define CHECKPOINT_RUN_H
 
-#include "base/claim.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/region.h"
@@ -89,7 +88,6 @@ struct wh_protect {
 	struct region region[CP_BLOCKS_MAX];
 	struct cp_block block[CP_BLOCKS_MAX];
 	uint32_t blocks;
-	struct claim claim; /* of these, as long as the guest may be somebody else's */
 	char uri[URI_TEXT];
 	bool set_up;	 /* an address was given */
 	struct tls *tls; /* NULL: its connections are plain */

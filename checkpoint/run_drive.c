@@ -20,9 +20,6 @@ void protect_moved(struct wh_protect *p, enum wh_protect_state to, uint64_t epoc
 		.err = why && why->code ? why : NULL,
 	};
 
-	/* one guest, and it is this one: it may be migrated, or protected anew */
-	if (to == WH_PROTECT_RELEASED || to == WH_PROTECT_TAKEOVER)
-		claim_drop(&p->claim);
 	p->state = to;
 	if (event.err)
 		p->why = *why;

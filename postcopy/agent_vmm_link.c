@@ -41,8 +41,6 @@ static void moved(struct wh_migration *m, enum wh_phase phase, const struct wh_e
 	struct wh_event event = { .kind = WH_EVENT_PHASE, .phase = phase, .err = err };
 
 	run_paused(m, phase);
-	if (wh_phase_ended(phase))
-		claim_drop(&m->claim);
 	pthread_mutex_lock(&m->wait_lock);
 	if (wh_phase_ended(m->phase)) {
 		pthread_mutex_unlock(&m->wait_lock);

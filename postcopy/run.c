@@ -138,8 +138,6 @@ int wh_new(struct wh_migration **migration, enum wh_role role, const struct wh_c
 	if (!m)
 		return err_set(err, -ENOMEM, "migration: no memory");
 	m->role = role;
-	m->claim.kind = CLAIM_MIGRATION;
-	m->claim.regions = m->region;
 	m->config = *config;
 	m->cb = *config->callbacks;
 	m->config.callbacks = &m->cb;
@@ -205,7 +203,6 @@ void wh_free(struct wh_migration *m)
 		agent_vmm_free(m);
 	else
 		close_drive(m);
-	claim_drop(&m->claim);
 	for (unsigned i = 0; i < m->regions; i++)
 		if (m->region[i].fd >= 0)
 			close(m->region[i].fd);
@@ -265,8 +262,6 @@ int run_add_region(struct wh_migration *m, const struct wh_block *block, struct 
 		return ret;
 	if (m->agent)
 		ret = agent_vmm_check_region(m, err);
-	if (ret == 0)
-		ret = claim_add(&m->claim, err);
 	if (ret < 0) {
 		if (region->fd >= 0)
 			close(region->fd);

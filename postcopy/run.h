@@ -2,7 +2,6 @@
 #ifndef POSTCOPY_RUN_H
 #define POSTCOPY_RUN_H
 
-#include "base/claim.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "postcopy/agent.h"
@@ -278,13 +277,12 @@ struct wh_migration {
 	char uri[URI_TEXT];
 	struct region region[RAM_BLOCKS_MAX];
 	unsigned regions;
-	struct claim claim; /* of these, until it has ended */
 
 	struct loop *bulk;
 	struct loop *fault; /* == bulk with wh_process() */
 	struct op tick;	    /* bulk loop: engine time */
 	uint64_t tick_ns;
-	bool tick_sooner;   /* it is being cancelled, and set to tick_ns then */
+	bool tick_sooner; /* it is being cancelled, and set to tick_ns then */
 	bool threaded;
 	bool started;
 	bool set_up; /* wh_connect() or wh_listen() was called */

@@ -161,7 +161,6 @@ void run_forget_result(struct wh_migration *m)
 /* The bulk loop has nothing more to do: whoever waits may look at the result. */
 static void run_ended(struct wh_migration *m)
 {
-	claim_drop(&m->claim);
 	pthread_mutex_lock(&m->wait_lock);
 	m->end_ns = clock_now_ns();
 	__atomic_store_n(&m->ended, true, __ATOMIC_RELEASE);

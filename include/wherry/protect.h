@@ -281,7 +281,7 @@ void wh_protect_free(struct wh_protect *protect);
  * wh_protect_add_block() - A block of guest memory; at both ends the same ones, in any order
  *
  * Before wh_protect_connect() or wh_protect_listen(). At the destination it is written to until
- * the guest runs.
+ * the guest runs. It is not to be migrated meanwhile: a dirty log has one reader.
  */
 int wh_protect_add_block(struct wh_protect *protect, const struct wh_block *block,
 			 struct wh_err *err);

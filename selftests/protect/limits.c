@@ -269,9 +269,6 @@ TEST_F(limits, what_is_refused)
 {
 	struct protected *pair = &self->pair;
 	struct wh_protect *none;
-	struct wh_migration *migration;
-	struct wh_callbacks callbacks = { 0 };
-	struct wh_config config;
 	struct wh_block block = {
 		.name = "ram",
 		.addr = pair->guest.memory,
@@ -299,24 +296,6 @@ TEST_F(limits, what_is_refused)
 	EXPECT_EQ(-EBUSY, wh_protect_add_block(pair->source, &block, &self->err));
 	EXPECT_EQ(-EINVAL, wh_protect_start(pair->source, &self->err));
 	EXPECT_EQ(-EAGAIN, wh_protect_wait(pair->source, 0, &self->err));
-
-	/* the guest is not to be migrated meanwhile; when it is over it may be */
-	wh_config_init(&config);
-	config.callbacks = &callbacks;
-	ASSERT_OK(wh_new(&migration, WH_SOURCE, &config, &self->err));
-	EXPECT_EQ(-EBUSY, wh_add_block(migration, &block, &self->err));
-	EXPECT_NE(NULL, strstr(self->err.text, "protected")) TH_LOG("%s", self->err.text);
-	ASSERT_TRUE(protected_goes_on(pair->source, 3));
-	ASSERT_OK(wh_protect_stop(pair->source, &self->err));
-	ASSERT_OK(wh_protect_wait(pair->source, -1, &self->err));
-	ASSERT_OK(wh_add_block(migration, &block, &self->err));
-	/* and is not to be protected now */
-	wh_protect_free(pair->source);
-	ASSERT_OK(wh_protect_new(&pair->source, WH_SOURCE, &pair->source_config, &self->err));
-	EXPECT_EQ(-EBUSY, wh_protect_add_block(pair->source, &block, &self->err));
-	EXPECT_NE(NULL, strstr(self->err.text, "migrated")) TH_LOG("%s", self->err.text);
-	wh_free(migration);
-	ASSERT_OK(wh_protect_add_block(pair->source, &block, &self->err));
 }
 
 TEST_HARNESS_MAIN
