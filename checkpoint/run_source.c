@@ -91,6 +91,7 @@ static void on_moved(void *world, enum cp_source_state from, enum cp_source_stat
 		side->acked_due = true;
 	if (to == CP_SOURCE_HOLD)
 		side->dial_again_ns = 0;
+	side->linger_ns = clock_now_ns() + p->config.lease_ns;
 	protect_moved(p, state_of[to], side->engine.epoch, side->engine.set.generation,
 		      lost ? &side->engine.why : NULL);
 }
@@ -267,22 +268,29 @@ static void work(struct protect_source *side)
 	}
 }
 
-static void look_at_links(struct protect_source *side)
+/* Return: when to look again: somebody who takes nothing is not waited for for ever */
+static uint64_t look_at_links(struct protect_source *side, uint64_t now_ns)
 {
 	struct protect_link *link = side->p->link;
+	uint64_t next = UINT64_MAX;
 	struct wh_err why;
-	bool ended;
+	bool over[LINK_COUNT];
 
 	for (unsigned i = 0; i < LINK_COUNT; i++)
 		if (link_lost(&link[i], &why))
 			cp_source_lost(&side->engine, &why, clock_now_ns());
 	/* of one that is lost nothing is read, but whether the other side runs */
-	if (side->engine.state == CP_SOURCE_HOLD && link_flushed(&link[LINK_CONTENTS]))
-		link_close(&link[LINK_CONTENTS]);
-	ended = cp_source_ended(side->engine.state);
-	for (unsigned i = 0; ended && i < LINK_COUNT; i++)
-		if (link_flushed(&link[i]))
+	over[LINK_PULSE] = cp_source_ended(side->engine.state);
+	over[LINK_CONTENTS] = over[LINK_PULSE] || side->engine.state == CP_SOURCE_HOLD;
+	for (unsigned i = 0; i < LINK_COUNT; i++) {
+		if (!over[i] || link[i].fd < 0)
+			continue;
+		if (link_flushed(&link[i]) || now_ns >= side->linger_ns)
 			link_close(&link[i]);
+		else
+			next = side->linger_ns;
+	}
+	return next;
 }
 
 uint64_t protect_source_turn(struct wh_protect *p, uint64_t now_ns)
@@ -295,8 +303,9 @@ uint64_t protect_source_turn(struct wh_protect *p, uint64_t now_ns)
 	if (side->engine.state == CP_SOURCE_IDLE && side->dial[LINK_CONTENTS].fd >= 0 &&
 	    side->dial[LINK_PULSE].fd >= 0)
 		connected(side);
-	look_at_links(side);
-	next = source_plug_turn(side, now_ns);
+	next = look_at_links(side, now_ns);
+	then = source_plug_turn(side, now_ns);
+	next = then < next ? then : next;
 	then = ask_again(side, now_ns);
 	next = then < next ? then : next;
 	then = source_copy_watch(side, now_ns);

@@ -20,7 +20,8 @@ struct protect_source {
 		int fd; /* connected, and the other is not yet; -1 */
 	} dial[LINK_COUNT];
 	uint64_t dial_again_ns; /* in HOLD */
-	bool given_up;		/* before there was a session */
+	uint64_t linger_ns; /* until then the last word may leave a connection that is given up */
+	bool given_up;	    /* before there was a session */
 
 	/* what the engine asks for */
 	bool stop_due, stage_due, send_due, acked_due, resume_due;

@@ -150,9 +150,14 @@ TEST_F(pair, the_source_hears_of_the_takeover)
 	uint64_t step;
 
 	short_lease(pair);
+	/* in the middle of what no buffer takes */
+	pair->guest.rest_us = 0;
+	pair->source_config.pack = 0;
 	through_proxy(pair, &self->proxy, &script);
 	ASSERT_OK(protected_start(pair, &self->err));
 	ASSERT_TRUE(protected_goes_on(pair->source, 5));
+	while (protected_state(pair->source) != WH_PROTECT_SEND)
+		;
 	proxy_cut(self->proxy);
 	ASSERT_TRUE(protected_comes_to(pair->dest, WH_PROTECT_SUSPECT));
 	ASSERT_OK(wh_protect_takeover(pair->dest, 0, &self->err));
