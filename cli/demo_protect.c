@@ -205,7 +205,7 @@ static int start(struct demo_protect *p, enum demo_end end, const struct setting
 		{ "--nic", end == DEMO_SOURCE ? PRIMARY_TAP : REPLICA_TAP },
 		{ "--replica", end == DEMO_DEST ? "tcp:127.0.0.1:0" : NULL },
 	};
-	char generation[64];
+	char generation[300];
 	unsigned n = 1;
 
 	for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
@@ -427,7 +427,7 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 
 static void tidy(struct demo_protect *p)
 {
-	char path[64];
+	char path[300];
 
 	demo_children_end(p->demo.child, DEMO_END_COUNT);
 	witness_close(&p->witness);
@@ -443,13 +443,15 @@ int demo_protect(int argc, char **argv)
 {
 	static const char *const taps[] = { PRIMARY_TAP, REPLICA_TAP };
 	struct settings settings = { "256M", "2", "10000", "45", "queue", .seconds = 5 };
-	static struct demo_protect p = { .folder = "/tmp/wherry-demo.XXXXXX", .witness.fd = -1 };
+	static struct demo_protect p = { .witness.fd = -1 };
+	const char *place = getenv("TMPDIR");
 	static char program[PATH_MAX];
 	struct wh_err err = { 0 };
 	bool right;
 	int ret;
 
 	p.program = program;
+	snprintf(p.folder, sizeof(p.folder), "%s/wherry-demo.XXXXXX", place ? place : "/tmp");
 	for (unsigned i = 0; i < DEMO_END_COUNT; i++)
 		p.demo.child[i].in = p.demo.child[i].out = -1;
 	ret = read_options(&p, &settings, argc, argv);

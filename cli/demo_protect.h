@@ -26,7 +26,7 @@ enum demo_kill {
 struct demo_protect {
 	struct demo demo; /* its source is the primary, its destination the replica */
 	const char *program;
-	char folder[32];
+	char folder[256];
 	enum demo_kill kill;
 	enum demo_end survivor;
 	bool gone[DEMO_END_COUNT]; /* killed by us */

@@ -75,6 +75,8 @@ static void ask(struct witness *witness)
 	memcpy(frame + 12, &(uint16_t){ htons(TYPE) }, 2);
 	frame[15] = REQUEST;
 	memcpy(frame + 16, &number, 4);
+	if (witness->replies)
+		memcpy(frame + 32, &witness->reply[witness->replies - 1].number, 4);
 	/* A number that was not sent was not asked: the next one is the same */
 	if (send(witness->fd, frame, sizeof(frame), 0) == sizeof(frame))
 		witness->asked = number;
@@ -89,6 +91,8 @@ static void note(struct witness *witness, const uint8_t *frame, uint64_t now_ns)
 	memcpy(&reply.number, frame + 16, 4);
 	memcpy(&reply.count, frame + 20, 4);
 	memcpy(&reply.digest, frame + 24, 4);
+	memcpy(&reply.remembered, frame + 28, 4);
+	memcpy(&reply.earlier, frame + 32, 4);
 	if (witness->replies == witness->room) {
 		bigger = realloc(witness->reply, room * sizeof(reply));
 		if (!bigger) {

@@ -19,6 +19,8 @@ struct witness_reply {
 	uint32_t number; /* of the request */
 	uint32_t count;
 	uint32_t digest;
+	uint32_t earlier;    /* the number of another request, of a reply that was there then */
+	uint32_t remembered; /* and what the guest says that its digest was */
 };
 
 struct witness {

@@ -6,8 +6,10 @@
  * that got lost while there was no guest: a break. So between a reply and the next one that
  * comes from the same memory, the guest counted some of the numbers right behind the
  * first one, then, after a break, some right in front of the second one. One of those
- * ways has to give the digest of the second reply. If none does, the guest has forgotten the
- * first reply, and it is sought which earlier one it still knows.
+ * ways has to give the digest of the second reply. If none does there may have been more breaks
+ * than one: then the guest itself was asked what it remembers of the first reply, by a request that
+ * was answered after it. If that is not what it had said, the guest has forgotten the first
+ * reply, and it is sought which earlier one it still knows.
  */
 #include "cli/witness.h"
 
@@ -43,6 +45,17 @@ static bool follows(const struct witness_reply *a, const struct witness_reply *b
 	}
 }
 
+/* Whether a guest that gave reply @i, or a later one, has shown that it remembers reply @a */
+static bool remembers(const struct witness_reply *reply, size_t replies, size_t i, size_t a)
+{
+	if (reply[i].count <= reply[a].count)
+		return false;
+	for (; i < replies; i++)
+		if (reply[i].earlier == reply[a].number && reply[i].remembered == reply[a].digest)
+			return true;
+	return false;
+}
+
 struct witness_verdict witness_judge(const struct witness_reply *reply, size_t replies,
 				     uint64_t at_ns)
 {
@@ -52,7 +65,8 @@ struct witness_verdict witness_judge(const struct witness_reply *reply, size_t r
 	for (size_t i = 0; i < replies; i++) {
 		size_t known = i;
 
-		while (known && !follows(&reply[known - 1], &reply[i]))
+		while (known && !follows(&reply[known - 1], &reply[i]) &&
+		       !remembers(reply, replies, i, known - 1))
 			known--;
 		verdict.missing += i - known;
 		if (reply[i].at_ns < at_ns) {

@@ -16,7 +16,7 @@
  * share, and the edge is where the processor is.
  *
  *	page 0			the program
- *	pages 1 to 15		zero; with a network card, 1 and 2 are its (nic.h)
+ *	pages 1 to 15		zero; with a network card, 1 to 3 are its (nic.h)
  *	shares			one for each processor, same length; byte 0 of a page is
  *				stepped, the others are made from the page's number
  *	the tail, an eighth	zero

@@ -97,7 +97,8 @@ bool nic_wrote(struct vmm *vmm)
 void nic_serve(struct vmm *vmm)
 {
 	uint8_t *frame = ram_page(vmm, NIC_FRAME_PAGE);
-	uint32_t data[2], length, type, number;
+	uint32_t *table = (uint32_t *)ram_page(vmm, NIC_TABLE_PAGE);
+	uint32_t data[2], length, type, number, earlier;
 
 	while (guest_running(vmm)) {
 		length = nic_receive(vmm);
@@ -114,6 +115,9 @@ void nic_serve(struct vmm *vmm)
 		data[1] = data[1] * NIC_FACTOR + number;
 		memcpy(ram_page(vmm, NIC_DATA_PAGE), data, sizeof(data));
 		memcpy(frame + 20, data, sizeof(data));
+		memcpy(&earlier, frame + 32, 4);
+		memcpy(frame + 28, &table[earlier & NIC_TABLE_LAST], 4);
+		table[number & NIC_TABLE_LAST] = data[1];
 		nic_send(vmm, length);
 	}
 }

@@ -14,18 +14,22 @@
  *	 0	6, to whom		16	4, the request's number
  *	 6	6, from whom		20	4, the guest's count, this request included
  *	12	2, 88 b5		24	4, the guest's digest of the numbers so far
- *	14	2, 0 1 request, 0 2 reply, 0 3 it is here now
+ *	14	2, 0 1 request, 0 2 reply,	28	4, and the digest that it gave to this number:
+ *		0 3 it is here now	32	4, an earlier request's
  *
- * Count and digest are in guest memory alone: whoever has logged the replies can tell
+ * Count and digests are in guest memory alone: whoever has logged the replies can tell
  * whether a guest has the memory that it had when it sent them.
  */
 #define NIC_PORT 0x2e8
 #define NIC_FRAME_PAGE 1
-#define NIC_DATA_PAGE 2 /* the count, the digest */
+#define NIC_DATA_PAGE 2	 /* the count, the digest */
+#define NIC_TABLE_PAGE 3 /* digests of the last requests */
 #define NIC_FRAME (NIC_FRAME_PAGE * 4096)
 #define NIC_DATA (NIC_DATA_PAGE * 4096)
+#define NIC_TABLE (NIC_TABLE_PAGE * 4096)
+#define NIC_TABLE_LAST 1023
 #define NIC_FRAME_MAX 2048
-#define NIC_FRAME_MIN 28
+#define NIC_FRAME_MIN 36
 #define NIC_TYPE_REQUEST 0x0100b588 /* bytes 12 to 15 */
 #define NIC_REPLY 2		    /* byte 15 */
 #define NIC_HERE 3

@@ -66,6 +66,13 @@ vmm_program_nic:
 	addl	16(%edi), %eax
 	movl	%eax, 4(%esi)
 	movl	%eax, 24(%edi)
+	movl	32(%edi), %ebx		/* what it remembers of an earlier one */
+	andl	$NIC_TABLE_LAST, %ebx
+	movl	NIC_TABLE(,%ebx,4), %ebx
+	movl	%ebx, 28(%edi)
+	movl	16(%edi), %ebx
+	andl	$NIC_TABLE_LAST, %ebx
+	movl	%eax, NIC_TABLE(,%ebx,4)
 	movl	(%esi), %eax
 	movl	%eax, 20(%edi)
 	movl	$NIC_PORT, %edx

@@ -15,6 +15,7 @@
 
 struct guest {
 	uint32_t count, digest;
+	uint32_t table[1024];
 };
 
 FIXTURE(log)
@@ -44,10 +45,20 @@ static void ask(FIXTURE_DATA(log) *self, unsigned requests, bool seen, bool hear
 			continue;
 		self->guest.count++;
 		self->guest.digest = self->guest.digest * FACTOR + number;
-		if (heard)
-			self->reply[self->replies++] =
-				(struct witness_reply){ number * 1000, number, self->guest.count,
-							self->guest.digest };
+		if (heard) {
+			uint32_t earlier =
+				self->replies ? self->reply[self->replies - 1].number : 0;
+
+			self->reply[self->replies++] = (struct witness_reply){
+				.at_ns = number * 1000,
+				.number = number,
+				.count = self->guest.count,
+				.digest = self->guest.digest,
+				.earlier = earlier,
+				.remembered = self->guest.table[earlier % 1024],
+			};
+		}
+		self->guest.table[number % 1024] = self->guest.digest;
 	}
 }
 
@@ -84,6 +95,18 @@ TEST_F(log, with_a_break)
 				ask(self, 4, true, true);
 				ASSERT_EQ(0, missing(self));
 			}
+}
+
+/* However many there are: the guest says itself what it remembers */
+TEST_F(log, with_many_breaks)
+{
+	ask(self, 10, true, true);
+	for (unsigned i = 0; i < 5; i++) {
+		ask(self, 3, true, false);
+		ask(self, 4, false, false);
+	}
+	ask(self, 10, true, true);
+	EXPECT_EQ(0, missing(self));
 }
 
 /* A guest set back by @back replies has forgotten just those, however many it missed since */
