@@ -138,6 +138,7 @@ static void read_tls(struct console *console)
 		exit(USAGE_STATUS);
 	}
 	console->config.tls = tls;
+	console->protection.tls = tls;
 }
 
 void options_read(struct console *console, int argc, char **argv)

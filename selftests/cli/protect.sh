@@ -20,7 +20,7 @@ start()
 {
 	log=$1
 	shift
-	"$build/wherry-vmm" --ram 16M --vcpus 2 --rate 2000 --lease 400 --heartbeat 40 "$@" \
+	"$build/wherry-vmm" --ram 16M --vcpus 2 --rate 2000 --lease 5000 "$@" \
 		>"$temp/$log" 2>&1 </dev/null &
 }
 
@@ -91,8 +91,8 @@ listens()
 
 both()
 {
-	start_replica
-	start_primary
+	start_replica "$@"
+	start_primary "$@"
 	until_true listens "$a" && until_true listens "$b"
 }
 
@@ -105,14 +105,14 @@ once()
 
 protected()
 {
-	both && once
+	both "$@" && once
 }
 
 # watch OPTION...: in the background
 watch()
 {
 	rm -f "$temp/watch"
-	"$wherry" protect "$@" "$a" "$b" >"$temp/watch" 2>&1 &
+	timeout 30 "$wherry" protect "$@" "$a" "$b" >"$temp/watch" 2>&1 &
 	watcher=$!
 	until_true test -s "$temp/watch"
 }
@@ -176,6 +176,20 @@ watched 0 "without protection"
 said "and so it ends"
 try "the replica has forgotten it" until_true tells "$b" '"state": ?"fenced"'
 try "the guest runs" sh -c "'$wherry' qmp '$a' query-status | grep -qE '\"running\": ?true'"
+end
+
+# With a key that both have, and one that only one of them has
+printf 'qemu:%s\n' 00112233445566778899aabbccddeeff >"$temp/keys.psk"
+chmod 600 "$temp/keys.psk"
+protected --tls "psk,dir=$temp"
+said "with TLS"
+end
+start_replica --tls "psk,dir=$temp"
+start_primary
+until_true listens "$a" && until_true listens "$b"
+try "one that speaks no TLS is no source" refused "wherry protect" \
+	"$wherry" protect --once "$a" "$b"
+try "nothing has come" tells "$b" '"state": ?"setup"'
 end
 
 # The primary dies
