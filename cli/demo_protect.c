@@ -199,7 +199,7 @@ static int start(struct demo_protect *p, enum demo_end end, const struct setting
 		{ "--ram", settings->ram },
 		{ "--vcpus", settings->vcpus },
 		{ "--rate", settings->rate },
-		{ "--lease", "400" },
+		{ "--lease", "1000" },
 		{ "--hold", settings->hold },
 		{ "--interval", settings->interval },
 		{ "--nic", end == DEMO_SOURCE ? PRIMARY_TAP : REPLICA_TAP },
