@@ -58,7 +58,8 @@ void ferry_free(struct wh_migration *m)
 #include <poll.h>
 #include <stdlib.h>
 
-#define FLUSH_NS (500 * NS_PER_MS)
+/* Who has no room for a message when it comes is asked again after 655 ms */
+#define FLUSH_NS (1500 * NS_PER_MS)
 
 static void polled(struct op *op, int result)
 {
