@@ -200,7 +200,7 @@ static bool changes_something(const struct ptrace_syscall_info *info)
 	return false;
 }
 
-/* Return: 1 killed in front of its @at-th call that changes something, else its exit status */
+/* Return: 1 killed in front of its @at-th call that changes something; 0 it came to its end */
 static int killed_at(const char *const argv[], unsigned at, struct wh_err *err)
 {
 	struct ptrace_syscall_info info;
@@ -211,6 +211,8 @@ static int killed_at(const char *const argv[], unsigned at, struct wh_err *err)
 	memcpy(words, argv, sizeof(words));
 	pid = fork();
 	if (pid == 0) {
+		/* LeakSanitizer is a tracer itself */
+		setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
 		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
 		execv(words[0], words);
 		_exit(127);
@@ -222,8 +224,10 @@ static int killed_at(const char *const argv[], unsigned at, struct wh_err *err)
 		ptrace(PTRACE_SYSCALL, pid, NULL, NULL);
 		if (waitpid(pid, &status, 0) != pid)
 			return err_sys(err, errno, "waiting for it");
+		if (WIFEXITED(status) && WEXITSTATUS(status))
+			return err_set(err, -EIO, "exit status %d", WEXITSTATUS(status));
 		if (WIFEXITED(status))
-			return WEXITSTATUS(status);
+			return 0;
 		if (WIFSIGNALED(status))
 			return err_set(err, -EINTR, "signal %d", WTERMSIG(status));
 		if (ptrace(PTRACE_GET_SYSCALL_INFO, pid, (void *)sizeof(info), &info) <= 0)
