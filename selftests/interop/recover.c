@@ -11,6 +11,7 @@
 #include "kselftest_harness.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <ftw.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <wherry/wherry.h>
@@ -298,25 +300,69 @@ static int start_source(FIXTURE_DATA(recover) *self, const FIXTURE_VARIANT(recov
 	return ret ? ret : wh_start_postcopy(self->migration, err);
 }
 
+/* Return: 0: it goes on behind the last cut, or a negative errno */
+static int recover_qemu(FIXTURE_DATA(recover) *self, const FIXTURE_VARIANT(recover) * variant,
+			struct wh_err *err)
+{
+	struct wh_stats stats;
+	char uri[64];
+	int ret = start_source(self, variant, err);
+
+	for (unsigned i = 1; i <= CUTS && !ret; i++) {
+		ret = wait_paused(self, err);
+		if (ret)
+			break;
+		wh_get_stats(self->migration, &stats);
+		if (stats.recoveries != i - 1)
+			return err_set(err, -EIO, "%llu recoveries before cut %u",
+				       (unsigned long long)stats.recoveries, i);
+		free_port(uri);
+		ret = qemu_command(&self->qemu, NULL, err, "migrate-recover", "{\"uri\":\"%s\"}",
+				   uri);
+		if (!ret)
+			ret = new_proxy(self, uri, i < CUTS ? cuts[i] : 0, err);
+		if (!ret)
+			ret = wh_resume(self->migration, proxy_uri(self->proxy), err);
+	}
+	return ret ? ret : wait_phase(self, WH_PHASE_POSTCOPY, err);
+}
+
+/*
+ * QEMU 7.2 uses a connection that it has just closed, and now and then dies of it
+ * (Documentation/drill.rst). Nothing else that ends it counts as that, nor if our end does not
+ * stand where it can be left.
+ */
+static bool died_of_itself(FIXTURE_DATA(recover) *self)
+{
+	struct child *child = &self->qemu.child;
+
+	if (wait_phase(self, WH_PHASE_PAUSED, NULL) || child_wait(child, WAIT_MS, NULL) != -EINTR)
+		return false;
+	return WIFSIGNALED(child->status) && WTERMSIG(child->status) == SIGSEGV;
+}
+
+static void give_up(FIXTURE_DATA(recover) *self)
+{
+	proxy_end(self->proxy);
+	self->proxy = NULL;
+	wh_free(self->migration);
+	self->migration = NULL;
+	qemu_end(&self->qemu);
+	workload_fini(&self->workload);
+}
+
 TEST_F_TIMEOUT(recover, qemu_is_the_destination, TEST_SECONDS)
 {
 	struct wh_err err = { 0 };
 	struct wh_stats stats;
+	int ret = recover_qemu(self, variant, &err);
 
-	DO(start_source(self, variant, &err));
-	for (unsigned i = 1; i <= CUTS; i++) {
-		char uri[64];
-
-		DO(wait_paused(self, &err));
-		wh_get_stats(self->migration, &stats);
-		EXPECT_EQ(i - 1, stats.recoveries);
-		free_port(uri);
-		DO(qemu_command(&self->qemu, NULL, &err, "migrate-recover", "{\"uri\":\"%s\"}",
-				uri));
-		DO(new_proxy(self, uri, i < CUTS ? cuts[i] : 0, &err));
-		DO(wh_resume(self->migration, proxy_uri(self->proxy), &err));
+	for (unsigned again = 0; ret == -ECONNRESET && again < 3 && died_of_itself(self); again++) {
+		TH_LOG("QEMU died of a segmentation fault, from the start: %s", err.text);
+		give_up(self);
+		ret = recover_qemu(self, variant, &err);
 	}
-	DO(wait_phase(self, WH_PHASE_POSTCOPY, &err));
+	DO(ret);
 	/* What is missing it takes for this in its own order: each is asked for */
 	DO(save(self, &err));
 	DO(compare(self, self->file, &err));
