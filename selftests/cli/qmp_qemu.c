@@ -91,7 +91,11 @@ static void run(bool is_qemu, bool is_dest, const char *path)
 	dup2(null, STDOUT_FILENO);
 	dup2(null, STDERR_FILENO);
 	snprintf(program, sizeof(program), "%s/wherry-vmm", build ? build : "build");
-	snprintf(qmp, sizeof(qmp), is_qemu ? "unix:%s,server=on,wait=off" : "%s", path);
+	/*
+	 * It begins when somebody is connected: a QEMU 7.2 that accepts while its monitor's
+	 * thread is being set up greets twice, or loses a part of what it reads.
+	 */
+	snprintf(qmp, sizeof(qmp), is_qemu ? "unix:%s,server=on,wait=on" : "%s", path);
 	if (is_qemu)
 		execlp("qemu-system-x86_64", "qemu", "-M", "none", "-m", "16", "-nodefaults",
 		       "-display", "none", "-qmp", qmp, is_dest ? "-incoming" : NULL, "defer",

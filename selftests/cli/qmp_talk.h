@@ -178,6 +178,9 @@ static inline bool talk_open(struct talk *talk, const char *path)
 	}
 	greeting = talk_next(talk, TALK_MS);
 	greeted = talk_part(greeting, "QMP");
+	if (!greeted)
+		fprintf(stderr, "# %s: no greeting%s: %s\n", path, talk->ended ? ", the end" : "",
+			json_object_get_string(greeting));
 	json_object_put(greeting);
 	return greeted && talk_is(talk, "{\"execute\":\"qmp_capabilities\"}\n", "return");
 }
