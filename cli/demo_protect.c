@@ -401,7 +401,7 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 			if (!strcmp(optarg, "0"))
 				seconds = 0;
 			else
-				ret = cli_number("demo", "--seconds", optarg, 3600, &seconds);
+				ret = cli_number("demo", "seconds", optarg, 3600, &seconds);
 			break;
 		case 'k':
 			if (!kill_named(optarg, &p->kill))

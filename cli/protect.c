@@ -320,7 +320,7 @@ int cmd_protect(int argc, char **argv)
 			return fputs(help, stdout) < 0;
 		else if (option != 'i')
 			return cli_usage("protect", NULL);
-		else if (cli_number("protect", "--interval", optarg, 10000, &p.interval_ms))
+		else if (cli_number("protect", "interval", optarg, 10000, &p.interval_ms))
 			return EXIT_USAGE;
 	}
 	if (argc - optind != 2)
