@@ -18,6 +18,9 @@
 
 #define ARGS_MAX 64
 #define WARM_MS 500 /* the guest runs before it is moved */
+#define ROUNDS 2    /* of precopy, to be seen before postcopy */
+#define MS_MAX 3600000
+#define PATIENCE 4 /* times the time asked for, where memory is slow */
 
 static const char usage[] =
 	"usage: wherry demo [options]\n"
@@ -33,7 +36,8 @@ static const char usage[] =
 	"  --rate PAGES            a second and processor that it writes (150000; 0: all it can)\n"
 	"  --uri URI               of the link: tcp:HOST:PORT or unix:PATH (tcp:127.0.0.1:0)\n"
 	"  --urgent off|switch|start  second connection for awaited pages (switch)\n"
-	"  --postcopy-after MS     in precopy until then (4000; 0: precopy only)\n"
+	"  --postcopy-after MS     in precopy for so long, and until two rounds have ended, which\n"
+	"                          may make it four times as long (4000; 0: precopy only)\n"
 	"  --bandwidth SIZE        bytes a second in precopy (600M, which is less than the\n"
 	"                          guest writes; 0: no limit)\n"
 	"  --postcopy-bandwidth SIZE  of the background pages of postcopy (600M)\n"
@@ -150,12 +154,28 @@ static bool demo_failed(const struct demo *demo)
 	return false;
 }
 
+/* The guest is to be moved, and later to go ahead of its memory: each is said once. */
+static void demo_command(struct demo *demo)
+{
+	struct demo_child *source = &demo->child[DEMO_SOURCE];
+	uint64_t now = demo_now_ns();
+
+	if (source->guest_ns && !demo->moved_ns && now > source->guest_ns + WARM_MS * NS_PER_MS &&
+	    dprintf(source->in, "migrate %s\n", demo->child[DEMO_DEST].uri) > 0)
+		demo->moved_ns = now;
+	if (!demo->moved_ns || !demo->after_ns || demo->ahead ||
+	    strcmp(source->phase, "active") != 0 || now < demo->moved_ns + demo->after_ns)
+		return;
+	if (demo_number(source->latest, "rounds") >= ROUNDS ||
+	    now > demo->moved_ns + PATIENCE * demo->after_ns)
+		demo->ahead = dprintf(source->in, "postcopy\n") > 0;
+}
+
 /* Return: 0 both have ended; -EINTR; -EIO one failed; -EINVAL it does not like its arguments */
 static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
 {
 	struct demo_child *source = &demo->child[DEMO_SOURCE];
 	struct demo_child *dest = &demo->child[DEMO_DEST];
-	bool begun = false;
 
 	if (demo_child_start(dest, demo->program, args->arg[DEMO_DEST]))
 		return -EIO;
@@ -175,9 +195,7 @@ static int demo_run(struct demo *demo, struct demo_args *args, int signal_fd)
 			return -EINTR;
 		if (demo_failed(demo))
 			return -EIO;
-		if (source->guest_ns && !begun &&
-		    demo_now_ns() > source->guest_ns + WARM_MS * NS_PER_MS)
-			begun = dprintf(source->in, "migrate %s\n", dest->uri) > 0;
+		demo_command(demo);
 	}
 	return 0;
 }
@@ -246,18 +264,14 @@ static void args_default(struct demo *demo, struct demo_args *args)
 		args_add(args, DEMO_SOURCE, link[i]);
 }
 
-static void args_postcopy(struct demo_args *args, const char *after)
+static void args_postcopy(struct demo_args *args, bool postcopy)
 {
-	bool postcopy = strcmp(after, "0") != 0;
-
 	for (enum demo_end end = DEMO_SOURCE; end < DEMO_END_COUNT; end++) {
 		args_add(args, end, "--postcopy");
 		args_add(args, end, postcopy ? "on" : "off");
 	}
 	if (!postcopy)
 		return;
-	args_add(args, DEMO_SOURCE, "--postcopy-after");
-	args_add(args, DEMO_SOURCE, after);
 	/* Postcopy is to be seen even where the link is faster than the guest */
 	args_add(args, DEMO_SOURCE, "--downtime");
 	args_add(args, DEMO_SOURCE, "1");
@@ -269,8 +283,8 @@ static int demo_read_options(struct demo *demo, struct demo_args *args, int argc
 	static char names[OPTION_COUNT][32];
 	struct option options[OPTION_COUNT + 1] = { 0 };
 	char *name_at[OPTION_COUNT];
-	const char *after = "4000";
-	int option, at = 0;
+	uint64_t after_ms = 4000;
+	int option, at = 0, wrong = 0;
 
 	for (unsigned i = 0; i < OPTION_COUNT; i++) {
 		options[i] = demo_options[i].option;
@@ -282,20 +296,25 @@ static int demo_read_options(struct demo *demo, struct demo_args *args, int argc
 			option_pass(args, (unsigned)at, name_at);
 		else if (option == 'u')
 			demo->listen = optarg;
+		else if (option == 'p' && !strcmp(optarg, "0"))
+			after_ms = 0;
 		else if (option == 'p')
-			after = optarg;
+			wrong = cli_number("demo", "postcopy-after", optarg, MS_MAX, &after_ms);
 		else if (option == 'j')
 			demo->json = true;
 		else if (option == 'h')
 			return fputs(usage, stdout) < 0 ? 2 : 1;
 		else
 			return cli_usage("demo", NULL) + 1; /* getopt has said what */
+		if (wrong)
+			return wrong + 1;
 	}
 	if (optind < argc)
 		return cli_usage("demo", "what is %s?", argv[optind]) + 1;
 	args_add(args, DEMO_DEST, "--listen");
 	args_add(args, DEMO_DEST, demo->listen);
-	args_postcopy(args, after);
+	demo->after_ns = after_ms * NS_PER_MS;
+	args_postcopy(args, after_ms != 0);
 	return 0;
 }
 

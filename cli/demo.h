@@ -60,6 +60,9 @@ struct demo {
 	uint64_t rate_ns; /* when rate_bytes were sent */
 	uint64_t rate_bytes;
 	uint64_t begin_ns;
+	uint64_t after_ns; /* of precopy at least; 0: precopy only */
+	uint64_t moved_ns; /* when the source was told to; 0 before */
+	bool ahead;	   /* it was told to go over to postcopy */
 };
 
 /* demo_child.c */

@@ -148,7 +148,7 @@ static void progress_from(struct demo *demo, struct progress *progress)
 	*progress = (struct progress){
 		.phase = phase_shown(phase),
 		/* The one under way, while there are rounds */
-		.round = demo_number(source, "rounds") + !strcmp(phase, "active"),
+		.round = strcmp(phase, "active") != 0 ? 0 : demo_number(source, "rounds") + 1,
 		.bytes = demo_number(source, "bytes"),
 		.bandwidth = rate_of(demo, demo_number(source, "bytes")),
 		.dirty_rate = demo_number(source, "dirty_rate"),
@@ -173,9 +173,29 @@ static void progress_object(const struct demo *demo, const struct progress *p)
 	demo_print(object);
 }
 
+/* Rounds, and what the guest writes meanwhile, are of precopy; faults of what comes after it */
+static void progress_text(const struct progress *p, char *text, size_t room)
+{
+	char round[48] = "", left[32] = "";
+
+	if (p->left_ms)
+		snprintf(left, sizeof(left), ", %.1f s left", (double)p->left_ms / 1000);
+	if (p->round)
+		snprintf(round, sizeof(round), "  round %" PRIu64 "  dirty %" PRIu64 " pages/s",
+			 p->round, p->dirty_rate);
+	if (!p->bytes)
+		snprintf(text, room, "%s", p->phase);
+	else
+		snprintf(text, room,
+			 "%-11s %5" PRIu64 " MiB  %5" PRIu64 " MB/s%s  %7" PRIu64
+			 " pages left  %6" PRIu64 " faults%s",
+			 p->phase, p->bytes >> 20, p->bandwidth / 1000000, round, p->pages_left,
+			 p->faults, left);
+}
+
 void demo_progress(struct demo *demo)
 {
-	char text[COLUMNS_MAX], left[32] = "";
+	char text[COLUMNS_MAX];
 	struct progress p;
 
 	if (!demo->child[DEMO_SOURCE].latest)
@@ -188,17 +208,7 @@ void demo_progress(struct demo *demo)
 		progress_object(demo, &p);
 		return;
 	}
-	if (p.left_ms)
-		snprintf(left, sizeof(left), ", %.1f s left", (double)p.left_ms / 1000);
-	if (!p.bytes)
-		snprintf(text, sizeof(text), "%s", p.phase);
-	else
-		snprintf(text, sizeof(text),
-			 "%-11s round %" PRIu64 "  %5" PRIu64 " MiB  %5" PRIu64
-			 " MB/s  dirty %7" PRIu64 " pages/s  %7" PRIu64 " pages left  %6" PRIu64
-			 " faults%s",
-			 p.phase, p.round, p.bytes >> 20, p.bandwidth / 1000000, p.dirty_rate,
-			 p.pages_left, p.faults, left);
+	progress_text(&p, text, sizeof(text));
 	demo_live(demo, text);
 }
 

@@ -85,10 +85,17 @@ killed()
 	try "$1: no child is left" until_true gone "$children"
 }
 
+# A round takes longer than the time after which postcopy is wanted
 # shellcheck disable=SC2086 # words
-ends_with "plain: ends well" 0 "$wherry" demo $small
-matches "plain: precopy" '^ +[0-9.]+ s  precopy +round 1 .* MB/s .* pages left' "$folder/out"
+ends_with "plain: ends well" 0 "$wherry" demo $small --bandwidth 40M
+for round in 1 2; do
+	matches "plain: precopy, round $round" \
+		"^ +[0-9.]+ s  precopy .* MB/s  round $round  dirty .* pages left" "$folder/out"
+	matches "plain: round $round ends" "source: round $round: .* pages dirty" "$folder/out"
+done
+matches "plain: dirty rate" '^ +[0-9.]+ s  precopy .* dirty [1-9][0-9]* pages/s' "$folder/out"
 matches "plain: postcopy" '^ +[0-9.]+ s  postcopy .* faults' "$folder/out"
+try "plain: no rounds in postcopy" sh -c "! grep -q ' s  postcopy .*round' '$folder/out'"
 matches "plain: phases of both ends" 'destination: postcopy-active' "$folder/out"
 matches "plain: total time" '^  total time +[0-9.]+ s$' "$folder/out"
 matches "plain: downtime" '^  downtime +[0-9.]+ ms$' "$folder/out"
@@ -117,6 +124,8 @@ ends_with "--help" 0 "$wherry" demo --help
 matches "--help: usage" '^usage: wherry demo' "$folder/out"
 ends_with "unknown option" 2 "$wherry" demo --nonsense
 ends_with "wrong value" 2 "$wherry" demo --ram banana
+ends_with "wrong time" 2 "$wherry" demo --postcopy-after soon
+matches "wrong time: said" '^wherry demo: --postcopy-after soon: 1 to ' "$folder/err"
 ends_with "too many words" 2 "$wherry" demo now
 ends_with "address that is none" 1 "$wherry" demo --ram 64M --uri tcp:nowhere
 
