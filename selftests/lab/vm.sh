@@ -82,6 +82,30 @@ not ok 10 - the VM: status 123
 T
 try "and shows what the kernel said" grep 'BUG: not one' "$temp/tap"
 
+# A kernel that dies as it boots, the first time or always
+cat >"$temp/qemu" <<'T'
+#!/bin/sh
+echo boot >>"$BOOTS"
+[ "$(wc -l <"$BOOTS")" -gt "$BAD" ] && exec qemu-system-x86_64 "$@"
+for word; do
+	case $word in
+	file:*/log) echo 'Oops: int3: 0000 [#1]' >"${word#file:}" ;;
+	file:*/status) : >"${word#file:}" ;;
+	esac
+done
+T
+chmod +x "$temp/qemu"
+for bad in 1 3; do
+	rm -f "$temp/boots"
+	BOOTS=$temp/boots BAD=$bad LAB_QEMU=$temp/qemu selftests/lab/vm -n none -- \
+		sh -c 'exit 9' >"$temp/said" 2>&1
+	echo $? >"$temp/status-$bad"
+	try "a VM that did not come up is told of" grep 'did not come up: Oops: int3' "$temp/said"
+done
+try "and begun again" test "$(cat "$temp/status-1")" = 9
+try "twice at most" test "$(cat "$temp/status-3")" = 123
+try "which is three in all" test "$(wc -l <"$temp/boots")" = 3
+
 begin=$(date +%s)
 selftests/lab/vm -n none -t 3 -- sleep 1000 >"$temp/said" 2>&1
 try "a VM that does not end is ended" test $? = 124
