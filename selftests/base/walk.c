@@ -69,10 +69,36 @@ static void check_sum(struct __test_metadata *_metadata, const struct walk *walk
 	ASSERT_EQ(WORDS * 64, walk->sum(map, 0, WORDS));
 }
 
+/* Wherever it begins, and not a word more; into other memory and in place */
+static void check_flip(struct __test_metadata *_metadata, const struct walk *walk)
+{
+	static uint64_t other[WORDS], before[WORDS];
+	unsigned seed = 2, i;
+	uint64_t at, end;
+
+	for (i = 0; i < WORDS; i++)
+		before[i] = (uint64_t)rand_r(&seed) << 33 ^ (uint64_t)rand_r(&seed);
+	for (at = 0; at < 9; at++)
+		for (end = at; end <= WORDS; end++) {
+			memcpy(map, before, sizeof(map));
+			memset(other, 0x5a, sizeof(other));
+			walk->flip(other + at, map + at, end - at);
+			walk->flip(map + at, map + at, end - at);
+			for (i = 0; i < WORDS; i++) {
+				bool flipped = i >= at && i < end;
+
+				ASSERT_EQ(flipped ? ~before[i] : before[i], map[i]);
+				ASSERT_EQ(flipped ? ~before[i] : UINT64_C(0x5a5a5a5a5a5a5a5a),
+					  other[i]);
+			}
+		}
+}
+
 static void check(struct __test_metadata *_metadata, const struct walk *walk)
 {
 	check_pass(_metadata, walk);
 	check_sum(_metadata, walk);
+	check_flip(_metadata, walk);
 }
 
 TEST(plain)
@@ -94,9 +120,19 @@ TEST(v3)
 	check(_metadata, walk_v3());
 }
 
+TEST(v4)
+{
+	if (!walk_v4())
+		SKIP(return, "processor does not count the bits of a vector");
+	check(_metadata, walk_v4());
+}
+
 TEST(best_is_chosen)
 {
-	const struct walk *best = walk_v3() ? walk_v3() : walk_v2() ? walk_v2() : &walk_plain;
+	const struct walk *best = walk_v4() ? walk_v4() :
+				  walk_v3() ? walk_v3() :
+				  walk_v2() ? walk_v2() :
+					      &walk_plain;
 
 	ASSERT_TRUE(walk_best() == best);
 	ASSERT_TRUE(walk_best() == best);
