@@ -106,7 +106,7 @@ struct source_config {
 	struct wire_name machine;
 	unsigned lanes;	       /* of multifd, 0: none. Without postcopy only */
 	bool lanes_by_section; /* the destination takes each section's end for a mark */
-	bool beside;	       /* pages go beside the stream (RDMA). Neither lanes nor postcopy */
+	bool beside;	       /* in precopy pages go beside the stream (RDMA). Without lanes */
 };
 
 #define SOURCE_QUEUE 1024u /* requests waiting; a power of two */

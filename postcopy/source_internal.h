@@ -320,6 +320,8 @@ void source_beside_begin(struct source *source, struct batch *batch, enum source
 /* Return: as source_next(); SOURCE_AGAIN: nothing is dirty, and all is with the destination */
 int source_beside_pages(struct source *source, uint64_t now_ns, size_t bytes_max,
 			struct batch *batch);
+/* The bracket there is ends early. Return: as source_next(); SOURCE_AGAIN: there is none any more */
+int source_beside_stop(struct source *source, struct batch *batch);
 
 /* source_start.c */
 int source_start(struct source *source, uint64_t now_ns, struct batch *batch);

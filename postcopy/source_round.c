@@ -113,8 +113,11 @@ int source_round(struct source *source, uint64_t now_ns, struct batch *batch, st
 
 	/* a round may take longer than anybody wants to wait: it is broken off */
 	if (postcopy_wanted(source, now_ns) && source_peer_settled(source, now_ns) &&
-	    source_urgent_settled(source, now_ns) && may_switch(source))
-		return source_switch(source, true, now_ns, err);
+	    source_urgent_settled(source, now_ns) && may_switch(source)) {
+		int ret = source_beside_stop(source, batch);
+
+		return ret == SOURCE_AGAIN ? source_switch(source, true, now_ns, err) : ret;
+	}
 
 	until_ns = bucket_wait(&source->bucket, now_ns, &fill.bytes_max);
 	meter_mark(&source->meter, now_ns, until_ns);

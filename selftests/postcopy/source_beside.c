@@ -57,7 +57,7 @@ static bool beside_close(void *ctx)
 	return true;
 }
 
-FIXTURE_SETUP(beside)
+static void begin(FIXTURE_DATA(beside) *self)
 {
 	const struct source_config config = { .downtime_ns = 1, .beside = true };
 
@@ -70,6 +70,11 @@ FIXTURE_SETUP(beside)
 	self->w.source->ops = &self->ops;
 	world_scribble(&self->w);
 	source_connected(self->w.source, self->w.now_ns);
+}
+
+FIXTURE_SETUP(beside)
+{
+	begin(self);
 }
 
 FIXTURE_TEARDOWN(beside)
@@ -165,6 +170,43 @@ TEST_F(beside, the_destination_gives_up)
 	EXPECT_GT(0, world_ask(&self->w));
 	EXPECT_EQ(SOURCE_FAILED, source_get_phase(self->w.source));
 	EXPECT_FALSE(self->w.paused);
+}
+
+/* What was not handed over is discarded and comes on the stream, once, and nothing else does */
+static bool only_discarded(const struct world *w)
+{
+	for (unsigned i = 0; i < w->blocks; i++)
+		for (uint64_t page = 0; page < world_pages(w, i); page++)
+			if (w->model.came[i][page] != bits_test(w->model.discarded[i], page))
+				return false;
+	return true;
+}
+
+/* Postcopy breaks a round off, wherever it is: announced, begun, or in front of a page with no room */
+TEST_F(beside, postcopy)
+{
+	for (unsigned asks = 0; asks < 12; asks++) {
+		self->w.source->config.postcopy = self->w.source->return_path = true;
+		for (unsigned ask = 0; ask < asks; ask++) {
+			self->room = 50;
+			if (world_ask(&self->w) == SOURCE_SEND)
+				world_deliver(&self->w);
+		}
+		source_want_postcopy(self->w.source);
+		run(self, SOURCE_ENDING);
+		ASSERT_EQ(SOURCE_ENDING, source_get_phase(self->w.source)) TH_LOG("%u", asks);
+		EXPECT_FALSE(self->wrong);
+		EXPECT_FALSE(self->open);
+		EXPECT_EQ(self->opened, self->w.model.hooks);
+		EXPECT_EQ(664, self->pages + self->w.model.pages);
+		EXPECT_TRUE(only_discarded(&self->w));
+		EXPECT_TRUE(world_equal(&self->w));
+		ASSERT_EQ(0, world_shut(&self->w, 0));
+		EXPECT_EQ(SOURCE_ENDED, world_ask(&self->w));
+		EXPECT_EQ(SOURCE_DONE, source_get_phase(self->w.source));
+		world_fini(&self->w);
+		begin(self);
+	}
 }
 
 TEST_F(beside, counters)
