@@ -92,7 +92,7 @@ TEST_LIB_SRCS := $(sort $(wildcard selftests/lib/*.c))
 # Run inside a VM, by selftests/lab/run
 LAB_DIRS := lab/netplug $(if $(filter-out 0,$(RDMA)),lab/rdma)
 LAB_SRCS := $(sort $(wildcard $(LAB_DIRS:%=selftests/%/*.c)))
-BENCH_SRCS := $(sort $(wildcard selftests/bench/*.c))
+BENCH_SRCS := $(sort $(filter-out $(if $(filter 0,$(RDMA)),selftests/bench/rdma.c),$(wildcard selftests/bench/*.c)))
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/*.c))
 CHECKS := $(sort $(wildcard selftests/check-*))
 PUBLIC_HEADERS := $(sort $(wildcard include/wherry/*.h))

@@ -63,6 +63,9 @@ const struct bench_traits bench_traits[] = {
 	[BENCH_RECEIVE_CPU] = { "receive-cpu",
 				"processor time of the destination, by multifd out of QEMU 7.2",
 				"s/GiB" },
+	[BENCH_RDMA_RATE] = { "rdma-rate", "all of the RAM by precopy over RDMA", "GB/s" },
+	[BENCH_RDMA_KEYS] = { "rdma-keys", "registrations at the destination", "1/GiB" },
+	[BENCH_RDMA_MESSAGES] = { "rdma-messages", "messages over RDMA, of both ends", "1/GiB" },
 };
 
 static_assert(sizeof(bench_traits) / sizeof(bench_traits[0]) == BENCH_MEASURE_COUNT,
@@ -118,6 +121,11 @@ const struct bench_aim bench_aims[] = {
 
 	/* A QEMU that sends by multifd */
 	{ BENCH_RECEIVE_CPU, "wherry", "QEMU 7.2", "warm", false, 1 },
+
+	/* Over RDMA */
+	{ BENCH_RDMA_RATE, "wherry", "floor", "pinned as a whole", true, 0.9 },
+	{ BENCH_RDMA_RATE, "wherry", "floor", "by chunks", true, 0.8 },
+	{ BENCH_RDMA_RATE, "wherry", "QEMU 7.2", "by chunks", true, 1.5 },
 
 	{ 0 },
 };

@@ -38,7 +38,7 @@ struct plan {
 static const struct plan plans[] = {
 	/* Seconds, rounds, MiB; and those of --quick */
 	{ "bulk",    "5 sides: 4 kinds of memory, 2 phases, 2 links; large: 3 sides", 3,
-	  {  780,  3,  4096 }, { 42, 1,  256 } },
+	  {  720,  3,  4096 }, { 42, 1,  256 } },
 	{ "criu",    "3 sides: 1 toucher", 3,
 	  {   40,  3,  1024 }, {  4, 1,  256 } },
 	{ "dirty",   "3 sides: 4 densities", 2,
@@ -53,8 +53,10 @@ static const struct plan plans[] = {
 	  {   80,  5,    64 }, { 12, 2,   64 } },
 	{ "protect", "3 sides: 5 sizes; 6 packings", 4,
 	  {   30, 15,  1024 }, {  6, 3,  256 } },
+	{ "rdma",    "4 sides over soft-RoCE, in a VM: by chunks, with zeros, pinned as a whole", 3,
+	  {  100,  3,   128 }, { 50, 1,   64 } },
 	{ "receive", "2 destinations of a QEMU's multifd: 2 kinds of memory, warm and cold, 2 links", 3,
-	  {  100,  3,  1024 }, {  8, 1,  256 } },
+	  {   80,  3,  1024 }, {  8, 1,  256 } },
 	{ "recover", "a broken link, 2 links; 2 bitmaps", 2,
 	  {   40, 25,  4096 }, {  2, 5,  512 } },
 	{ "restore", "5 sides: 1 GiB and the largest", 4,
@@ -62,7 +64,7 @@ static const struct plan plans[] = {
 	{ "scale",   "2 sides: sizes in 2 phases; threads on 2 links", 1,
 	  {  340,  3, 16384 }, { 30, 1, 1024 } },
 	{ "touch",   "7 sides: 1 and 8 touchers, 2 links; memfd", 3,
-	  {  200,  2,  1024 }, { 20, 1,  256 } },
+	  {  180,  2,  1024 }, { 20, 1,  256 } },
 	{ "walk",    "12 walks; digests beside a stream", 3,
 	  {   60,  9,  1024 }, {  6, 5,  256 } },
 };

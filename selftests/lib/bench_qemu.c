@@ -33,6 +33,7 @@ static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest
 	const char *caps[4] = { "events",
 				load->postcopy ? "postcopy-ram" :
 				load->channels ? "multifd" :
+				load->pin_all  ? "rdma-pin-all" :
 						 NULL,
 				load->postcopy && load->urgent ? "postcopy-preempt" : NULL, NULL };
 	static const char *const backend[BENCH_MEMORY_COUNT] = {
@@ -47,8 +48,8 @@ static int start_one(struct qemu *qemu, const struct bench_load *load, bool dest
 	int ret;
 
 	snprintf(size, sizeof(size), "%" PRIu64 "M", load->bytes >> 20);
-	snprintf(object, sizeof(object), "memory-backend-%s,id=ram0,size=%s", backend[load->memory],
-		 size);
+	snprintf(object, sizeof(object), "memory-backend-%s,id=ram0,size=%s%s",
+		 backend[load->memory], size, load->rdma && dest ? ",prealloc=on" : "");
 	argv[n++] = "-machine";
 	argv[n++] = "none,memory-backend=ram0";
 	argv[n++] = "-object";
@@ -95,7 +96,7 @@ static uint64_t find_ram(pid_t pid, uint64_t bytes)
 }
 
 /* Through /proc/PID/mem: works for every kind of memory */
-static int fill(pid_t pid, uint64_t base, uint64_t bytes)
+static int fill(pid_t pid, uint64_t base, const struct bench_load *load)
 {
 	enum {
 		PIECE = 4 << 20
@@ -108,7 +109,9 @@ static int fill(pid_t pid, uint64_t base, uint64_t bytes)
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd >= 0 && piece) {
 		bench_fill(piece, PIECE);
-		for (uint64_t at = 0; at < bytes; at += PIECE)
+		if (load->zeros)
+			bench_clear(piece, PIECE);
+		for (uint64_t at = 0; at < load->bytes; at += PIECE)
 			if (pwrite(fd, piece, PIECE, (off_t)(base + at)) != PIECE)
 				goto out;
 		ret = 0;
@@ -135,7 +138,7 @@ static int prepare(struct bench_side *side, struct qemu_pair *pair, struct wh_er
 	side->dest = pair->dest.child.pid;
 	base = find_ram(side->source, load->bytes);
 	side->base = find_ram(side->dest, load->bytes);
-	if (!base || !side->base || fill(side->source, base, load->bytes) < 0)
+	if (!base || !side->base || fill(side->source, base, load) < 0)
 		return err_set(err, -ENXIO, "RAM not found in /proc/PID/maps");
 	ret = qemu_parameter(&pair->source, "max-bandwidth", rate, err);
 	if (ret == 0)
@@ -159,7 +162,9 @@ static int qemu_pair_start(struct bench_side *side)
 	side->own = pair;
 	if (!pair)
 		return -1;
-	if (side->load->tcp)
+	if (side->load->rdma)
+		snprintf(pair->uri, sizeof(pair->uri), "rdma:%.64s:%u", side->load->rdma, port++);
+	else if (side->load->tcp)
 		snprintf(pair->uri, sizeof(pair->uri), "tcp:127.0.0.1:%u", port++);
 	else
 		snprintf(pair->uri, sizeof(pair->uri), "unix:/tmp/wherry-bench-qemu-%d", getpid());
@@ -233,7 +238,7 @@ static void qemu_pair_stop(struct bench_side *side)
 	if (pair) {
 		qemu_end(&pair->source);
 		qemu_end(&pair->dest);
-		if (!side->load->tcp && strlen(pair->uri) > 5)
+		if (!strncmp(pair->uri, "unix:", 5))
 			unlink(pair->uri + 5);
 	}
 	free(pair);
@@ -252,7 +257,7 @@ static int from_qemu_prepare(struct bench_side *side, struct qemu_pair *pair, st
 		return ret;
 	side->source = pair->source.child.pid;
 	base = find_ram(side->source, load->bytes);
-	if (!base || fill(side->source, base, load->bytes) < 0)
+	if (!base || fill(side->source, base, load) < 0)
 		return err_set(err, -ENXIO, "RAM not found in /proc/PID/maps");
 	return qemu_parameter(&pair->source, "max-bandwidth", UINT64_C(1) << 40, err);
 }
@@ -281,7 +286,7 @@ static void from_qemu_stop(struct bench_side *side)
 	bench_kill(&side->dest);
 	if (pair)
 		qemu_end(&pair->source);
-	if (pair && !side->load->tcp && strlen(pair->uri) > 5)
+	if (pair && !strncmp(pair->uri, "unix:", 5))
 		unlink(pair->uri + 5);
 	free(pair);
 	side->own = NULL;

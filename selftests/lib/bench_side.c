@@ -121,6 +121,12 @@ void bench_fill(void *memory, uint64_t bytes)
 		at[i] = i | 1;
 }
 
+void bench_clear(void *memory, uint64_t bytes)
+{
+	for (uint64_t at = HUGE / 2; at < bytes; at += HUGE)
+		memset((uint8_t *)memory + at, 0, HUGE / 2);
+}
+
 struct bench_shared *bench_share(void)
 {
 	struct bench_shared *shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
@@ -256,6 +262,8 @@ double bench_rate(const struct bench_side *side)
 	const struct bench_shared *shared = side->shared;
 	uint64_t from = side->load->postcopy ? shared->postcopy_ns : shared->begin_ns;
 
+	if (side->load->rdma && shared->go)
+		from = shared->go;
 	return (double)side->load->bytes / (double)(shared->done_ns - from);
 }
 

@@ -27,6 +27,10 @@ const char *bench_memory_name(enum bench_memory memory);
 /**
  * struct bench_load - What is to be moved, and how
  * @tcp:	Over loopback TCP, else over a unix socket
+ * @rdma:	Address of an RDMA device; in precopy, over that. The destination's memory was
+ *		touched before: pinning it does not fetch it
+ * @pin_all:	Over RDMA: all of it is registered before the first page
+ * @zeros:	Every second MiB of RAM is zeros; over RDMA
  * @postcopy:	Switch at once, so that next to all pages are missing
  * @bulk:	Background pages stream as fast as they can; else none come
  * @urgent:	With an urgent channel (QEMU: postcopy-preempt)
@@ -47,6 +51,9 @@ const char *bench_memory_name(enum bench_memory memory);
  */
 struct bench_load {
 	bool tcp;
+	const char *rdma;
+	bool pin_all;
+	bool zeros;
 	bool postcopy;
 	bool bulk;
 	bool urgent;
@@ -117,7 +124,7 @@ static inline void bench_hop(struct bench_shared *shared, enum bench_hop hop)
  * @resident:	Of dest, at bench_go()
  * @warm:	See bench_warm.c
  *
- * Contents are zero nowhere.
+ * Contents are zero nowhere, if the load does not say so.
  */
 struct bench_side {
 	const struct bench_kind *kind;
@@ -168,7 +175,10 @@ int bench_go(struct bench_side *side);
 int bench_done(struct bench_side *side);
 void bench_stop(struct bench_side *side);
 
-/* GB/s from the first byte (precopy) or the switch (postcopy) to the end */
+/*
+ * GB/s from the first byte (precopy; over RDMA, from before the connection) or the switch (postcopy)
+ * to the end
+ */
 double bench_rate(const struct bench_side *side);
 /* Processor time since bench_go(), both ends */
 double bench_cpu_s(const struct bench_side *side);
@@ -189,6 +199,8 @@ pid_t bench_fork(void);
 /* Memory of the load's kind, aligned to 2 MiB, with a descriptor or -1; MAP_FAILED */
 void *bench_map(const struct bench_load *load, bool source, int *fd);
 void bench_fill(void *memory, uint64_t bytes);
+/* Every second MiB */
+void bench_clear(void *memory, uint64_t bytes);
 uint64_t bench_page(enum bench_memory memory);
 
 /* bench_wherry.c: a destination that listens at side->shared->uri. 0 or -1 */

@@ -87,6 +87,8 @@ static struct wh_migration *make(const struct bench_side *side, enum wh_role rol
 	config.callbacks = role == WH_DEST ? &dest : load->piece ? &still : &source;
 	config.opaque = side->shared;
 	config.postcopy = load->postcopy;
+	config.return_path &= !load->rdma;
+	config.rdma_pin_all = load->pin_all;
 	config.multifd = load->channels;
 	config.multifd_marks = WH_MULTIFD_BY_ROUND;
 	config.urgent = load->urgent ? WH_URGENT_AT_SWITCH : WH_URGENT_OFF;
@@ -135,10 +137,14 @@ static void dest_main(const struct bench_side *side, void *memory, int fd)
 	struct bench_shared *shared = side->shared;
 	struct wh_migration *migration = make(side, WH_DEST, memory, fd);
 	struct wh_err err = { 0 };
-	char uri[64];
+	char uri[128];
 
 	snprintf(uri, sizeof(uri),
 		 side->load->tcp ? "tcp:127.0.0.1:0" : "unix:/tmp/wherry-bench-%d", getpid());
+	if (side->load->rdma) {
+		snprintf(uri, sizeof(uri), "rdma:%.64s:0", side->load->rdma);
+		memset(memory, 1, side->load->bytes);
+	}
 	if (bench_touch(side, memory) < 0 || wh_listen(migration, uri, &err) < 0 ||
 	    wh_start(migration, &err) < 0)
 		fail(shared, "destination", &err);
@@ -154,6 +160,8 @@ static void source_main(const struct bench_side *side, void *memory, int fd)
 	struct wh_err err = { 0 };
 
 	bench_fill(memory, side->load->piece ? side->load->piece : side->load->bytes);
+	if (side->load->zeros)
+		bench_clear(memory, side->load->bytes);
 	migration = make(side, WH_SOURCE, memory, fd);
 	bench_stamp(&side->shared->ready_ns);
 	while (!__atomic_load_n(&side->shared->go, __ATOMIC_ACQUIRE))
