@@ -27,7 +27,7 @@ uint64_t cp_pace_next(struct cp_pace *pace, uint64_t stop_ns, uint64_t ack_ns)
 	uint64_t stop = at_most(stop_ns, LONGEST_NS), ack = at_most(ack_ns, LONGEST_NS);
 	/* In thousandths; how much longer or shorter the budgets would have it */
 	uint64_t scale = stop ? at_most(want->stop_ns, LONGEST_NS) * 1000 / stop : 2000;
-	uint64_t held = at_most(want->hold_ns, LONGEST_NS) * 1000 / (now + stop + ack);
+	uint64_t held = at_most(want->hold_ns, LONGEST_NS) * 1000 / (now + ack);
 
 	if (held < scale)
 		scale = held;
@@ -35,7 +35,7 @@ uint64_t cp_pace_next(struct cp_pace *pace, uint64_t stop_ns, uint64_t ack_ns)
 	scale = at_most(scale, 2000);
 	next = (now + now / 1000 * scale + now % 1000 * scale / 1000) / 2;
 	/* the part of the time for which it stands still is not to be bargained with */
-	least = stop * (100 - want->duty_percent) / want->duty_percent;
+	least = stop * 100 / want->duty_percent;
 	if (next < least)
 		next = least;
 	if (next < want->min_ns)

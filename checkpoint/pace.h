@@ -6,8 +6,8 @@
 
 /*
  * When the next checkpoint is due: from how long the last ones stopped the guest and took to
- * be acknowledged. Pure arithmetic; the time is from resuming the guest to stopping it
- * again, and does not depend on how long sending takes.
+ * be acknowledged. Pure arithmetic; the time is from one stop to the next, so that a packet
+ * which is sent behind the first of them waits for that and the answer.
  */
 
 struct cp_pace_settings {

@@ -274,6 +274,23 @@ static void leave_now(struct cp_source *source)
 	say(source, CP_BYE, source->epoch - 1, NULL);
 }
 
+/*
+ * The interval is from one stop to the next, whatever the stop and the answer take of it. What was
+ * late was late once: the next one is due as if it had been in time, unless a whole interval
+ * was missed. But a guest runs for as long as it stood still, whatever the interval.
+ */
+static uint64_t next_stop(struct cp_source *source)
+{
+	uint64_t stop_ns = source->figures.stop_ns, due_ns = source->stop_due_ns;
+	uint64_t interval_ns = cp_pace_next(&source->pace, stop_ns, source->figures.ack_ns);
+	uint64_t least_ns = source->resumed_ns + stop_ns;
+
+	if (source->stopped_ns - due_ns >= interval_ns)
+		due_ns = source->stopped_ns;
+	due_ns += interval_ns;
+	return due_ns > least_ns ? due_ns : least_ns;
+}
+
 static void acknowledged(struct cp_source *source)
 {
 	source->figures.checkpoints++;
@@ -282,9 +299,7 @@ static void acknowledged(struct cp_source *source)
 	source->release_due = source->epoch++;
 	move(source, CP_SOURCE_RUN);
 	settle_hold(source);
-	source->stop_due_ns =
-		source->resumed_ns +
-		cp_pace_next(&source->pace, source->figures.stop_ns, source->figures.ack_ns);
+	source->stop_due_ns = next_stop(source);
 	if (source->leave)
 		leave_now(source);
 }

@@ -40,8 +40,7 @@ static const char usage[] =
 	"  --vcpus N         its processors (2)\n"
 	"  --threads         plain threads instead of /dev/kvm\n"
 	"  --rate PAGES      a second and processor that it writes (10000)\n"
-	"  --interval MS     that it runs between checkpoints (45, which makes 20 a second with the\n"
-	"                    stops; 0: as it needs)\n"
+	"  --interval MS     from one checkpoint to the next (50; 0: as it needs)\n"
 	"  --seconds N       that it runs protected, and up to 0.4 more (5)\n"
 	"  --kill WHAT       source, destination, or link: then nobody dies, and chance decides\n"
 	"                    which of them goes on (source)\n"
@@ -72,6 +71,8 @@ static void child_line(void *arg, struct demo_child *child, const char *text)
 
 		json_object_put(*kept);
 		*kept = json_object_get(line);
+		if (kept == &p->demo.child[DEMO_SOURCE].latest)
+			p->told_ns = demo_now_ns();
 	} else if (!strcmp(kind, "listening")) {
 		snprintf(child->uri, sizeof(child->uri), "%s", demo_string(line, "uri"));
 	} else if (!strcmp(kind, "checkpoint")) {
@@ -442,7 +443,7 @@ static void tidy(struct demo_protect *p)
 int demo_protect(int argc, char **argv)
 {
 	static const char *const taps[] = { PRIMARY_TAP, REPLICA_TAP };
-	struct settings settings = { "256M", "2", "10000", "45", "queue", .seconds = 5 };
+	struct settings settings = { "256M", "2", "10000", "50", "queue", .seconds = 5 };
 	static struct demo_protect p = { .witness.fd = -1 };
 	const char *place = getenv("TMPDIR");
 	static char program[PATH_MAX];

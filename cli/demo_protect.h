@@ -33,6 +33,7 @@ struct demo_protect {
 	int signal_fd;
 	struct witness witness;
 	uint64_t protected_ns; /* when the first checkpoint was complete */
+	uint64_t told_ns;      /* the primary's figures are of then */
 	uint64_t kill_ns;
 	uint64_t taken_ns; /* when it was decided who goes on */
 	const char *doing; /* what is waited for */

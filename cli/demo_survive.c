@@ -46,7 +46,7 @@ void demo_survive_progress(struct demo_protect *p)
 struct outcome {
 	struct witness_verdict verdict;
 	uint64_t checkpoints;
-	double seconds;
+	double seconds, rate; /* rate: up to when they were counted last */
 	uint64_t stop_ns, stop_max_ns, dirty_bytes;
 	bool verified;
 	bool right;
@@ -63,6 +63,8 @@ static void outcome_of(const struct demo_protect *p, int ret, struct outcome *o)
 	*o = (struct outcome){ .checkpoints = demo_number(at, "checkpoints") };
 	o->verdict = witness_judge(p->witness.reply, p->witness.replies, p->kill_ns);
 	o->seconds = p->kill_ns ? (double)(p->kill_ns - p->protected_ns) / 1e9 : 0;
+	if (p->protected_ns && p->told_ns > p->protected_ns)
+		o->rate = (double)o->checkpoints * 1e9 / (double)(p->told_ns - p->protected_ns);
 	o->stop_ns = o->checkpoints ? demo_number(at, "stop_sum_ns") / o->checkpoints : 0;
 	o->stop_max_ns = demo_number(at, "stop_max_ns");
 	o->dirty_bytes = demo_number(at, "dirty_bytes");
@@ -116,8 +118,7 @@ bool demo_survive_summary(struct demo_protect *p, int ret)
 	if (p->taken_ns) {
 		printf("  checkpoints    %" PRIu64
 		       " in %.1f s, %.1f a second, the last of %.1f MiB\n",
-		       o.checkpoints, o.seconds, (double)o.checkpoints / o.seconds,
-		       (double)o.dirty_bytes / (1 << 20));
+		       o.checkpoints, o.seconds, o.rate, (double)o.dirty_bytes / (1 << 20));
 		printf("  stood still    %.2f ms for each, %.2f ms at most\n", ms_of(o.stop_ns),
 		       ms_of(o.stop_max_ns));
 		printf("  replies        %zu before the kill, %zu after it; none for %.0f ms\n",

@@ -63,7 +63,7 @@ static const struct family protection[] = {
 	{ "checkpoints", "wherry_protect_checkpoints", NULL, true, "Acknowledged" },
 	{ "refused", "wherry_protect_refused", NULL, true, "Checkpoints that had to be repeated" },
 	{ "interval_ns", "wherry_protect_interval_seconds", "seconds", false,
-	  "From resuming the guest to stopping it" },
+	  "From one stop of the guest to the next" },
 	{ "stop_ns", "wherry_protect_stop_seconds", "seconds", false,
 	  "The guest stood still for the last checkpoint" },
 	{ "stop_max_ns", "wherry_protect_stop_max_seconds", "seconds", false,

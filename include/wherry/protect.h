@@ -174,7 +174,7 @@ struct wh_protect_callbacks {
 };
 
 /**
- * struct wh_protect_pace - How often: the time from resuming the guest to stopping it again
+ * struct wh_protect_pace - How often: the time from one stop of the guest to the next
  * @min_ns:	Not shorter
  * @max_ns:	Not longer. The same as @min_ns: always that
  * @stop_ns:	The guest may stand still that long,
@@ -361,7 +361,7 @@ int wh_protect_set_pace(struct wh_protect *protect, const struct wh_protect_pace
  * @epoch:	Source: open, or being closed; destination: of the last complete checkpoint
  * @checkpoints: Acknowledged
  * @refused:	Sent again, or the guest could not be cut off for one
- * @interval_ns: Source: from resuming the guest to stopping it again
+ * @interval_ns: Source: from one stop of the guest to the next, if the answer is there by then
  * @stop_ns:	Source: that it stood still for the last one
  * @stop_max_ns: And for the longest
  * @stop_sum_ns: And for all

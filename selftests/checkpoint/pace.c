@@ -23,12 +23,12 @@ static uint64_t settles_at(const struct cp_pace_settings *want, uint64_t stop_ns
 	return pace.interval_ns;
 }
 
-/* Output waits for its epoch to end, for the stop, and for the answer: about 50 ms in all */
+/* Output waits for the stop at the end of its epoch, and the answer: about 50 ms in all */
 TEST(as_often_as_output_may_wait)
 {
 	uint64_t interval = settles_at(&usual, 1 * MS, 4 * MS);
 
-	EXPECT_LT(interval, 46 * MS);
+	EXPECT_LE(interval, 46 * MS);
 	EXPECT_GT(interval, 40 * MS);
 	/* an answer that takes longer leaves less of it */
 	EXPECT_LT(settles_at(&usual, MS / 2, 30 * MS), 25 * MS);
@@ -37,8 +37,8 @@ TEST(as_often_as_output_may_wait)
 /* It stands still for 5 % of the time at most, whatever output would like */
 TEST(the_guest_has_its_part)
 {
-	EXPECT_GE(settles_at(&usual, 4 * MS, 4 * MS), 76 * MS);
-	EXPECT_GE(settles_at(&usual, 20 * MS, 4 * MS), 380 * MS);
+	EXPECT_GE(settles_at(&usual, 4 * MS, 4 * MS), 80 * MS);
+	EXPECT_GE(settles_at(&usual, 20 * MS, 4 * MS), 400 * MS);
 }
 
 TEST(within_its_bounds)
