@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A guest that was put away goes on: the time until it says something, by wherry send and by
- * what QEMU has for it itself, a file that is read before anything runs. All of them restore
- * the same guest, nearly all of whose RAM is something that it does not touch.
+ * what QEMU has for it itself, a file or a snapshot in a disk's image, which is read before
+ * anything runs. All of them restore the same guest, nearly all of whose RAM is something that it
+ * does not touch.
  */
 #include "base/clock.h"
 #include "base/err.h"
@@ -16,6 +17,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
+#include <json-c/json.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +39,7 @@ enum way {
 	WAY_PRECOPY,
 	WAY_QEMU_7,
 	WAY_QEMU_10,
+	WAY_LOADVM,
 	WAY_COUNT
 };
 
@@ -46,10 +49,12 @@ static const char *const sides[WAY_COUNT] = {
 	[WAY_PRECOPY] = "wherry, precopy",
 	[WAY_QEMU_7] = "QEMU 7.2, exec:cat",
 	[WAY_QEMU_10] = "QEMU 10.0, file:",
+	[WAY_LOADVM] = "QEMU 7.2, loadvm",
 };
 
 /**
- * struct parked - The guest, once as wherry receive and once as QEMU keeps it
+ * struct parked - The guest, once as wherry receive and twice as QEMU keeps it
+ * @disk:	A qcow2 that nothing is in but a snapshot
  * @floor_ms:	What it takes in the QEMU that it comes from
  */
 struct parked {
@@ -59,14 +64,21 @@ struct parked {
 	char serial[96];
 	char folder[96];
 	char file[96];
+	char disk[96];
 	double floor_ms;
 };
 
+enum begins {
+	BEGINS_ANEW,
+	BEGINS_INCOMING,
+	BEGINS_STOPPED, /* with the disk */
+};
+
 static int start_qemu(struct qemu *qemu, const struct parked *parked, enum qemu_version version,
-		      bool incoming, char *why, struct wh_err *err)
+		      enum begins how, char *why, struct wh_err *err)
 {
 	const char *program = qemu_program(version, why, 160);
-	char object[96], size[32], serial[128];
+	char object[96], size[32], serial[128], disk[192];
 	const char *argv[] = { "-machine",
 			       "pc-q35-7.2,memory-backend=ram0",
 			       "-object",
@@ -79,8 +91,11 @@ static int start_qemu(struct qemu *qemu, const struct parked *parked, enum qemu_
 			       parked->rom,
 			       "-serial",
 			       serial,
-			       incoming ? "-incoming" : NULL,
-			       "defer",
+			       how == BEGINS_ANEW     ? NULL :
+			       how == BEGINS_INCOMING ? "-incoming" :
+							"-blockdev",
+			       how == BEGINS_INCOMING ? "defer" : disk,
+			       how == BEGINS_STOPPED ? "-S" : NULL,
 			       NULL };
 
 	if (!program)
@@ -88,8 +103,10 @@ static int start_qemu(struct qemu *qemu, const struct parked *parked, enum qemu_
 	snprintf(size, sizeof(size), "%" PRIu64 "M", parked->bytes / MIB);
 	/* The first one's is filled from outside, and easier to be found when it is shared */
 	snprintf(object, sizeof(object), "memory-backend-%s,id=ram0,size=%s",
-		 incoming ? "ram" : "memfd,share=on", size);
+		 how == BEGINS_ANEW ? "memfd,share=on" : "ram", size);
 	snprintf(serial, sizeof(serial), "file:%s", parked->serial);
+	snprintf(disk, sizeof(disk),
+		 "driver=qcow2,node-name=disk,file.driver=file,file.filename=%s", parked->disk);
 	return qemu_start_program(qemu, program, argv, err);
 }
 
@@ -150,7 +167,60 @@ static int fill(const struct qemu *qemu, uint64_t bytes, struct wh_err *err)
 	return ret;
 }
 
-/* A file first; then the guest goes on for a moment, which is the floor, and is put away again */
+/* A command for people. What it says is what went wrong */
+static int by_hand(struct qemu *qemu, const char *line, struct wh_err *err)
+{
+	struct json_object *said = NULL;
+	int ret = qemu_command(qemu, &said, err, "human-monitor-command",
+			       "{\"command-line\":\"%s\"}", line);
+
+	if (!ret && *json_object_get_string(said))
+		ret = err_set(err, -EREMOTEIO, "%s: %s", line, json_object_get_string(said));
+	json_object_put(said);
+	return ret;
+}
+
+static int wait_job(struct qemu *qemu, struct wh_err *err)
+{
+	bool concluded = false;
+	int ret = 0;
+
+	while (!ret && !concluded) {
+		struct json_object *data = NULL, *status;
+
+		ret = qemu_wait_event(qemu, "JOB_STATUS_CHANGE", &data, WAIT_MS, err);
+		concluded = !ret && json_object_object_get_ex(data, "status", &status) &&
+			    !strcmp(json_object_get_string(status), "concluded");
+		json_object_put(data);
+	}
+	return ret;
+}
+
+/* A snapshot, as of a guest that has a disk for it; it runs on */
+static int save_snapshot(const struct parked *parked, struct qemu *qemu, struct wh_err *err)
+{
+	int fd = open(parked->disk, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	int ret;
+
+	if (fd < 0)
+		return err_sys(err, errno, "%s", parked->disk);
+	close(fd);
+	ret = qemu_command(qemu, NULL, err, "blockdev-add",
+			   "{\"driver\":\"file\",\"node-name\":\"file\",\"filename\":\"%s\"}",
+			   parked->disk);
+	if (!ret)
+		ret = qemu_command(qemu, NULL, err, "blockdev-create",
+				   "{\"job-id\":\"disk\",\"options\":{\"driver\":\"qcow2\","
+				   "\"file\":\"file\",\"size\":1048576}}");
+	if (!ret)
+		ret = wait_job(qemu, err);
+	if (!ret)
+		ret = qemu_command(qemu, NULL, err, "blockdev-add",
+				   "{\"driver\":\"qcow2\",\"node-name\":\"disk\",\"file\":\"file\"}");
+	return ret ? ret : by_hand(qemu, "savevm parked", err);
+}
+
+/* A snapshot and a file first; then the guest goes on for a moment, which is the floor, and is put away again */
 static int put_away(struct parked *parked, struct qemu *qemu, struct wh_err *err)
 {
 	struct receiver receiver = { 0 };
@@ -161,7 +231,9 @@ static int put_away(struct parked *parked, struct qemu *qemu, struct wh_err *err
 
 	snprintf(to, sizeof(to), "exec:cat >%s", parked->file);
 	snprintf(link, sizeof(link), "unix:%s/link", parked->dir);
-	ret = qemu_parameter(qemu, "max-bandwidth", UINT64_C(1) << 40, err);
+	ret = save_snapshot(parked, qemu, err);
+	if (!ret)
+		ret = qemu_parameter(qemu, "max-bandwidth", UINT64_C(1) << 40, err);
 	if (!ret)
 		ret = qemu_migrate(qemu, to, err);
 	if (!ret)
@@ -198,9 +270,10 @@ static int park(struct parked *parked, struct wh_err *err)
 	snprintf(parked->serial, sizeof(parked->serial), "%s/serial", parked->dir);
 	snprintf(parked->folder, sizeof(parked->folder), "%s/folder", parked->dir);
 	snprintf(parked->file, sizeof(parked->file), "%s/file", parked->dir);
+	snprintf(parked->disk, sizeof(parked->disk), "%s/disk", parked->dir);
 	ret = guest_write_rom(parked->rom, &range, err);
 	if (!ret)
-		ret = start_qemu(&qemu, parked, QEMU_7_2, false, why, err);
+		ret = start_qemu(&qemu, parked, QEMU_7_2, BEGINS_ANEW, why, err);
 	if (!ret)
 		ret = guest_wait(parked->serial, WAIT_MS, err);
 	if (!ret)
@@ -272,6 +345,16 @@ static int by_qemu(const struct parked *parked, struct qemu *qemu, const char *f
 	return ret ? ret : since(begin_ns, parked->serial, 0, ms, err);
 }
 
+static int by_loadvm(const struct parked *parked, struct qemu *qemu, double *ms, struct wh_err *err)
+{
+	uint64_t begin_ns = clock_now_ns();
+	int ret = by_hand(qemu, "loadvm parked", err);
+
+	if (!ret)
+		ret = qemu_command(qemu, NULL, err, "cont", NULL);
+	return ret ? ret : since(begin_ns, parked->serial, 0, ms, err);
+}
+
 static int restore(const struct parked *parked, enum way way, double *whole_ms, double *link_ms,
 		   char *why)
 {
@@ -283,13 +366,16 @@ static int restore(const struct parked *parked, enum way way, double *whole_ms, 
 	if (way == WAY_FLOOR)
 		return 0;
 	unlink(parked->serial);
-	ret = start_qemu(&qemu, parked, way == WAY_QEMU_10 ? QEMU_10_0 : QEMU_7_2, true, why, &err);
+	ret = start_qemu(&qemu, parked, way == WAY_QEMU_10 ? QEMU_10_0 : QEMU_7_2,
+			 way == WAY_LOADVM ? BEGINS_STOPPED : BEGINS_INCOMING, why, &err);
 	if (!ret && (way == WAY_POSTCOPY || way == WAY_PRECOPY))
 		ret = by_wherry(parked, &qemu, way == WAY_POSTCOPY, whole_ms, link_ms, &err);
+	else if (!ret && way == WAY_LOADVM)
+		ret = by_loadvm(parked, &qemu, whole_ms, &err);
 	else if (!ret)
 		ret = by_qemu(parked, &qemu, way == WAY_QEMU_10 ? "file:" : "exec:cat ", whole_ms,
 			      &err);
-	if (way == WAY_QEMU_7 || way == WAY_QEMU_10)
+	if (way != WAY_POSTCOPY && way != WAY_PRECOPY)
 		*link_ms = *whole_ms;
 	qemu_end(&qemu);
 	if (ret)
