@@ -94,6 +94,7 @@ struct dest_block {
  * @last_page:	No page is missing any more: called once, on the thread that placed it
  *		(the bulk thread if none was missing from the beginning)
  * @hook:	What comes next beside the stream may begin (RDMA); bulk thread. NULL: nothing does
+ * @unhook:	Where something did: it is over, the source writes to memory no longer; bulk thread
  * @random:	A number that nobody can know; bulk thread. NULL: no migration has an id
  */
 struct dest_ops {
@@ -126,6 +127,7 @@ struct dest_ops {
 	void (*hurry)(void *ctx);
 	void (*last_page)(void *ctx);
 	int (*hook)(void *ctx, struct wh_err *err);
+	void (*unhook)(void *ctx);
 	int (*random)(void *ctx, struct identity_number *number, struct wh_err *err);
 };
 
@@ -236,6 +238,7 @@ struct dest {
 	bool committed; /* SHUT was said or the guest started: no SHUT 1 any more */
 	/* private to dest.c, dest_stream.c */
 	bool have_blocks;
+	bool beside; /* pages have come beside the stream, and may yet */
 	bool advised;
 	uint64_t advised_sizes;
 	uint64_t ending_since_ns;

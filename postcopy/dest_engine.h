@@ -51,6 +51,8 @@ int dest_event(struct dest *dest, const struct stream_event *event, uint64_t now
 	       struct wh_err *err);
 /* The list is in dest->stream */
 int dest_block_list(struct dest *dest, struct wh_err *err);
+/* The switch to postcopy: nothing comes beside the stream any more. Nothing has to have come */
+void dest_beside_end(struct dest *dest);
 
 /* dest_load.c */
 int dest_buffer_begin(struct dest *dest, uint32_t length, struct wh_err *err);

@@ -117,6 +117,7 @@ static int listen(struct dest *dest, struct wh_err *err)
 
 	if (!dest->return_path)
 		return err_set(err, -EPROTO, "POSTCOPY_LISTEN without a return path");
+	dest_beside_end(dest);
 	for (unsigned i = 0; i < dest->blocks; i++) {
 		const struct dest_block *block = &dest->block[i];
 		uint64_t pages = block->used / TARGET_PAGE;

@@ -126,6 +126,9 @@ static int command_advise(struct dest *dest, const struct cmd_msg *msg, struct w
 	if (msg->empty)
 		return err_set(err, -EPROTO,
 			       "POSTCOPY_ADVISE without RAM: of dirty bitmaps only (dirty-bitmaps)");
+	/* it would drop what is registered already */
+	if (dest->beside)
+		return err_set(err, -EPROTO, "POSTCOPY_ADVISE behind flag HOOK");
 	if (msg->advise.target_page != TARGET_PAGE)
 		return err_set(err, -EPROTO,
 			       "POSTCOPY_ADVISE: target pages of 0x%llx, expected 0x%llx",
@@ -155,6 +158,24 @@ static int discard_range(struct dest *dest, unsigned at, struct wire_range range
 	return ret < 0 ? dest_because(err, ret, "dropping memory") : 0;
 }
 
+/*
+ * Pages that came beside the stream were seen by nobody here. All have come that the source does
+ * not discard now; and before any memory is dropped it can be written to no longer.
+ */
+void dest_beside_end(struct dest *dest)
+{
+	if (!dest->beside)
+		return;
+	dest->beside = false;
+	dest->ops->unhook(dest->ctx);
+	for (unsigned i = 0; i < dest->blocks; i++) {
+		struct dest_block *block = &dest->block[i];
+
+		bits_range_set(block->arrived, 0, block->used / TARGET_PAGE);
+		bits_range_set(block->received, 0, block->used / TARGET_PAGE);
+	}
+}
+
 static int command_discard(struct dest *dest, const struct cmd_msg *msg, struct wh_err *err)
 {
 	const struct wire_name *name = &msg->discard.block;
@@ -166,8 +187,10 @@ static int command_discard(struct dest *dest, const struct cmd_msg *msg, struct 
 	at = dest_find_block(dest, name);
 	if (at == dest->blocks)
 		return err_set(err, -EPROTO, "discard of unknown block '%s'", name->text);
-	if (dest_get_phase(dest) == DEST_ADVISED)
+	if (dest_get_phase(dest) == DEST_ADVISED) {
+		dest_beside_end(dest);
 		dest_move(dest, DEST_DISCARD, NULL);
+	}
 	for (uint32_t i = 0; i < msg->discard.count; i++) {
 		ret = discard_range(dest, at, cmd_range(msg, i), err);
 		if (ret < 0)
@@ -241,6 +264,10 @@ static int hook(struct dest *dest, struct wh_err *err)
 			       dest->have_blocks ? "" : ", before the block list");
 	if (!dest->ops->hook)
 		return err_set(err, -EPROTO, "flag HOOK, which is for RDMA only");
+	dest->beside = true;
+	/* a page that nobody has seen may be anything by now */
+	for (unsigned i = 0; i < dest->blocks; i++)
+		dest->block[i].fresh = false;
 	return dest->ops->hook(dest->ctx, err);
 }
 
