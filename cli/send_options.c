@@ -16,7 +16,7 @@ static const char usage[] =
 	"that waits, a QEMU with -incoming or another. DIR is not changed.\n"
 	"\n"
 	"  URI                    tcp:HOST:PORT, unix:PATH, vsock:CID:PORT, fd:N; or\n"
-	"                         rdma:HOST:PORT, without --postcopy and --return-path; or\n"
+	"                         rdma:HOST:PORT, without --postcopy; or\n"
 	"                         file:PATH[,offset=N], for a QEMU's -incoming file: later\n"
 	"  --from DIR             the parked VM; or a file to which a QEMU has migrated\n"
 	"  --mapped-ram           into a file: each page has its place there\n"

@@ -2,7 +2,10 @@
 #ifndef POSTCOPY_BRIDGE_H
 #define POSTCOPY_BRIDGE_H
 
-/* RDMA at the destination: for run_bridge.c, the bulk loop's side, and run_bridge_thread.c */
+/*
+ * RDMA at the destination: for run_bridge.c, the bulk loop's side, run_bridge_thread.c, and
+ * run_bridge_back.c, the thread's way back
+ */
 #include "postcopy/run.h"
 #include "rdma/link.h"
 #include "rdma/memory.h"
@@ -27,12 +30,18 @@ struct bridge {
 	unsigned listeners;
 	bool refusing; /* it listens no longer */
 	bool running;  /* there is a thread */
+	struct sockaddr_storage peer;
+	bool has_back; /* the second connection was accepted */
 	pthread_t thread;
 	bool ended; /* atomic: the thread touches nothing any more */
 
 	pthread_mutex_t lock; /* what the bulk loop has for the thread */
 	uint64_t hooks;
 	bool stop;
+	bool fence; /* memory is not to be written to any more */
+	bool back_given;
+	pthread_cond_t cond; /* for the bulk loop */
+	bool fenced;	     /* nor is it */
 
 	/* the thread's */
 	struct loop *loop;
@@ -46,16 +55,32 @@ struct bridge {
 	size_t message_bytes;
 	const uint8_t *left;
 	size_t left_bytes;
+	bool closed;	    /* memory is given up */
 	uint64_t since_ns;  /* it is waited for the connection, or for the stream's reader */
 	uint64_t heard_ns;  /* a message came, or it was asked whether the peer is there */
 	uint64_t broken_ns; /* nothing goes on it any more, and nobody has said why */
 	bool gone;	    /* the peer has disconnected */
 	bool over;
 	struct wh_err err;
+
+	/* the way back: the bulk loop's until it is given to the thread, and when that has ended */
+	struct vlink back;
+	struct op answer, back_event, back_receive, back_send, patience;
+	bool back_open;
+	bool credit;	  /* the source has room for a message */
+	uint64_t mute_ns; /* there is something to say, and no way to */
 };
 
 /* Before the thread begins: the engine, and a connection that was accepted */
 void bridge_thread_init(struct bridge *bridge, bool pin_all, int fd);
 void *bridge_thread(void *arg);
+void bridge_watch(struct bridge *bridge, struct op *op, int fd, short events);
+
+/* run_bridge_back.c, on the thread */
+void bridge_back_init(struct bridge *bridge, void (*polled)(struct op *op, int result));
+/* What is to be said is, as far as there is room. Return: 0, or a negative errno and a sentence */
+int bridge_back_turn(struct bridge *bridge, struct wh_err *err);
+/* The end: the last that was to be said leaves, if it can */
+void bridge_back_flush(struct bridge *bridge);
 
 #endif /* POSTCOPY_BRIDGE_H */

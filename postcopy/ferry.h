@@ -2,7 +2,10 @@
 #ifndef POSTCOPY_FERRY_H
 #define POSTCOPY_FERRY_H
 
-/* RDMA at the source: for run_ferry.c, what it carries, and run_ferry_dial.c, connecting and the end */
+/*
+ * RDMA at the source: for run_ferry.c, what it carries, run_ferry_back.c, what comes back, and
+ * run_ferry_dial.c, connecting and the end
+ */
 #include "postcopy/run.h"
 #include "rdma/link.h"
 #include "rdma/memory.h"
@@ -23,6 +26,7 @@ struct ferry {
 	struct vsource engine;
 	struct vsource_chunk *chunk; /* of all blocks */
 	uint64_t bytes;		     /* of all blocks */
+	bool begun;		     /* all that it needs is connected */
 
 	bool batch; /* one is under way */
 	unsigned iov;
@@ -37,15 +41,34 @@ struct ferry {
 	bool gone;	    /* the peer has disconnected */
 	bool lost;	    /* and that was told, or another end */
 	bool closing;
+
+	/* the return path */
+	bool has_back;
+	struct vlink back;
+	struct op back_event, back_receive, back_send, room;
+	int reply_fd; /* the request loop reads the other end of it */
+	const uint8_t *left;
+	size_t left_bytes;
+	bool owes_ready; /* the peer may say more, and has not been told */
+	bool hung;	 /* nothing more comes: what has come is passed on yet */
+
 	bool closed;	   /* and nothing of it is left */
 	uint64_t flush_ns; /* until then the peer may hear of the end */
 };
 
 /* run_ferry_dial.c */
-void ferry_watch(struct ferry *ferry, struct op *op, int fd);
+void ferry_watch(struct ferry *ferry, struct op *op, int fd, short events);
 /* Not up yet: what has come of that */
 void ferry_dial_turn(struct ferry *ferry);
 /* It is up: what is agreed. Return: 0, or a negative errno and a sentence */
 int ferry_begin(struct ferry *ferry, struct wh_err *err);
+
+/* run_ferry_back.c */
+int ferry_back_begin(struct ferry *ferry, struct wh_err *err);
+/*
+ * Behind a turn of the main connection that returned @ret: 0, or -ENOTCONN, it has ended. Return: 0,
+ * or a negative errno and a sentence: it is lost
+ */
+int ferry_back_turn(struct ferry *ferry, int ret, struct wh_err *err);
 
 #endif /* POSTCOPY_FERRY_H */

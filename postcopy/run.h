@@ -423,7 +423,9 @@ void accept_free(struct wh_migration *m);
 int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 /* The stream announces what is beside it; bulk loop */
 int bridge_hook(struct wh_migration *m, struct wh_err *err);
-/* All has come: from here on the peer cannot write to memory. May wait for milliseconds */
+/* From here on the peer cannot write to memory. May wait for milliseconds */
+void bridge_unhook(struct wh_migration *m);
+/* The same, all has come: without a return path nothing is said any more either */
 void bridge_fence(struct wh_migration *m);
 /* Return: something of it is under way yet */
 bool bridge_close(struct wh_migration *m);

@@ -10,7 +10,8 @@
  * One message is under way at a time. The next is asked for (READY) when all of the one before
  * has been done, or is in the socket: a reader who is slow slows the source down.
  *
- * The guest is not started before the peer's way into its memory is closed (bridge_fence()).
+ * The guest is not started, and no memory dropped for postcopy, before the peer's way into it is
+ * closed (bridge_unhook(), bridge_fence()). In postcopy pages are of the stream.
  */
 #include "postcopy/run.h"
 
@@ -27,6 +28,11 @@ int bridge_hook(struct wh_migration *m, struct wh_err *err)
 {
 	(void)m;
 	return err_set(err, -EPROTO, "flag HOOK, which is for RDMA only");
+}
+
+void bridge_unhook(struct wh_migration *m)
+{
+	(void)m;
 }
 
 void bridge_fence(struct wh_migration *m)
@@ -53,14 +59,19 @@ void bridge_free(struct wh_migration *m)
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BRIDGE_ENTRIES 16
+#define BRIDGE_ENTRIES 32
 #define SOCKET_BYTES (1 << 20)
+
+static struct control_hello answer_to(const struct control_hello *hello)
+{
+	return (struct control_hello){ CONTROL_VERSION,
+				       hello->flags & (CONTROL_PIN_ALL | CONTROL_SEVERAL) };
+}
 
 static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
 			const struct control_hello *hello, int fd, struct wh_err *err)
 {
-	struct control_hello answer = { CONTROL_VERSION,
-					hello->flags & (CONTROL_PIN_ALL | CONTROL_SEVERAL) };
+	struct control_hello answer = answer_to(hello);
 	struct wh_migration *m = bridge->m;
 	int ret;
 
@@ -85,6 +96,24 @@ out_loop:
 	return ret;
 }
 
+/* The source's second connection, for the return path */
+static int take_back(struct bridge *bridge, struct rdma_cm_id *id,
+		     const struct control_hello *hello, struct wh_err *err)
+{
+	struct control_hello answer = answer_to(hello);
+	int ret;
+
+	ret = vlink_accept(&bridge->back, id, &answer, bridge->m->config.dead_peer_ns, err);
+	if (ret < 0)
+		return ret;
+	bridge->has_back = true;
+	pthread_mutex_lock(&bridge->lock);
+	bridge->back_given = true;
+	pthread_mutex_unlock(&bridge->lock);
+	loop_wake(bridge->loop);
+	return 0;
+}
+
 static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
 			   const struct control_hello *hello, struct wh_err *err)
 {
@@ -92,6 +121,9 @@ static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
 	int fd[2];
 	int ret;
 
+	if (bridge->running && !bridge->refusing && !bridge->has_back &&
+	    vcm_is_peer(id, &bridge->peer))
+		return take_back(bridge, id, hello, err);
 	if (bridge->running || bridge->refusing) {
 		vcm_reject(id);
 		return err_set(err, -EBUSY, "rdma: there is one already");
@@ -102,6 +134,7 @@ static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
 		return err_sys(err, ret, "rdma: a pair of sockets");
 	}
 	(void)setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	vcm_peer(id, &bridge->peer);
 	ret = start_thread(bridge, id, hello, fd[0], err);
 	if (ret < 0) {
 		close(fd[0]);
@@ -179,13 +212,14 @@ int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *
 		return err_set(err, -ENOMEM, "rdma: no memory");
 	bridge->m = m;
 	pthread_mutex_init(&bridge->lock, NULL);
+	pthread_cond_init(&bridge->cond, NULL);
 	m->dest->bridge = bridge;
 	ret = listen_at(bridge, &where, err);
 	if (ret < 0) {
 		bridge_free(m);
 		return ret;
 	}
-	/* its discards would drop memory that the peer goes on writing to */
+	/* one that is paused could not be recovered */
 	m->dest->engine.config.postcopy = false;
 	for (unsigned i = 0; i < bridge->listeners; i++) {
 		bridge->request[i] =
@@ -217,17 +251,43 @@ static void stop(struct bridge *bridge)
 	loop_wake(bridge->loop);
 }
 
-void bridge_fence(struct wh_migration *m)
+void bridge_unhook(struct wh_migration *m)
 {
 	struct bridge *bridge = m->dest->bridge;
 
 	if (!bridge || !bridge->running)
 		return;
+	pthread_mutex_lock(&bridge->lock);
+	bridge->fence = true;
+	pthread_mutex_unlock(&bridge->lock);
+	loop_wake(bridge->loop);
+	pthread_mutex_lock(&bridge->lock);
+	while (!bridge->fenced)
+		pthread_cond_wait(&bridge->cond, &bridge->lock);
+	pthread_mutex_unlock(&bridge->lock);
+}
+
+static void end_thread(struct bridge *bridge)
+{
+	if (!bridge->running)
+		return;
 	stop(bridge);
 	pthread_join(bridge->thread, NULL);
 	loop_close(bridge->loop);
 	close(bridge->fd);
+	vlink_close(&bridge->back);
 	bridge->running = false;
+}
+
+void bridge_fence(struct wh_migration *m)
+{
+	if (!m->dest->bridge)
+		return;
+	/* there may be a last word to say */
+	if (m->dest->engine.return_path)
+		bridge_unhook(m);
+	else
+		end_thread(m->dest->bridge);
 }
 
 bool bridge_close(struct wh_migration *m)
@@ -257,9 +317,10 @@ void bridge_free(struct wh_migration *m)
 
 	if (!bridge)
 		return;
-	bridge_fence(m);
+	end_thread(bridge);
 	for (unsigned i = 0; i < bridge->listeners; i++)
 		vcm_close(&bridge->cm[i]);
+	pthread_cond_destroy(&bridge->cond);
 	pthread_mutex_destroy(&bridge->lock);
 	free(bridge);
 	m->dest->bridge = NULL;

@@ -55,7 +55,7 @@ static void polled(struct op *op, int result)
 	(void)op, (void)result; /* bridge_turn() looks at everything */
 }
 
-static void watch(struct bridge *bridge, struct op *op, int fd, short events)
+void bridge_watch(struct bridge *bridge, struct op *op, int fd, short events)
 {
 	if (!op_busy(op))
 		loop_poll(bridge->loop, op, fd, events);
@@ -89,17 +89,37 @@ static int open_memory(struct bridge *bridge, struct wh_err *err)
 	return ret;
 }
 
+/* The source writes to nothing any more, and whoever waits for that is told */
+static void close_memory(struct bridge *bridge)
+{
+	if (bridge->closed)
+		return;
+	bridge->closed = true;
+	vmem_close(&bridge->memory);
+	pthread_mutex_lock(&bridge->lock);
+	bridge->fenced = true;
+	pthread_cond_broadcast(&bridge->cond);
+	pthread_mutex_unlock(&bridge->lock);
+}
+
 /* What the bulk loop has said since */
 static int take_mail(struct bridge *bridge, struct wh_err *err)
 {
 	uint64_t hooks;
 	int ret = 0;
+	bool fence;
 
 	pthread_mutex_lock(&bridge->lock);
 	hooks = bridge->hooks;
+	fence = bridge->fence;
+	bridge->back_open = bridge->back_given;
 	if (bridge->stop)
 		bridge->over = true;
 	pthread_mutex_unlock(&bridge->lock);
+	if (fence)
+		close_memory(bridge);
+	if (bridge->closed)
+		return 0;
 	if (hooks && !bridge->engine.blocks)
 		ret = open_memory(bridge, err);
 	while (bridge->engine.hooks < hooks)
@@ -119,6 +139,9 @@ static int step_take(struct bridge *bridge, struct wh_err *err)
 	ret = control_get(bridge->message, bridge->message_bytes, &control, err);
 	if (ret < 0)
 		return ret;
+	if (bridge->closed && control.kind != CONTROL_STREAM && control.kind != CONTROL_ERROR)
+		return err_set(err, -EPROTO, "rdma: %s, when all of it has come",
+			       control_name(control.kind));
 	if (control.kind != CONTROL_STREAM) {
 		ret = vlink_room(&bridge->link, &answer, err);
 		if (ret <= 0)
@@ -154,7 +177,7 @@ static int step_stream(struct bridge *bridge, struct wh_err *err)
 		send(bridge->fd, bridge->left, bridge->left_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
 
 	if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
-		watch(bridge, &bridge->room, bridge->fd, POLLOUT);
+		bridge_watch(bridge, &bridge->room, bridge->fd, POLLOUT);
 		return 0;
 	}
 	/* whoever reads has ended, and knows why */
@@ -215,19 +238,13 @@ static int step(struct bridge *bridge, struct wh_err *err)
 	return step_none(bridge, err);
 }
 
-/* Has whoever reads the stream closed, or said something that nobody can carry? */
+/* Has whoever reads the stream closed? */
 static void look_at_reader(struct bridge *bridge)
 {
-	struct wh_err err = { 0 };
-	char byte;
-	ssize_t got = recv(bridge->fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
+	struct pollfd poll_fd = { .fd = bridge->fd, .events = POLLRDHUP };
 
-	if (got == 0)
+	if (poll(&poll_fd, 1, 0) > 0)
 		bridge->over = true;
-	if (got <= 0)
-		return;
-	err_set(&err, -EOPNOTSUPP, "rdma: the return path is not carried over RDMA yet");
-	fail(bridge, &err);
 }
 
 /* Who waits too long */
@@ -331,6 +348,8 @@ static void bridge_turn(struct bridge *bridge)
 	if (bridge->link.up && !bridge->broken_ns)
 		while (ret >= 0 && !bridge->over && (ret = step(bridge, &err)) > 0)
 			;
+	if (ret >= 0 && !bridge->over && !bridge->broken_ns)
+		ret = bridge_back_turn(bridge, &err);
 	if (ret >= 0 && !bridge->over)
 		ret = look_for_peer(bridge, &err);
 	if (ret == -ENOTCONN && !bridge->gone)
@@ -343,13 +362,13 @@ static void bridge_turn(struct bridge *bridge)
 		return;
 	look_at_reader(bridge);
 	look_at_clock(bridge);
-	watch(bridge, &bridge->event, vlink_event_fd(&bridge->link), POLLIN);
+	bridge_watch(bridge, &bridge->event, vlink_event_fd(&bridge->link), POLLIN);
 	/* otherwise nothing can come, and what came is not taken off */
 	if (bridge->step == STEP_NONE && !bridge->broken_ns)
-		watch(bridge, &bridge->receive, vlink_receive_fd(&bridge->link), POLLIN);
+		bridge_watch(bridge, &bridge->receive, vlink_receive_fd(&bridge->link), POLLIN);
 	if (!bridge->broken_ns)
-		watch(bridge, &bridge->send, vlink_send_fd(&bridge->link), POLLIN);
-	watch(bridge, &bridge->reader, bridge->fd, POLLIN);
+		bridge_watch(bridge, &bridge->send, vlink_send_fd(&bridge->link), POLLIN);
+	bridge_watch(bridge, &bridge->reader, bridge->fd, POLLRDHUP);
 }
 
 /*
@@ -364,7 +383,7 @@ static void flush(struct bridge *bridge)
 
 	while (vlink_room(&bridge->link, &at, &err) >= 0 && bridge->link.sending &&
 	       (now_ns = clock_now_ns()) < until_ns) {
-		watch(bridge, &bridge->send, vlink_send_fd(&bridge->link), POLLIN);
+		bridge_watch(bridge, &bridge->send, vlink_send_fd(&bridge->link), POLLIN);
 		if (loop_step(bridge->loop, (int64_t)(until_ns - now_ns), &err) < 0)
 			return;
 	}
@@ -392,9 +411,12 @@ static void bridge_end(struct bridge *bridge)
 	if (bridge->err.code != -ECONNABORTED &&
 	    (bridge->err.code || wh_get_phase(m) == WH_PHASE_FAILED))
 		say_error(bridge);
+	bridge_back_flush(bridge);
 	flush(bridge);
 	vlink_disconnect(&bridge->link);
-	vmem_close(&bridge->memory);
+	if (bridge->back_open)
+		vlink_disconnect(&bridge->back);
+	close_memory(bridge);
 	if (bridge->err.code) {
 		pthread_mutex_lock(&m->post_lock);
 		m->post.bridge_failed = true;
@@ -426,6 +448,7 @@ void bridge_thread_init(struct bridge *bridge, bool pin_all, int fd)
 	bridge->event.done = bridge->receive.done = bridge->send.done = polled;
 	bridge->reader.done = bridge->room.done = bridge->timer.done = polled;
 	bridge->probe.done = polled;
+	bridge_back_init(bridge, polled);
 	bridge->step = STEP_READY;
 	bridge->since_ns = bridge->heard_ns = clock_now_ns();
 	bridge->fd = fd;

@@ -138,13 +138,14 @@ static int send_stream(struct ferry *ferry, struct wh_err *err)
 
 /*
  * Behind the last batch of all the peer still loads what he has got, and is disturbed if the
- * connection ends before he ends it (QEMU takes that for a failure).
+ * connection ends before he ends it (QEMU takes that for a failure). With a return path he says so.
  */
 static bool waits_for_goodbye(struct ferry *ferry, bool over, uint64_t now_ns)
 {
 	uint64_t limit_ns = ferry->m->config.dead_peer_ns;
 
-	if (source_get_phase(ferry->m->source->engine) != SOURCE_HANDOVER || over)
+	if (source_get_phase(ferry->m->source->engine) != SOURCE_HANDOVER || over ||
+	    ferry->has_back)
 		return false;
 	if (!ferry->delivered_ns)
 		ferry->delivered_ns = now_ns;
@@ -330,13 +331,15 @@ void ferry_turn(struct wh_migration *m)
 
 	if (!ferry || ferry->lost || ferry->closing)
 		return;
-	if (!ferry->link.up || !ferry->chunk) {
+	if (!ferry->begun) {
 		ferry_dial_turn(ferry);
 		return;
 	}
 	before = (struct ferry_room){ ferry->batch, ferry->engine.ranges,
 				      vsource_is_open(&ferry->engine) };
-	ret = turn(ferry, &err);
+	ret = ferry->hung ? 0 : turn(ferry, &err);
+	if (ferry->has_back && (ret >= 0 || ret == -ENOTCONN))
+		ret = ferry_back_turn(ferry, ret, &err);
 	tell_counters(ferry);
 	if (ret < 0 || may_go_on(ferry, &before))
 		loop_wake(m->bulk);
@@ -346,13 +349,13 @@ void ferry_turn(struct wh_migration *m)
 	} else if (ret < 0 && !source_phase_ended(source_get_phase(m->source->engine))) {
 		lose(ferry, &err);
 	}
-	if (ret < 0)
+	if (ret < 0 || ferry->hung)
 		return;
-	ferry_watch(ferry, &ferry->event, vlink_event_fd(&ferry->link));
+	ferry_watch(ferry, &ferry->event, vlink_event_fd(&ferry->link), POLLIN);
 	if (ferry->broken_ns)
 		return;
-	ferry_watch(ferry, &ferry->receive, vlink_receive_fd(&ferry->link));
-	ferry_watch(ferry, &ferry->send, vlink_send_fd(&ferry->link));
+	ferry_watch(ferry, &ferry->receive, vlink_receive_fd(&ferry->link), POLLIN);
+	ferry_watch(ferry, &ferry->send, vlink_send_fd(&ferry->link), POLLIN);
 }
 
 /* ---- The source engine's calls ----------------------------------------------------------- */

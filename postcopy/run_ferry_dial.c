@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Joining: RDMA at the source, connecting and the end. Each address has its share of the time; the
- * sentence of the one that failed last is told.
+ * sentence of the one that failed last is told. With a return path there are two connections, one
+ * behind the other, to one address.
  */
 #include "postcopy/run.h"
 
@@ -57,6 +58,7 @@ void ferry_free(struct wh_migration *m)
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* Who has no room for a message when it comes is asked again after 655 ms */
 #define FLUSH_NS (1500 * NS_PER_MS)
@@ -66,10 +68,17 @@ static void polled(struct op *op, int result)
 	(void)op, (void)result; /* ferry_turn() looks at everything */
 }
 
-void ferry_watch(struct ferry *ferry, struct op *op, int fd)
+void ferry_watch(struct ferry *ferry, struct op *op, int fd, short events)
 {
 	if (!op_busy(op))
-		loop_poll(ferry->m->bulk, op, fd, POLLIN);
+		loop_poll(ferry->m->bulk, op, fd, events);
+}
+
+static bool cancel(struct ferry *ferry, struct op *op)
+{
+	if (op_busy(op))
+		loop_cancel(ferry->m->bulk, op);
+	return op_busy(op);
 }
 
 /* ---- Connecting ---------------------------------------------------------------------- */
@@ -84,28 +93,38 @@ static int failed(struct ferry *ferry, struct wh_err *err)
 			ferry->addresses);
 }
 
-/* Begin with the next address that can be begun with. Return: 0, or the last one's error */
-static int attempt(struct ferry *ferry, struct wh_err *err)
+/* One connection to the address that it is at */
+static int dial(struct ferry *ferry, struct vlink *link, struct wh_err *err)
 {
 	const struct wh_config *config = &ferry->m->config;
+	const struct address *address = &ferry->address[ferry->next - 1];
 	struct control_hello hello = { CONTROL_VERSION, CONTROL_SEVERAL };
-	int ret = err->code;
+	uint64_t now_ns = clock_now_ns(), left_ms = 0;
 
 	if (config->rdma_pin_all)
 		hello.flags |= CONTROL_PIN_ALL;
+	if (ferry->attempt_ns > now_ns)
+		left_ms = (ferry->attempt_ns - now_ns) / NS_PER_MS;
+	if (left_ms >= INT32_MAX)
+		left_ms = INT32_MAX - 1;
+	return vlink_connect(link, (const struct sockaddr *)&address->at, &hello, (int)left_ms + 1,
+			     config->dead_peer_ns, err);
+}
+
+/* Begin with the next address that can be begun with. Return: 0, or the last one's error */
+static int attempt(struct ferry *ferry, struct wh_err *err)
+{
+	int ret = err->code;
+
 	while (ferry->next < ferry->addresses) {
-		const struct address *address = &ferry->address[ferry->next];
 		uint64_t now_ns = clock_now_ns(), share_ns = 0;
 
 		if (ferry->deadline_ns > now_ns)
 			share_ns = (ferry->deadline_ns - now_ns) / (ferry->addresses - ferry->next);
 		ferry->attempt_ns = now_ns + share_ns;
 		ferry->next++;
-		if (share_ns / NS_PER_MS > INT32_MAX)
-			share_ns = INT32_MAX * NS_PER_MS;
 		*err = (struct wh_err){ 0 };
-		ret = vlink_connect(&ferry->link, (const struct sockaddr *)&address->at, &hello,
-				    (int)(share_ns / NS_PER_MS) + 1, config->dead_peer_ns, err);
+		ret = dial(ferry, &ferry->link, err);
 		if (ret == 0)
 			return 0;
 		vlink_close(&ferry->link);
@@ -116,22 +135,14 @@ static int attempt(struct ferry *ferry, struct wh_err *err)
 
 static int refused(const struct wh_migration *m, struct wh_err *err)
 {
-	const char *what = NULL;
-
 	if (m->tls)
 		return err_set(err, -EOPNOTSUPP, "rdma: there is no TLS over it");
 	if (m->config.multifd)
 		return err_set(err, -EOPNOTSUPP, "rdma: multifd's connections are sockets");
 	if (wh_get_phase(m) == WH_PHASE_PAUSED)
-		what = "a recovery";
-	else if (m->config.postcopy)
-		what = "postcopy";
-	else if (m->config.switchover_ack)
-		what = "switchover_ack";
-	else if (m->config.return_path)
-		what = "the return path";
-	if (what)
-		return err_set(err, -EOPNOTSUPP, "rdma: %s does not go over RDMA yet", what);
+		return err_set(err, -EOPNOTSUPP, "rdma: a recovery does not go over RDMA yet");
+	if (m->config.postcopy)
+		return err_set(err, -EOPNOTSUPP, "rdma: postcopy does not go over RDMA yet");
 	return 0;
 }
 
@@ -151,7 +162,11 @@ int ferry_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *
 	m->own_bytes += sizeof(*ferry);
 	ferry->m = m;
 	ferry->uri = *uri;
+	ferry->has_back = m->config.return_path;
+	ferry->reply_fd = -1;
 	ferry->event.done = ferry->receive.done = ferry->send.done = ferry->timer.done = polled;
+	ferry->back_event.done = ferry->back_receive.done = ferry->back_send.done = polled;
+	ferry->room.done = polled;
 	ferry->deadline_ns = timeout_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + timeout_ns;
 	ret = address_resolve(uri, false, ferry->address, ADDRESSES_MAX, err);
 	if (ret < 0)
@@ -194,7 +209,10 @@ int ferry_begin(struct ferry *ferry, struct wh_err *err)
 	}
 	__atomic_fetch_add(&m->own_bytes, chunks * sizeof(*chunk), __ATOMIC_RELAXED);
 	ferry->since_ns = ferry->probed_ns = clock_now_ns();
-	return 0;
+	if (ferry->has_back)
+		ret = ferry_back_begin(ferry, err);
+	ferry->begun = ret == 0;
+	return ret;
 }
 
 static int look_at_clock(const struct ferry *ferry, struct wh_err *err)
@@ -210,19 +228,30 @@ static int look_at_attempt(struct ferry *ferry, struct wh_err *err)
 {
 	int ret;
 
-	while ((ret = vlink_event(&ferry->link, err)) > 0)
-		if (ferry->link.up)
-			return 1;
+	while ((ret = vlink_event(&ferry->link, err)) > 0 && !ferry->link.up)
+		;
+	if (ret >= 0 && ferry->link.up && ferry->has_back) {
+		if (!ferry->back.channel)
+			ret = dial(ferry, &ferry->back, err);
+		while (ret >= 0 && (ret = vlink_event(&ferry->back, err)) > 0 && !ferry->back.up)
+			;
+		if (ret < 0)
+			return err_wrap(err, "the return path's connection");
+	}
+	if (ret >= 0 && ferry->link.up && (ferry->back.up || !ferry->has_back))
+		return 1;
 	return ret < 0 ? ret : look_at_clock(ferry, err);
 }
 
 /* Return: 0 another address is under way, or will be, or a negative errno: there is none left */
 static int next_attempt(struct ferry *ferry)
 {
-	if (op_busy(&ferry->event)) {
-		loop_cancel(ferry->m->bulk, &ferry->event);
+	bool busy = cancel(ferry, &ferry->event);
+
+	busy |= cancel(ferry, &ferry->back_event);
+	if (busy)
 		return 0;
-	}
+	vlink_close(&ferry->back);
 	vlink_close(&ferry->link);
 	failed(ferry, &ferry->failure);
 	return attempt(ferry, &ferry->failure);
@@ -242,13 +271,16 @@ void ferry_dial_turn(struct ferry *ferry)
 	} else if (ferry->failure.code) {
 		ret = next_attempt(ferry);
 	}
-	if (ret || ferry->link.up)
+	if (ret || ferry->begun)
 		loop_wake(m->bulk);
 	if (ret < 0) {
 		ferry->lost = true;
 		source_side_not_up(m, CHANNEL_MAIN, &ferry->failure);
-	} else if (!ferry->failure.code && !ferry->link.up) {
-		ferry_watch(ferry, &ferry->event, vlink_event_fd(&ferry->link));
+	} else if (!ferry->failure.code && !ferry->begun) {
+		ferry_watch(ferry, &ferry->event, vlink_event_fd(&ferry->link), POLLIN);
+		if (ferry->back.channel)
+			ferry_watch(ferry, &ferry->back_event, vlink_event_fd(&ferry->back),
+				    POLLIN);
 	}
 }
 
@@ -266,19 +298,17 @@ static bool say_error(struct ferry *ferry)
 	return vlink_send(&ferry->link, control_put(at, CONTROL_ERROR, 1, 0), &err) == 0;
 }
 
-static bool cancel(struct ferry *ferry, struct op *op)
-{
-	if (op_busy(op))
-		loop_cancel(ferry->m->bulk, op);
-	return op_busy(op);
-}
-
 /* The queue pair goes before the memory it reads */
 static void take_down(struct ferry *ferry)
 {
 	vlink_disconnect(&ferry->link);
 	vmem_close(&ferry->memory);
 	vlink_close(&ferry->link);
+	vlink_disconnect(&ferry->back);
+	vlink_close(&ferry->back);
+	if (ferry->reply_fd >= 0)
+		close(ferry->reply_fd);
+	ferry->reply_fd = -1;
 }
 
 bool ferry_close(struct wh_migration *m)
@@ -297,7 +327,7 @@ bool ferry_close(struct wh_migration *m)
 	}
 	if (clock_now_ns() < ferry->flush_ns && vlink_room(&ferry->link, &at, &err) >= 0 &&
 	    ferry->link.messages) {
-		ferry_watch(ferry, &ferry->send, vlink_send_fd(&ferry->link));
+		ferry_watch(ferry, &ferry->send, vlink_send_fd(&ferry->link), POLLIN);
 		if (!op_busy(&ferry->timer))
 			loop_timer(m->bulk, &ferry->timer, ferry->flush_ns);
 		return true;
@@ -306,6 +336,10 @@ bool ferry_close(struct wh_migration *m)
 	busy |= cancel(ferry, &ferry->receive);
 	busy |= cancel(ferry, &ferry->send);
 	busy |= cancel(ferry, &ferry->timer);
+	busy |= cancel(ferry, &ferry->back_event);
+	busy |= cancel(ferry, &ferry->back_receive);
+	busy |= cancel(ferry, &ferry->back_send);
+	busy |= cancel(ferry, &ferry->room);
 	if (!busy)
 		take_down(ferry);
 	ferry->closed = !busy;

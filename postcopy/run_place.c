@@ -394,6 +394,11 @@ static int op_hook(void *ctx, struct wh_err *err)
 	return bridge_hook(ctx, err);
 }
 
+static void op_unhook(void *ctx)
+{
+	bridge_unhook(ctx);
+}
+
 static void op_hurry(void *ctx)
 {
 	loop_wake(((struct wh_migration *)ctx)->bulk);
@@ -442,6 +447,7 @@ const struct dest_ops run_dest_ops = {
 	.moved = op_moved,
 	.hurry = op_hurry,
 	.hook = op_hook,
+	.unhook = op_unhook,
 	.last_page = op_last_page,
 	.random = run_random,
 };

@@ -360,6 +360,9 @@ int source_side_connect(struct wh_migration *m, const struct uri *uri, struct wh
 	};
 	int ret;
 
+	/* there is one connection for pages */
+	if (config.beside)
+		config.urgent = m->config.urgent = WH_URGENT_OFF;
 	wire_name_set(&config.machine, m->machine);
 	source_init(side->engine, &run_source_ops, m, &config);
 	for (unsigned i = 0; i < m->regions; i++) {

@@ -98,6 +98,29 @@ void vcm_reject(struct rdma_cm_id *id)
 	rdma_destroy_id(id);
 }
 
+void vcm_peer(struct rdma_cm_id *id, struct sockaddr_storage *peer)
+{
+	const struct sockaddr *at = rdma_get_peer_addr(id);
+
+	*peer = (struct sockaddr_storage){ 0 };
+	memcpy(peer, at, address_bytes(at));
+}
+
+/* Its port is another one */
+bool vcm_is_peer(struct rdma_cm_id *id, const struct sockaddr_storage *peer)
+{
+	const struct sockaddr *at = rdma_get_peer_addr(id);
+
+	if (at->sa_family != peer->ss_family)
+		return false;
+	if (at->sa_family == AF_INET6)
+		return !memcmp(&((const struct sockaddr_in6 *)at)->sin6_addr,
+			       &((const struct sockaddr_in6 *)peer)->sin6_addr,
+			       sizeof(struct in6_addr));
+	return ((const struct sockaddr_in *)at)->sin_addr.s_addr ==
+	       ((const struct sockaddr_in *)peer)->sin_addr.s_addr;
+}
+
 /* An event is acknowledged once, and what it holds is not looked at afterwards */
 static int next_event(struct rdma_event_channel *channel, struct rdma_cm_event **event,
 		      struct wh_err *err)

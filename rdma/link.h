@@ -81,6 +81,9 @@ int vcm_fd(const struct vcm *vcm);
 int vcm_next(struct vcm *vcm, struct rdma_cm_id **id, struct control_hello *hello,
 	     struct wh_err *err);
 void vcm_reject(struct rdma_cm_id *id);
+/* Who it is: an address. Is it the one of another? */
+void vcm_peer(struct rdma_cm_id *id, struct sockaddr_storage *peer);
+bool vcm_is_peer(struct rdma_cm_id *id, const struct sockaddr_storage *peer);
 /* Zeroed is fine */
 void vcm_close(struct vcm *vcm);
 

@@ -9,6 +9,7 @@ set -u
 
 here=10.9.1.2
 limits=''
+back=off
 mkfifo /tmp/in
 # Who has ended hears no more
 trap '' PIPE
@@ -41,7 +42,7 @@ until_says()
 vmm()
 {
 	exec "$WH_BUILD/wherry-vmm" --threads --ram 24M --rate 300 --dead-peer 2000 --postcopy off \
-		--return-path off "$@"
+		--return-path $back "$@"
 }
 
 # root may pin what it likes, unless it may not
@@ -124,6 +125,13 @@ finish()
 
 now "by chunks" moved
 now "pinned as a whole" moved --pin-all on
+back=on
+now "with a return path" moved
+now "another migration begins, to be killed" begin_slowly
+kill -9 $dest
+now "the destination is killed, with a return path" goes_on 'closed it'
+finish "killed with a return path"
+back=off
 
 now "another migration begins" begin_slowly
 kill -9 $dest

@@ -9,6 +9,7 @@ set -u
 size=$((33 * 1024 + 8)) # KiB
 ram=/tmp/ram
 here=10.9.1.2
+capability=''
 dd if=/dev/zero of=$ram bs=1k count=0 seek=$size 2>/dev/null
 dd if=/dev/urandom of=$ram bs=1M seek=3 count=6 conv=notrunc 2>/dev/null
 dd if=/dev/urandom of=$ram bs=4k seek=4000 count=1 conv=notrunc 2>/dev/null
@@ -72,9 +73,12 @@ into_qemu()
 	rm -f /tmp/into /tmp/monitor
 	truncate -s ${size}K /tmp/into
 	mkfifo /tmp/monitor
-	qemu /tmp/into "-incoming rdma:$here:4444" </tmp/monitor &
+	qemu /tmp/into "-incoming defer" </tmp/monitor &
 	qemu=$!
 	exec 3>/tmp/monitor
+	# without it it takes no second connection
+	[ -z "$capability" ] || echo "migrate_set_capability $capability on" >&3
+	echo "migrate_incoming rdma:$here:4444" >&3
 	until_says LISTEN rdma resource show cm_id
 	"$WH_BUILD/wherry" send --from /tmp/parked "rdma:$here:4444" "$@" >/tmp/send 2>&1
 	sent=$?
@@ -105,15 +109,18 @@ refused()
 try "a QEMU is parked" park
 try "by chunks, into wherry receive" into_ours $here $here
 try "pinned as a whole" into_ours $here $here --pin-all
+try "with a return path" into_ours $here $here --return-path on
 try "nothing stays registered" pinned
 try "slowly" into_ours $here $here --bandwidth 12M
 try "by chunks, into a QEMU" into_qemu
 try "pinned as a whole, into a QEMU" into_qemu --pin-all
+capability=postcopy-ram
+try "with a return path, into a QEMU" into_qemu --return-path on
+capability=''
 try "nothing stays registered again" pinned
 try "nobody listens" refused 'refused: nobody listens' rdma:$here:4445
 try "an address of no RDMA device" refused 'rdma: the way there: No such device' rdma:127.0.0.1:4444
 try "postcopy is told" refused 'postcopy does not go over RDMA yet' --postcopy rdma:$here:4444
-try "a return path is told" refused 'return path does not go over' --return-path on rdma:$here:4444
 ip -6 addr add fd09::1/128 dev v1 nodad
 try "IPv6" into_ours '[fd09::1]' '[fd09::1]'
 mkdir -p /etc
