@@ -26,8 +26,8 @@
 #include <unistd.h>
 
 /* At its default of 1000 a tap loses packets between two looks of ours */
-#define HOLD_QUEUE 32768
-#define BATCH 1024 /* packets of a NIC, before the others have their turn */
+#define HOLD_QUEUE 32767 /* newer kernels take no more */
+#define BATCH 1024	 /* packets of a NIC, before the others have their turn */
 #define DISARM_NS (NS_PER_S * 5)
 #define LOOK_US 200
 
