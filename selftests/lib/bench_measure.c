@@ -58,6 +58,12 @@ const struct bench_traits bench_traits[] = {
 	[BENCH_CP_STOP] = { "checkpoint-stop", "a guest's stop for a checkpoint", "ms" },
 	[BENCH_CP_WIRE] = { "checkpoint-wire", "a checkpoint on the wire", "MiB" },
 	[BENCH_CP_PACK] = { "checkpoint-pack", "packing a checkpoint while the guest runs", "ms" },
+	[BENCH_CP_SPEED] = { "checkpoint-speed", "a guest, protected and not", "1000/s" },
+	[BENCH_CP_RATE] = { "checkpoint-rate", "checkpoints a second", "1/s" },
+	[BENCH_CP_HELD_P50] = { "held-p50", "a packet that is held, p50", "ms" },
+	[BENCH_CP_HELD_P99] = { "held-p99", "a packet that is held, p99", "ms" },
+	[BENCH_CP_TURN] = { "turn", "closing an epoch", "us" },
+	[BENCH_CP_RELEASE] = { "release", "letting an epoch go", "us" },
 	[BENCH_RECEIVE_RATE] = { "receive-rate", "all of the RAM by multifd out of QEMU 7.2",
 				 "GB/s" },
 	[BENCH_RECEIVE_CPU] = { "receive-cpu",
@@ -118,6 +124,10 @@ const struct bench_aim bench_aims[] = {
 	{ BENCH_CP_STOP, "wherry", "floor", NULL, false, 1.25 },
 	{ BENCH_CP_STOP, "wherry", NULL, "5 MiB dirty, single pages, of 1 GiB", false, 1 },
 	{ BENCH_CP_STOP, "wherry", NULL, "64 MiB dirty, single pages, of 1 GiB", false, 6 },
+	{ BENCH_CP_RATE, "wherry", NULL, NULL, true, 39.5 },
+	{ BENCH_CP_RATE, "wherry, as often as it can", NULL, NULL, true, 40 },
+	{ BENCH_CP_HELD_P50, "wherry", "floor", NULL, false, 1.25 },
+	{ BENCH_CP_HELD_P99, "wherry", "floor", NULL, false, 1.25 },
 
 	/* A QEMU that sends by multifd */
 	{ BENCH_RECEIVE_CPU, "wherry", "QEMU 7.2", "warm", false, 1 },

@@ -47,6 +47,8 @@ static const struct plan plans[] = {
 	  {  400,  5,  1024 }, { 40, 1,  256 } },
 	{ "handler", "10 sides: 2 links", 3,
 	  {   80,  3,   256 }, { 10, 1,  256 } },
+	{ "hold",    "4 rates; 5 MiB each time; 2 intervals; 1 and 8 NICs, 2 edges", 4,
+	  {   90,  3,   256 }, { 14, 1,   64 } },
 	{ "hops",    "2 sides: 2 links, 2 places", 3,
 	  {   60,  5,   256 }, {  4, 1,  256 } },
 	{ "placing", "5 ways: 5 kinds of memory, 3 lengths", 4,

@@ -14,7 +14,7 @@
  * Frames are marked in their source address, so that even one without contents is known again
  * outside. The namespace is owned by a user namespace of our own: no right of the machine's.
  */
-#define NETRIG_NICS 4
+#define NETRIG_NICS 8
 
 enum netrig_kind {
 	NETRIG_IPV4,
