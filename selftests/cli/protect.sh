@@ -89,6 +89,12 @@ listens()
 	"$wherry" qmp "$1" query-status >/dev/null 2>&1
 }
 
+told_events()
+{
+	"$wherry" qmp "$1" query-migrate-capabilities | tr -d ' \n' |
+		grep -qE '"capability":"events","state":true|"state":true,"capability":"events"'
+}
+
 both()
 {
 	start_replica "$@"
@@ -151,14 +157,16 @@ end
 
 # In order
 both
-"$wherry" qmp --events --timeout 2 "$a" >"$temp/told_of" 2>&1 &
+"$wherry" qmp --events --timeout 60 "$a" >"$temp/told_of" 2>&1 &
 teller=$!
-sleep 0.2
+try "somebody listens" until_true told_events "$a"
 try "it is protected" once
-wait "$teller"
-try "each change is told" sh -c "grep -q '\"state\": *\"sync\"' '$temp/told_of' &&
+try "each change is told" until_true sh -c "grep -q '\"state\": *\"sync\"' '$temp/told_of' &&
 	grep -q '\"state\": *\"run\"' '$temp/told_of'"
-try "and so is each checkpoint" [ "$(grep -c '"state": *"stop"' "$temp/told_of")" -gt 5 ]
+try "and so is each checkpoint" until_true sh -c \
+	"[ \"\$(grep -c '\"state\": *\"stop\"' '$temp/told_of')\" -gt 5 ]"
+kill "$teller"
+wait "$teller"
 try "but not that the guest stops" sh -c "! grep -q STOP '$temp/told_of'"
 try "and says so" grep -qF "the guest is protected" "$temp/once"
 try "its interval" tells "$a" '"interval_ns": ?20000000'
@@ -170,7 +178,6 @@ try "figures in lines" sh -c "'$wherry' top --count 2 '$a' | grep -q '^STATE  *E
 try "figures for who collects them" sh -c \
 	"'$wherry' top --metrics '$a' | grep -q '^wherry_protect_checkpoints_total [1-9]'"
 watch
-sleep 0.5
 try "stopped in order" "$wherry" qmp "$a" checkpoint-stop
 watched 0 "without protection"
 said "and so it ends"
