@@ -257,7 +257,8 @@ void lanes_turn(struct wh_migration *m)
 				taken |= lane_turn(side->lane[i]);
 		taken |= inlet_go_on(&side->inlet[CHANNEL_MAIN]);
 	} while (taken);
-	if (dest_multifd_begun(&side->engine) && !side->all_told)
+	/* whoever has connected to resume has not said so yet, and what was said before is no matter */
+	if (side->main_up && dest_multifd_begun(&side->engine) && !side->all_told)
 		accept_told(m);
 }
 

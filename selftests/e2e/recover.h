@@ -13,6 +13,7 @@
 #include "selftests/lib/workload.h"
 
 #include <linux/memfd.h>
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -59,6 +60,8 @@ struct end {
 	const char *uri;
 	int result;
 	struct wh_err err;
+	bool hasty; /* somebody connects in front of the next turn */
+	int hasty_fd;
 	bool stop; /* atomic */
 };
 
@@ -230,6 +233,23 @@ static inline int end_do(struct end *end, enum wish wish, const char *uri, struc
 				      wh_resume(end->migration, uri, err);
 }
 
+/* Somebody, at where it listens. Return: a socket */
+static inline int end_stranger(const struct end *end)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	unsigned port;
+
+	if (sscanf(wh_listen_uri(end->migration), "tcp:127.0.0.1:%u", &port) != 1)
+		port = 0;
+	to.sin_port = htons((uint16_t)port);
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (!connect(fd, (struct sockaddr *)&to, sizeof(to)))
+		return fd;
+	close(fd);
+	return -1;
+}
+
 /* A VMM with a loop of its own */
 static inline void *end_loop(void *arg)
 {
@@ -242,6 +262,8 @@ static inline void *end_loop(void *arg)
 
 		if (wish != WISH_NONE) {
 			end->result = end_do(end, wish, end->uri, &end->err);
+			if (end->hasty && wish == WISH_AGAIN && !end->result)
+				end->hasty_fd = end_stranger(end);
 			__atomic_store_n(&end->wish, WISH_NONE, __ATOMIC_RELEASE);
 		}
 		if (wh_process(end->migration, &err) != 1)
