@@ -29,19 +29,22 @@ struct bridge {
 	} request[LISTENERS_MAX];
 	unsigned listeners;
 	bool refusing; /* it listens no longer */
-	bool running;  /* there is a thread */
+	pthread_mutex_t lock;
+	pthread_cond_t cond; /* for the bulk loop */
+
+	/* from here on: of one connection */
+	bool running; /* there is a thread */
 	struct sockaddr_storage peer;
 	bool has_back; /* the second connection was accepted */
 	pthread_t thread;
 	bool ended; /* atomic: the thread touches nothing any more */
 
-	pthread_mutex_t lock; /* what the bulk loop has for the thread */
+	/* @lock: what the bulk loop has for the thread */
 	uint64_t hooks;
 	bool stop;
 	bool fence; /* memory is not to be written to any more */
 	bool back_given;
-	pthread_cond_t cond; /* for the bulk loop */
-	bool fenced;	     /* nor is it */
+	bool fenced; /* nor is it */
 
 	/* the thread's */
 	struct loop *loop;

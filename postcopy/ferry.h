@@ -11,6 +11,8 @@
 #include "rdma/memory.h"
 #include "rdma/vsource.h"
 
+#define GOODBYE_NS (10 * NS_PER_S) /* he loads what he has; if dead_peer_ns says nothing */
+
 struct ferry {
 	struct wh_migration *m;
 	struct uri uri;
@@ -25,8 +27,9 @@ struct ferry {
 	struct vmem memory;
 	struct vsource engine;
 	struct vsource_chunk *chunk; /* of all blocks */
-	uint64_t bytes;		     /* of all blocks */
-	bool begun;		     /* all that it needs is connected */
+	uint64_t chunks;
+	uint64_t bytes; /* of all blocks */
+	bool begun;	/* all that it needs is connected */
 
 	bool batch; /* one is under way */
 	unsigned iov;

@@ -178,7 +178,8 @@ struct again {
 
 struct dest_side {
 	struct dest engine;
-	struct bridge *bridge; /* run_bridge.c; NULL: it has nothing to do with RDMA */
+	struct bridge *bridge;	      /* run_bridge.c; NULL: it has nothing to do with RDMA */
+	struct bridge *bridge_before; /* where it has listened until now */
 	/* [listening] is where it listens; the other one is on its way out */
 	struct dest_listener {
 		struct wh_migration *m;
@@ -420,7 +421,12 @@ bool accept_close(struct wh_migration *m);
 void accept_free(struct wh_migration *m);
 
 /* run_bridge.c: RDMA, a thread between its messages and a socket that is read as any other */
-int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* @where: its port is filled in */
+int bridge_listen(struct wh_migration *m, struct uri *where, struct wh_err *err);
+/* It listens somewhere else from here on. No-op where it does not over RDMA */
+int bridge_leave(struct wh_migration *m, struct wh_err *err);
+/* Return: something of where it has listened before is under way yet */
+bool bridge_reap(struct wh_migration *m);
 /* The stream announces what is beside it; bulk loop */
 int bridge_hook(struct wh_migration *m, struct wh_err *err);
 /* From here on the peer cannot write to memory. May wait for milliseconds */

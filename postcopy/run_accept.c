@@ -349,9 +349,18 @@ int accept_at(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 
 	if (uri->kind == URI_RDMA && m->tls)
 		return err_set(err, -EOPNOTSUPP, "rdma: there is no TLS over it");
-	if (uri->kind == URI_RDMA)
-		return bridge_listen(m, uri, err);
-	if (listener_busy(&next->at))
+	if (uri->kind == URI_RDMA) {
+		struct uri where = *uri;
+
+		ret = bridge_listen(m, &where, err);
+		if (ret < 0)
+			return ret;
+		listener_close(now);
+		/* for listening there again */
+		now->uri = where;
+		return 0;
+	}
+	if (listener_busy(&next->at) || m->dest->bridge_before)
 		return err_set(err, -EBUSY, "listen: the address before is not given up yet");
 	*next = (struct dest_listener){
 		.m = m,
@@ -361,6 +370,7 @@ int accept_at(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
 	ret = listener_open(&next->at, m->bulk, uri, &tuning, err);
 	if (ret < 0)
 		return ret;
+	(void)bridge_leave(m, NULL); /* which was looked at above */
 	listener_close(now);
 	side->listening = !side->listening;
 	listener_uri(&next->at, m->uri, sizeof(m->uri));

@@ -18,10 +18,22 @@
 #ifdef WH_NO_RDMA
 #include <errno.h>
 
-int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+int bridge_listen(struct wh_migration *m, struct uri *where, struct wh_err *err)
 {
-	(void)m, (void)uri;
+	(void)m, (void)where;
 	return err_set(err, -EOPNOTSUPP, "rdma: the library was built without RDMA (RDMA=0)");
+}
+
+int bridge_leave(struct wh_migration *m, struct wh_err *err)
+{
+	(void)m, (void)err;
+	return 0;
+}
+
+bool bridge_reap(struct wh_migration *m)
+{
+	(void)m;
+	return false;
 }
 
 int bridge_hook(struct wh_migration *m, struct wh_err *err)
@@ -56,6 +68,7 @@ void bridge_free(struct wh_migration *m)
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -96,6 +109,42 @@ out_loop:
 	return ret;
 }
 
+static bool has_ended(const struct bridge *bridge)
+{
+	return __atomic_load_n(&bridge->ended, __ATOMIC_ACQUIRE);
+}
+
+static void stop(struct bridge *bridge)
+{
+	pthread_mutex_lock(&bridge->lock);
+	bridge->stop = true;
+	pthread_mutex_unlock(&bridge->lock);
+	loop_wake(bridge->loop);
+}
+
+static void end_thread(struct bridge *bridge)
+{
+	if (!bridge->running)
+		return;
+	stop(bridge);
+	pthread_join(bridge->thread, NULL);
+	loop_close(bridge->loop);
+	close(bridge->fd);
+	vlink_close(&bridge->back);
+	memset(&bridge->running, 0, sizeof(*bridge) - offsetof(struct bridge, running));
+}
+
+/* None of its operations is under way */
+static void free_bridge(struct bridge *bridge)
+{
+	end_thread(bridge);
+	for (unsigned i = 0; i < bridge->listeners; i++)
+		vcm_close(&bridge->cm[i]);
+	pthread_cond_destroy(&bridge->cond);
+	pthread_mutex_destroy(&bridge->lock);
+	free(bridge);
+}
+
 /* The source's second connection, for the return path */
 static int take_back(struct bridge *bridge, struct rdma_cm_id *id,
 		     const struct control_hello *hello, struct wh_err *err)
@@ -121,6 +170,9 @@ static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
 	int fd[2];
 	int ret;
 
+	/* it was nobody who resumes: the source comes yet */
+	if (bridge->running && has_ended(bridge) && !bridge->m->dest->main_up)
+		end_thread(bridge);
 	if (bridge->running && !bridge->refusing && !bridge->has_back &&
 	    vcm_is_peer(id, &bridge->peer))
 		return take_back(bridge, id, hello, err);
@@ -198,35 +250,74 @@ static int listen_at(struct bridge *bridge, struct uri *uri, struct wh_err *err)
 	return bridge->listeners ? 0 : ret;
 }
 
-int bridge_listen(struct wh_migration *m, const struct uri *uri, struct wh_err *err)
+static bool requests_busy(struct bridge *bridge)
 {
-	struct uri where = *uri;
+	bool busy = false;
+
+	bridge->refusing = true;
+	for (unsigned i = 0; i < bridge->listeners; i++) {
+		if (op_busy(&bridge->request[i].op))
+			loop_cancel(bridge->m->bulk, &bridge->request[i].op);
+		busy |= op_busy(&bridge->request[i].op);
+	}
+	return busy;
+}
+
+/* It listens there no longer, and can be given up with the last of its operations */
+int bridge_leave(struct wh_migration *m, struct wh_err *err)
+{
+	struct dest_side *side = m->dest;
+
+	if (!side->bridge)
+		return 0;
+	if (side->bridge_before)
+		return err_set(err, -EBUSY, "listen: the address before is not given up yet");
+	side->bridge_before = side->bridge;
+	side->bridge = NULL;
+	(void)bridge_reap(m);
+	return 0;
+}
+
+bool bridge_reap(struct wh_migration *m)
+{
+	struct dest_side *side = m->dest;
+
+	if (!side->bridge_before)
+		return false;
+	if (requests_busy(side->bridge_before))
+		return true;
+	free_bridge(side->bridge_before);
+	side->bridge_before = NULL;
+	return false;
+}
+
+int bridge_listen(struct wh_migration *m, struct uri *where, struct wh_err *err)
+{
 	struct bridge *bridge;
 	int ret;
 
-	if (m->dest->bridge || m->handover || wh_get_phase(m) == WH_PHASE_PAUSED)
-		return err_set(err, -EOPNOTSUPP,
-			       "rdma: neither an agent nor a recovery goes over RDMA yet");
+	if (m->handover)
+		return err_set(err, -EOPNOTSUPP, "rdma: no agent goes over RDMA yet");
 	bridge = calloc(1, sizeof(*bridge));
 	if (!bridge)
 		return err_set(err, -ENOMEM, "rdma: no memory");
 	bridge->m = m;
 	pthread_mutex_init(&bridge->lock, NULL);
 	pthread_cond_init(&bridge->cond, NULL);
-	m->dest->bridge = bridge;
-	ret = listen_at(bridge, &where, err);
+	ret = listen_at(bridge, where, err);
+	if (ret == 0)
+		ret = bridge_leave(m, err);
 	if (ret < 0) {
-		bridge_free(m);
+		free_bridge(bridge);
 		return ret;
 	}
-	/* one that is paused could not be recovered */
-	m->dest->engine.config.postcopy = false;
+	m->dest->bridge = bridge;
 	for (unsigned i = 0; i < bridge->listeners; i++) {
 		bridge->request[i] =
 			(struct bridge_request){ .op.done = requested, .bridge = bridge };
 		loop_poll(m->bulk, &bridge->request[i].op, vcm_fd(&bridge->cm[i]), POLLIN);
 	}
-	uri_format(&where, m->uri, sizeof(m->uri));
+	uri_format(where, m->uri, sizeof(m->uri));
 	return 0;
 }
 
@@ -241,14 +332,6 @@ int bridge_hook(struct wh_migration *m, struct wh_err *err)
 	pthread_mutex_unlock(&bridge->lock);
 	loop_wake(bridge->loop);
 	return 0;
-}
-
-static void stop(struct bridge *bridge)
-{
-	pthread_mutex_lock(&bridge->lock);
-	bridge->stop = true;
-	pthread_mutex_unlock(&bridge->lock);
-	loop_wake(bridge->loop);
 }
 
 void bridge_unhook(struct wh_migration *m)
@@ -267,18 +350,6 @@ void bridge_unhook(struct wh_migration *m)
 	pthread_mutex_unlock(&bridge->lock);
 }
 
-static void end_thread(struct bridge *bridge)
-{
-	if (!bridge->running)
-		return;
-	stop(bridge);
-	pthread_join(bridge->thread, NULL);
-	loop_close(bridge->loop);
-	close(bridge->fd);
-	vlink_close(&bridge->back);
-	bridge->running = false;
-}
-
 void bridge_fence(struct wh_migration *m)
 {
 	if (!m->dest->bridge)
@@ -293,18 +364,13 @@ void bridge_fence(struct wh_migration *m)
 bool bridge_close(struct wh_migration *m)
 {
 	struct bridge *bridge = m->dest->bridge;
-	bool busy = false;
+	bool busy = bridge_reap(m);
 
 	if (!bridge)
-		return false;
-	bridge->refusing = true;
-	for (unsigned i = 0; i < bridge->listeners; i++) {
-		if (op_busy(&bridge->request[i].op))
-			loop_cancel(m->bulk, &bridge->request[i].op);
-		busy |= op_busy(&bridge->request[i].op);
-	}
+		return busy;
+	busy |= requests_busy(bridge);
 	/* it sees that its socket is closed, and what has become of the migration */
-	if (bridge->running && !__atomic_load_n(&bridge->ended, __ATOMIC_ACQUIRE)) {
+	if (bridge->running && !has_ended(bridge)) {
 		stop(bridge);
 		busy = true;
 	}
@@ -313,16 +379,12 @@ bool bridge_close(struct wh_migration *m)
 
 void bridge_free(struct wh_migration *m)
 {
-	struct bridge *bridge = m->dest->bridge;
+	struct dest_side *side = m->dest;
 
-	if (!bridge)
-		return;
-	end_thread(bridge);
-	for (unsigned i = 0; i < bridge->listeners; i++)
-		vcm_close(&bridge->cm[i]);
-	pthread_cond_destroy(&bridge->cond);
-	pthread_mutex_destroy(&bridge->lock);
-	free(bridge);
-	m->dest->bridge = NULL;
+	if (side->bridge)
+		free_bridge(side->bridge);
+	if (side->bridge_before)
+		free_bridge(side->bridge_before);
+	side->bridge = side->bridge_before = NULL;
 }
 #endif

@@ -120,6 +120,7 @@ static bool dest_unlink(struct wh_migration *m)
 	reply_reset(m, -1);
 	inlet_fini(inlet);
 	lanes_free(m);
+	bridge_free(m);
 	return true;
 }
 
@@ -230,6 +231,7 @@ bool dest_side_turn(struct wh_migration *m)
 
 	dest_mail(m);
 	reply_turn(m);
+	(void)bridge_reap(m);
 	if (!side->closing) {
 		lanes_turn(m);
 		(void)dest_step(&side->engine, clock_now_ns(), &wake_ns, &err);

@@ -16,7 +16,6 @@
 #include <string.h>
 
 #define BROKEN_NS (200 * NS_PER_MS) /* until the peer's farewell must be there, if it is one */
-#define GOODBYE_NS (10 * NS_PER_S)  /* he loads what he has; if dead_peer_ns says nothing */
 #define PIN_BYTES_PER_MS \
 	(UINT64_C(64) << 10) /* which never were touched: slow, and less than that */
 

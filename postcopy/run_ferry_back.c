@@ -23,7 +23,13 @@ int ferry_back_begin(struct ferry *ferry, struct wh_err *err)
 		return err_sys(err, errno, "rdma: a pair of sockets");
 	ferry->reply_fd = fd[0];
 	ferry->m->source->fd = fd[1];
-	ferry->owes_ready = true;
+	/*
+	 * A QEMU says its first message without being asked, and takes whatever comes for what asks
+	 * for the second. A READY that comes while it has not looked at the one before lies in the
+	 * same memory, where it is then taken for nonsense. Asked only for what follows it has one at
+	 * a time.
+	 */
+	ferry->owes_ready = ferry->link.hello.flags & CONTROL_SEVERAL;
 	return 0;
 }
 

@@ -139,10 +139,6 @@ static int refused(const struct wh_migration *m, struct wh_err *err)
 		return err_set(err, -EOPNOTSUPP, "rdma: there is no TLS over it");
 	if (m->config.multifd)
 		return err_set(err, -EOPNOTSUPP, "rdma: multifd's connections are sockets");
-	if (wh_get_phase(m) == WH_PHASE_PAUSED)
-		return err_set(err, -EOPNOTSUPP, "rdma: a recovery does not go over RDMA yet");
-	if (m->config.postcopy)
-		return err_set(err, -EOPNOTSUPP, "rdma: postcopy does not go over RDMA yet");
 	return 0;
 }
 
@@ -159,7 +155,7 @@ int ferry_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *
 	if (!ferry)
 		return err_set(err, -ENOMEM, "rdma: no memory");
 	m->source->ferry = ferry;
-	m->own_bytes += sizeof(*ferry);
+	__atomic_fetch_add(&m->own_bytes, sizeof(*ferry), __ATOMIC_RELAXED);
 	ferry->m = m;
 	ferry->uri = *uri;
 	ferry->has_back = m->config.return_path;
@@ -168,26 +164,26 @@ int ferry_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *
 	ferry->back_event.done = ferry->back_receive.done = ferry->back_send.done = polled;
 	ferry->room.done = polled;
 	ferry->deadline_ns = timeout_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + timeout_ns;
-	ret = address_resolve(uri, false, ferry->address, ADDRESSES_MAX, err);
+	ret = address_resolve(uri, false, ferry->address, ADDRESSES_MAX, &failure);
+	if (ret >= 0) {
+		ferry->addresses = (unsigned)ret;
+		ret = attempt(ferry, &failure);
+	}
 	if (ret < 0)
-		return ret;
-	ferry->addresses = (unsigned)ret;
-	ret = attempt(ferry, &failure);
+		ferry_free(m);
 	if (ret < 0 && err)
 		*err = failure;
 	return ret;
 }
 
-int ferry_begin(struct ferry *ferry, struct wh_err *err)
+/* What is written beside the stream */
+static int begin_beside(struct ferry *ferry, struct wh_err *err)
 {
 	struct wh_migration *m = ferry->m;
-	uint32_t flags = ferry->link.hello.flags;
-	struct vsource_chunk *chunk;
 	uint64_t chunks = 1; /* one too many: for an analyser that cannot know there is a block */
+	struct vsource_chunk *chunk;
 	int ret;
 
-	vsource_init(&ferry->engine, flags & CONTROL_PIN_ALL, flags & CONTROL_SEVERAL,
-		     VLINK_WRITES);
 	ret = vmem_open(&ferry->memory, ferry->link.pd, true, m->regions, err);
 	if (ret < 0)
 		return ret;
@@ -197,6 +193,8 @@ int ferry_begin(struct ferry *ferry, struct wh_err *err)
 	if (!chunk)
 		return err_set(err, -ENOMEM, "rdma: no memory for %llu chunks",
 			       (unsigned long long)chunks);
+	ferry->chunks = chunks;
+	__atomic_fetch_add(&m->own_bytes, chunks * sizeof(*chunk), __ATOMIC_RELAXED);
 	for (unsigned i = 0; i < m->regions; i++) {
 		const struct region *region = &m->region[i];
 
@@ -207,7 +205,21 @@ int ferry_begin(struct ferry *ferry, struct wh_err *err)
 		chunk += vsource_chunks(region->length);
 		ferry->bytes += region->length;
 	}
-	__atomic_fetch_add(&m->own_bytes, chunks * sizeof(*chunk), __ATOMIC_RELAXED);
+	return 0;
+}
+
+int ferry_begin(struct ferry *ferry, struct wh_err *err)
+{
+	uint32_t flags = ferry->link.hello.flags;
+	int ret = 0;
+
+	vsource_init(&ferry->engine, flags & CONTROL_PIN_ALL, flags & CONTROL_SEVERAL,
+		     VLINK_WRITES);
+	/* in a recovery all of it is on the stream */
+	if (wh_get_phase(ferry->m) != WH_PHASE_PAUSED)
+		ret = begin_beside(ferry, err);
+	if (ret < 0)
+		return ret;
 	ferry->since_ns = ferry->probed_ns = clock_now_ns();
 	if (ferry->has_back)
 		ret = ferry_back_begin(ferry, err);
@@ -298,6 +310,34 @@ static bool say_error(struct ferry *ferry)
 	return vlink_send(&ferry->link, control_put(at, CONTROL_ERROR, 1, 0), &err) == 0;
 }
 
+/*
+ * Behind his last word he hangs up, and is not to find it done: a QEMU 7.2 that has come by postcopy
+ * takes that for more of the stream, and dies. Return: he has not yet
+ */
+static bool awaits_farewell(struct ferry *ferry)
+{
+	uint64_t limit_ns = ferry->m->config.dead_peer_ns;
+	struct wh_err err = { 0 };
+	int ret;
+
+	if (!ferry->has_back || !ferry->begun || ferry->gone || ferry->broken_ns ||
+	    wh_get_phase(ferry->m) != WH_PHASE_DONE)
+		return false;
+	if (!ferry->delivered_ns)
+		ferry->delivered_ns = clock_now_ns();
+	if (!limit_ns)
+		limit_ns = GOODBYE_NS;
+	while ((ret = vlink_event(&ferry->link, &err)) > 0)
+		;
+	ferry->gone = ret < 0;
+	if (ferry->gone || clock_now_ns() - ferry->delivered_ns >= limit_ns)
+		return false;
+	ferry_watch(ferry, &ferry->event, vlink_event_fd(&ferry->link), POLLIN);
+	if (!op_busy(&ferry->timer))
+		loop_timer(ferry->m->bulk, &ferry->timer, ferry->delivered_ns + limit_ns);
+	return true;
+}
+
 /* The queue pair goes before the memory it reads */
 static void take_down(struct ferry *ferry)
 {
@@ -332,6 +372,8 @@ bool ferry_close(struct wh_migration *m)
 			loop_timer(m->bulk, &ferry->timer, ferry->flush_ns);
 		return true;
 	}
+	if (awaits_farewell(ferry))
+		return true;
 	busy = cancel(ferry, &ferry->event);
 	busy |= cancel(ferry, &ferry->receive);
 	busy |= cancel(ferry, &ferry->send);
@@ -353,6 +395,8 @@ void ferry_free(struct wh_migration *m)
 	if (!ferry)
 		return;
 	take_down(ferry);
+	__atomic_fetch_sub(&m->own_bytes, sizeof(*ferry) + ferry->chunks * sizeof(*ferry->chunk),
+			   __ATOMIC_RELAXED);
 	free(ferry->chunk);
 	free(ferry);
 	m->source->ferry = NULL;

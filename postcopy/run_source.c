@@ -216,7 +216,9 @@ void source_side_up(struct wh_migration *m)
 		int ret;
 
 		/* the request loop is parked until then */
-		source_reconnected(side->engine, side->uri.kind != URI_FD, clock_now_ns());
+		source_reconnected(side->engine,
+				   side->uri.kind != URI_FD && side->uri.kind != URI_RDMA,
+				   clock_now_ns());
 		ret = source_side_reply_room(m, source_need(side->engine), &err);
 		run_fault_open(m);
 		if (ret < 0) {
@@ -316,9 +318,14 @@ static int source_dial(struct wh_migration *m, const struct uri *uri, struct wh_
 {
 	struct source_side *side = m->source;
 	struct socket_tuning tuning = run_tuning(m);
+	int ret;
 
-	if (uri->kind == URI_RDMA)
-		return ferry_connect(m, uri, err);
+	if (uri->kind == URI_RDMA) {
+		ret = ferry_connect(m, uri, err);
+		if (ret == 0)
+			side->uri = *uri;
+		return ret;
+	}
 	if (m->config.postcopy)
 		tuning.send_buffer = BULK_SEND_BUFFER;
 	side->uri = *uri;
@@ -469,6 +476,7 @@ static bool source_unlink(struct wh_migration *m)
 	    op_busy(&side->send) || links)
 		return false;
 	source_links_free(m);
+	ferry_free(m);
 	if (side->fd >= 0)
 		close(side->fd);
 	side->fd = -1;
@@ -488,6 +496,8 @@ bool source_side_turn(struct wh_migration *m)
 		run_source_log_stop(m);
 		return source_unlink(m);
 	}
+	if (wh_get_phase(m) == WH_PHASE_PAUSED && m->source->resuming)
+		ferry_turn(m);
 	if (wh_get_phase(m) == WH_PHASE_PAUSED && !m->source->resuming && !run_is_settled(m) &&
 	    source_unlink(m) && !again_turn(m))
 		run_settled(m);

@@ -344,7 +344,7 @@ int wh_add_block(struct wh_migration *migration, const struct wh_block *block, s
 /**
  * wh_connect() - Source: where to. wh_listen() - Destination: where
  * @uri:	tcp:HOST:PORT, tcp:[V6]:PORT, unix:PATH, vsock:CID:PORT, fd:N (taken over);
- *		rdma:HOST:PORT, for precopy
+ *		rdma:HOST:PORT
  *
  * Names are resolved here. wh_listen() listens when it returns; wh_connect()
  * connects when the migration is driven.

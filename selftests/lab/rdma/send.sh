@@ -120,7 +120,6 @@ capability=''
 try "nothing stays registered again" pinned
 try "nobody listens" refused 'refused: nobody listens' rdma:$here:4445
 try "an address of no RDMA device" refused 'rdma: the way there: No such device' rdma:127.0.0.1:4444
-try "postcopy is told" refused 'postcopy does not go over RDMA yet' --postcopy rdma:$here:4444
 ip -6 addr add fd09::1/128 dev v1 nodad
 try "IPv6" into_ours '[fd09::1]' '[fd09::1]'
 mkdir -p /etc

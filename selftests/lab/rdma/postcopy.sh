@@ -1,0 +1,167 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# A guest that writes is moved by postcopy over RDMA, and looked at there byte by byte; broken off it
+# is brought back over RDMA, over TCP, or from TCP over RDMA; where the cable or the device goes, too.
+set -u
+. selftests/lib/tap.sh
+
+here=10.9.1.2
+mkfifo /tmp/in /tmp/dest_in
+# Who has ended hears no more
+trap '' PIPE
+
+# As try, in this shell: what is started is its child
+now()
+{
+	label=$1
+	shift
+	if "$@" >/tmp/said 2>&1; then
+		ok "$label"
+	else
+		sed 's/^/# /' /tmp/said
+		cut -c 1-400 /tmp/source /tmp/dest | grep -v '"kind":"status"' | sed 's/^/# /'
+		not_ok "$label"
+	fi
+}
+
+# PATTERN FILE: it will be there
+until_says()
+{
+	i=0
+	until grep -q "$1" "$2"; do
+		i=$((i + 1))
+		[ $i -lt 200 ] || return 1
+		sleep 0.1
+	done
+}
+
+vmm()
+{
+	exec "$WH_BUILD/wherry-vmm" --threads --ram 6M --rate 200 --dead-peer 3000 --bandwidth 2M "$@"
+}
+
+# URI OPTIONS...: a migration has begun
+begin()
+{
+	uri=$1
+	shift
+	: >/tmp/source
+	: >/tmp/dest
+	vmm --listen "$uri" "$@" </tmp/dest_in >/tmp/dest 2>&1 &
+	dest=$!
+	vmm "$@" </tmp/in >/tmp/source 2>&1 &
+	source=$!
+	exec 3>/tmp/in 4>/tmp/dest_in
+	until_says '"kind":"listening"' /tmp/dest || return
+	echo "migrate $uri" >&3
+	until_says '"phase":"active"' /tmp/dest
+}
+
+# URI OPTIONS...: and the guest runs there, with some of its memory
+begin_postcopy()
+{
+	begin "$@" || return
+	sleep 0.5
+	echo postcopy >&3
+	until_says '"phase":"postcopy-active"' /tmp/dest
+}
+
+ends()
+{
+	wait $dest || return 1
+	wait $source || return 1
+	exec 3>&- 4>&-
+	grep '"verified":true' /tmp/dest && grep '"phase":"completed"' /tmp/source
+}
+
+# SECONDS COMMAND...: it is so, sooner or later
+soon()
+{
+	i=0
+	limit=$((10 * $1))
+	shift
+	until "$@"; do
+		i=$((i + 1))
+		[ $i -lt $limit ] || return 1
+		sleep 0.1
+	done
+}
+
+# Nobody has quit: what is pinned would be pinned in vain
+unpinned()
+{
+	! rdma resource show mr | grep wherry && ! rdma resource show qp | grep wherry
+}
+
+# FILE DESCRIPTOR COMMAND PATTERN: it is said until that is there; the old connection may not be closed yet
+insist()
+{
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		echo "$3" >&"$2"
+		soon 2 grep -q "$4" "$1" && return
+	done
+	return 1
+}
+
+# URI: where it goes on
+again()
+{
+	: >/tmp/source
+	: >/tmp/dest
+	insist /tmp/dest 4 "recover $1" "\"kind\":\"listening\".*\"uri\":\"$1\"" &&
+		insist /tmp/source 3 "resume $1" '"phase":"postcopy-active"' &&
+		until_says '"phase":"postcopy-active"' /tmp/dest
+}
+
+paused()
+{
+	until_says '"phase":"postcopy-paused"' /tmp/source && until_says '"phase":"postcopy-paused"' /tmp/dest
+}
+
+now "by chunks" begin_postcopy rdma:$here:4444
+now "all of it is there" ends
+now "pinned as a whole, in a file" begin_postcopy rdma:$here:4444 --pin-all on --memory memfd
+now "all of that is there" ends
+
+# While one takes the place of another a packet can fail to be sent, and Soft-RoCE connects no more
+tc qdisc add dev v1 root netem limit 1000
+tc qdisc add dev v2 root netem limit 1000
+now "one to be paused" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 512K --auto-recover 60000
+echo pause >&3
+now "it is paused" paused
+now "nothing stays registered while it is" soon 10 unpinned
+now "over RDMA again" again rdma:$here:4445
+echo pause >&4
+now "it is paused once more" paused
+now "over TCP now" again tcp:$here:4446
+echo pause >&4
+now "it is paused for the third time" paused
+now "over RDMA from there" again rdma:$here:4447
+: >/tmp/source
+: >/tmp/dest
+tc qdisc change dev v1 root netem loss 100%
+tc qdisc change dev v2 root netem loss 100%
+now "the cable is cut" paused
+: >/tmp/dest
+tc qdisc change dev v1 root netem loss 0%
+tc qdisc change dev v2 root netem loss 0%
+now "and it goes on by itself" until_says '"phase":"postcopy-active"' /tmp/dest
+now "all of it is there in the end" ends
+tc qdisc del dev v1 root
+tc qdisc del dev v2 root
+
+now "one that loses its device" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 1M
+# It waits for the process: librdmacm lets go of a device when that ends
+rdma link delete rxe0 &
+delete=$!
+now "the device is gone" paused
+now "it needs none" again tcp:$here:4448
+now "all of it is there without" ends
+wait $delete
+rdma link add rxe0 type rxe netdev v1
+# Its address comes a little later
+until cat /sys/class/infiniband/rxe0/ports/1/gids/* 2>/dev/null | grep -q :ffff:; do
+	sleep 0.05
+done
+tap_end
