@@ -341,16 +341,44 @@ TEST_F(hostile, other_versions)
 	EXPECT_TRUE(set_up(self)) show_output();
 }
 
-TEST_F(hostile, a_second_connection)
+static const uint8_t plain[] = { 0, 0, 0, 1, 0, 0, 0, 0 };
+
+/* The second is for the return path, and there is no third */
+TEST_F(hostile, a_third_connection)
 {
-	static const uint8_t hello[] = { 0, 0, 0, 1, 0, 0, 0, 0 };
+	struct source second, third;
+
+	ASSERT_TRUE(set_up(self)) show_output();
+	EXPECT_EQ(0, source_connect(&second, plain, sizeof(plain)));
+	EXPECT_NE(0, source_connect(&third, plain, sizeof(plain)));
+	source_close(&third);
+	EXPECT_TRUE(source_ask(&self->source, CONTROL_REGISTER_REQUEST, 0, self->start, 1));
+	EXPECT_EQ(CONTROL_REGISTER_RESULT, source_hear(&self->source));
+	source_close(&second);
+}
+
+/* On the return path it may ask for more, and for nothing else */
+TEST_F(hostile, memory_on_the_return_path)
+{
 	struct source second;
 
 	ASSERT_TRUE(set_up(self)) show_output();
-	EXPECT_NE(0, source_connect(&second, hello, sizeof(hello)));
+	ASSERT_EQ(0, source_connect(&second, plain, sizeof(plain)));
+	EXPECT_TRUE(source_say(&second, CONTROL_BLOCKS_REQUEST, 1, 0));
+	EXPECT_TRUE(gives_up(self, "BLOCKS_REQUEST on the return path")) show_output();
 	source_close(&second);
-	EXPECT_TRUE(source_ask(&self->source, CONTROL_REGISTER_REQUEST, 0, self->start, 1));
-	EXPECT_EQ(CONTROL_REGISTER_RESULT, source_hear(&self->source));
+}
+
+TEST_F(hostile, two_requests_on_the_return_path)
+{
+	struct source second;
+
+	ASSERT_TRUE(set_up(self)) show_output();
+	ASSERT_EQ(0, source_connect(&second, plain, sizeof(plain)));
+	EXPECT_TRUE(source_say(&second, CONTROL_READY, 1, 0));
+	EXPECT_TRUE(source_say(&second, CONTROL_READY, 1, 0));
+	EXPECT_TRUE(gives_up(self, "READY on the return path for the second time")) show_output();
+	source_close(&second);
 }
 
 /* It writes where it may, and with the same key nowhere else */
