@@ -400,6 +400,39 @@ static void say_error(struct bridge *bridge)
 	(void)vlink_send(&bridge->link, control_put(at, CONTROL_ERROR, 1, 0), &err);
 }
 
+/* Return: the bulk loop knows what becomes of the migration */
+static bool is_decided(struct bridge *bridge)
+{
+	bool stop, fence;
+
+	pthread_mutex_lock(&bridge->lock);
+	stop = bridge->stop;
+	fence = bridge->fence;
+	pthread_mutex_unlock(&bridge->lock);
+	if (fence)
+		close_memory(bridge);
+	return stop;
+}
+
+/*
+ * Who has read all of the stream starts the guest, whatever becomes of the connection: an ERROR
+ * of this thread would start it at the source too. So the bulk loop hears of a failure first, and the
+ * source only if that is one of the migration.
+ */
+static void tell_failure(struct bridge *bridge)
+{
+	struct wh_migration *m = bridge->m;
+	struct wh_err err = { 0 };
+
+	pthread_mutex_lock(&m->post_lock);
+	m->post.bridge_failed = true;
+	m->post.bridge_err = bridge->err;
+	pthread_mutex_unlock(&m->post_lock);
+	loop_wake(m->bulk);
+	while (!is_decided(bridge) && loop_step(bridge->loop, -1, &err) >= 0)
+		;
+}
+
 /*
  * The loop and the socket stay until the thread is joined: the bulk loop wakes the one, and an
  * end of the other would tell less than what bridge->err says.
@@ -408,8 +441,9 @@ static void bridge_end(struct bridge *bridge)
 {
 	struct wh_migration *m = bridge->m;
 
-	if (bridge->err.code != -ECONNABORTED &&
-	    (bridge->err.code || wh_get_phase(m) == WH_PHASE_FAILED))
+	if (bridge->err.code)
+		tell_failure(bridge);
+	if (bridge->err.code != -ECONNABORTED && wh_get_phase(m) == WH_PHASE_FAILED)
 		say_error(bridge);
 	bridge_back_flush(bridge);
 	flush(bridge);
@@ -417,12 +451,6 @@ static void bridge_end(struct bridge *bridge)
 	if (bridge->back_open)
 		vlink_disconnect(&bridge->back);
 	close_memory(bridge);
-	if (bridge->err.code) {
-		pthread_mutex_lock(&m->post_lock);
-		m->post.bridge_failed = true;
-		m->post.bridge_err = bridge->err;
-		pthread_mutex_unlock(&m->post_lock);
-	}
 	vlink_close(&bridge->link);
 	__atomic_store_n(&bridge->ended, true, __ATOMIC_RELEASE);
 	loop_wake(m->bulk);
