@@ -131,7 +131,7 @@ const struct walk *walk_v3(void)
 	return walk_v2() && __builtin_cpu_supports("avx2") ? &walk : NULL;
 }
 
-#define VECTOR_WORDS 4u
+#define VECTOR_WORDS UINT64_C(4)
 #define COUNTS_VECTORS "popcnt,avx2,avx512vl,avx512vpopcntdq"
 
 __attribute__((target(COUNTS_VECTORS))) INLINE lanes count_vector(const uint64_t *word)
