@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define MIB (UINT64_C(1) << 20)
 #define CURVE 400
@@ -269,23 +268,6 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	nftw(results.creds, drop_file, 4, FTW_DEPTH | FTW_PHYS);
 }
 
-/* For both ends, touched for the first time; false, and a line that says why not */
-static bool pool_ready(struct huge_pages *pages, uint64_t bytes)
-{
-	struct wh_err err = { 0 };
-	void *pool;
-
-	if (huge_pages_take(pages, (unsigned)(bytes / MIB) + 8, &err) < 0) {
-		printf("\nhugetlb is not measured: %s\n", err.text);
-		return false;
-	}
-	pool = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
-	if (pool != MAP_FAILED)
-		munmap(pool, 2 * bytes);
-	return true;
-}
-
 static bool wanted(const struct bench *bench, const struct bench_load *load)
 {
 	/* The link makes the same difference to the other kinds */
@@ -340,7 +322,7 @@ int main(int argc, char **argv)
 		left += weight(&loads[i]);
 	for (unsigned i = 0; i < count; i++) {
 		if (loads[i].memory == BENCH_HUGETLB && huge_pages.hold < 0 &&
-		    !pool_ready(&huge_pages, bench.bytes))
+		    !bench_pool(&huge_pages, bench.bytes))
 			break;
 		bench_part(weight(&loads[i]), left);
 		measure(&bench, &loads[i]);

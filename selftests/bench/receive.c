@@ -6,6 +6,7 @@
  */
 #include "selftests/lib/bench.h"
 #include "selftests/lib/bench_side.h"
+#include "selftests/lib/memory.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -58,27 +59,58 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	bench_print(bench, BENCH_RECEIVE_CPU, variant, cpu, SIDES);
 }
 
+/* Of hugetlb no page is cold: the pool has been touched */
+static const struct {
+	enum bench_memory memory;
+	bool tcp;
+	bool cold;
+} kinds[] = {
+	{ BENCH_ANON, false, false },	 { BENCH_ANON, true, false },
+	{ BENCH_ANON, false, true },	 { BENCH_ANON, true, true },
+	{ BENCH_MEMFD, false, false },	 { BENCH_MEMFD, true, false },
+	{ BENCH_MEMFD, false, true },	 { BENCH_MEMFD, true, true },
+	{ BENCH_HUGETLB, false, false },
+};
+
+#define KINDS (sizeof(kinds) / sizeof(kinds[0]))
+
+static unsigned weight(size_t kind)
+{
+	return kinds[kind].cold ? 1 : WARM_WEIGHT;
+}
+
+static bool wanted(const struct bench *bench, size_t i)
+{
+	return bench_chosen(bench->memory, bench_memory_key(kinds[i].memory)) &&
+	       bench_chosen(bench->link, kinds[i].tcp ? "tcp" : "unix") &&
+	       bench_chosen(bench->load, kinds[i].cold ? "cold" : "warm");
+}
+
 int main(int argc, char **argv)
 {
+	struct huge_pages huge_pages = { .hold = -1 };
 	struct bench bench;
-	unsigned left = 4 * (WARM_WEIGHT + 1);
+	unsigned left = 0;
 
 	bench_begin(&bench, "receive", argc, argv);
-	for (unsigned i = 0; i < 8; i++) {
+	for (size_t i = 0; i < KINDS; i++)
+		left += wanted(&bench, i) ? weight(i) : 0;
+	for (size_t i = 0; i < KINDS; i++) {
 		struct bench_load load = bench_load_default;
 
+		if (!wanted(&bench, i) ||
+		    (kinds[i].memory == BENCH_HUGETLB && !bench_pool(&huge_pages, bench.bytes)))
+			continue;
 		load.postcopy = false;
 		load.channels = CHANNELS;
 		load.bytes = bench.bytes;
-		load.tcp = i & 1;
-		load.cold = i & 2;
-		load.memory = i & 4 ? BENCH_MEMFD : BENCH_ANON;
-		bench_part(load.cold ? 1 : WARM_WEIGHT, left);
-		left -= load.cold ? 1 : WARM_WEIGHT;
-		if (bench_chosen(bench.memory, bench_memory_key(load.memory)) &&
-		    bench_chosen(bench.link, load.tcp ? "tcp" : "unix") &&
-		    bench_chosen(bench.load, load.cold ? "cold" : "warm"))
-			measure(&bench, &load);
+		load.tcp = kinds[i].tcp;
+		load.cold = kinds[i].cold;
+		load.memory = kinds[i].memory;
+		bench_part(weight(i), left);
+		measure(&bench, &load);
+		left -= weight(i);
 	}
+	huge_pages_drop(&huge_pages);
 	return 0;
 }

@@ -129,4 +129,9 @@ void bench_warm_follow(struct bench_warm *warm);
 /* The rest at once */
 void bench_warm_end(struct bench_warm *warm);
 
+struct huge_pages;
+
+/* Pages of 2 MiB for both ends, touched once; false, and a line that says why not */
+bool bench_pool(struct huge_pages *pages, uint64_t bytes);
+
 #endif /* LIB_BENCH_H */

@@ -57,7 +57,7 @@ static const struct plan plans[] = {
 	  {   30, 15,  1024 }, {  6, 3,  256 } },
 	{ "rdma",    "4 sides over soft-RoCE, in a VM: by chunks, with zeros, pinned as a whole", 3,
 	  {  100,  3,   128 }, { 50, 1,   64 } },
-	{ "receive", "2 destinations of a QEMU's multifd: 2 kinds of memory, warm and cold, 2 links", 3,
+	{ "receive", "2 destinations of a QEMU's multifd: 3 kinds of memory, warm and cold, 2 links", 3,
 	  {   80, 15,   512 }, {  8, 1,  256 } },
 	{ "recover", "a broken link, 2 links; 2 bitmaps", 2,
 	  {   40, 25,  4096 }, {  2, 5,  512 } },

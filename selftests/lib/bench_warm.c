@@ -11,8 +11,10 @@
  * which is cold; so there is some of both, given back in step.
  */
 #include "selftests/lib/bench.h"
+#include "selftests/lib/memory.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -130,4 +132,20 @@ void bench_warm_end(struct bench_warm *warm)
 	}
 	give(warm, UINT64_MAX);
 	free(warm);
+}
+
+bool bench_pool(struct huge_pages *pages, uint64_t bytes)
+{
+	struct wh_err err = { 0 };
+	void *pool;
+
+	if (huge_pages_take(pages, (unsigned)(bytes / MIB) + 8, &err) < 0) {
+		printf("\nhugetlb is not measured: %s\n", err.text);
+		return false;
+	}
+	pool = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+	if (pool != MAP_FAILED)
+		munmap(pool, 2 * bytes);
+	return true;
 }
