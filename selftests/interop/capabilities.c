@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Every capability that a QEMU has, switched on at a source: what comes of it here. RAM is all
- * there, or wherry receive says in its sentence what it cannot do; or the QEMU itself will not.
+ * Every capability that a QEMU has, switched on at a source, and parameters that change what is
+ * on the wire: what comes of it here. RAM is all there, or wherry receive says in its sentence
+ * what it cannot do; or the QEMU itself will not.
  * Documentation/qemu-settings.rst is the table of it.
  */
 #include "kselftest_harness.h"
@@ -37,6 +38,7 @@ FIXTURE(capability)
  * @options:	Of wherry receive
  * @sentence:	Of its refusal; NULL: all is well
  * @itself:	QEMU does not even begin, and says this
+ * @parameters:	JSON of those that are not as ever; NULL: all are
  */
 FIXTURE_VARIANT(capability)
 {
@@ -45,15 +47,16 @@ FIXTURE_VARIANT(capability)
 	const char *options[2];
 	const char *sentence;
 	const char *itself;
+	const char *parameters;
 };
 
 /* clang-format off */
 #define WORKS(label, ...) \
-FIXTURE_VARIANT_ADD(capability, label) { QEMU_10_0, { __VA_ARGS__ }, { NULL }, NULL, NULL };
+FIXTURE_VARIANT_ADD(capability, label) { QEMU_10_0, { __VA_ARGS__ }, { NULL }, NULL, NULL, NULL };
 #define REFUSED(label, which, words, ...) \
-FIXTURE_VARIANT_ADD(capability, label) { which, { __VA_ARGS__ }, { NULL }, words, NULL };
+FIXTURE_VARIANT_ADD(capability, label) { which, { __VA_ARGS__ }, { NULL }, words, NULL, NULL };
 #define ITSELF(label, words, ...) \
-FIXTURE_VARIANT_ADD(capability, label) { QEMU_10_0, { __VA_ARGS__ }, { NULL }, NULL, words };
+FIXTURE_VARIANT_ADD(capability, label) { QEMU_10_0, { __VA_ARGS__ }, { NULL }, NULL, words, NULL };
 
 WORKS(xbzrle, "xbzrle")
 WORKS(rdma_pin_all, "rdma-pin-all")
@@ -85,6 +88,26 @@ REFUSED(block, QEMU_7_2, "live state block, only that of ram can be carried", "b
 ITSELF(mapped_ram, "Migration requires seekable transport", "mapped-ram")
 ITSELF(mapped_ram_postcopy, "incompatible with postcopy", "mapped-ram", "postcopy-ram")
 ITSELF(mapped_ram_xbzrle, "incompatible with xbzrle", "mapped-ram", "xbzrle")
+/* Who looks for zero pages: each channel, the main one, nobody */
+#define ZEROS(label, who, ...) \
+FIXTURE_VARIANT_ADD(capability, zeros_##label) { \
+	.version = QEMU_10_0, \
+	.capabilities = { __VA_ARGS__ }, \
+	.parameters = "{\"zero-page-detection\":\"" who "\"}", \
+};
+ZEROS(multifd, "multifd", "multifd")
+ZEROS(multifd_legacy, "legacy", "multifd")
+ZEROS(multifd_none, "none", "multifd")
+ZEROS(none, "none", NULL)
+#define ZLIB(label, which) \
+FIXTURE_VARIANT_ADD(capability, zlib_##label) { \
+	.version = which, \
+	.capabilities = { "multifd" }, \
+	.sentence = "pages compressed by zlib, which is not supported", \
+	.parameters = "{\"multifd-compression\":\"zlib\"}", \
+};
+ZLIB(7_2, QEMU_7_2)
+ZLIB(10_0, QEMU_10_0)
 /* clang-format on */
 
 FIXTURE_SETUP(capability)
@@ -203,6 +226,9 @@ TEST_F_TIMEOUT(capability, at_a_source, TEST_SECONDS)
 	snprintf(link, sizeof(link), "unix:%s/in", self->dir);
 	DO(receiver_start(&self->receiver, link, self->out, variant->options, &err));
 	ret = qemu_capabilities(&self->qemu, variant->capabilities, &err);
+	if (!ret && variant->parameters)
+		ret = qemu_command(&self->qemu, NULL, &err, "migrate-set-parameters", "%s",
+				   variant->parameters);
 	/* slowly enough for there to be something to come by postcopy */
 	if (!ret && postcopy && !variant->itself)
 		DO(qemu_parameter(&self->qemu, "max-bandwidth", 100000, &err));
