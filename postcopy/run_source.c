@@ -128,7 +128,7 @@ static void source_send_done(struct op *op, int result)
 	}
 	if (result <= 0) {
 		if (run_why(m, side->fd, &err) == 0)
-			err_sys(&err, result ? result : -EPIPE, "main channel: send");
+			err_sys(&err, result ? result : -EPIPE, "send");
 		source_lost(m, CHANNEL_MAIN, &err);
 		return;
 	}
