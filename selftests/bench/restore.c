@@ -167,23 +167,24 @@ static int fill(const struct qemu *qemu, uint64_t bytes, struct wh_err *err)
 	return ret;
 }
 
-/* A command for people. What it says is what went wrong */
-static int by_hand(struct qemu *qemu, const char *line, struct wh_err *err)
+/* What became of the only job that there is */
+static int job_error(struct qemu *qemu, struct wh_err *err)
 {
-	struct json_object *said = NULL;
-	int ret = qemu_command(qemu, &said, err, "human-monitor-command",
-			       "{\"command-line\":\"%s\"}", line);
+	struct json_object *jobs = NULL, *why;
+	int ret = qemu_command(qemu, &jobs, err, "query-jobs", NULL);
 
-	if (!ret && *json_object_get_string(said))
-		ret = err_set(err, -EREMOTEIO, "%s: %s", line, json_object_get_string(said));
-	json_object_put(said);
+	if (!ret && json_object_object_get_ex(json_object_array_get_idx(jobs, 0), "error", &why))
+		ret = err_set(err, -EREMOTEIO, "%s", json_object_get_string(why));
+	json_object_put(jobs);
 	return ret;
 }
 
-static int wait_job(struct qemu *qemu, struct wh_err *err)
+/* A command that is a job, named job, until it is done: other answers have their time limit */
+static int run_job(struct qemu *qemu, const char *command, const char *arguments,
+		   struct wh_err *err)
 {
+	int ret = qemu_command(qemu, NULL, err, command, "%s", arguments);
 	bool concluded = false;
-	int ret = 0;
 
 	while (!ret && !concluded) {
 		struct json_object *data = NULL, *status;
@@ -193,7 +194,18 @@ static int wait_job(struct qemu *qemu, struct wh_err *err)
 			    !strcmp(json_object_get_string(status), "concluded");
 		json_object_put(data);
 	}
-	return ret;
+	if (!ret)
+		ret = job_error(qemu, err);
+	return ret ? ret : qemu_command(qemu, NULL, err, "job-dismiss", "{\"id\":\"job\"}");
+}
+
+/* savevm and loadvm, as QMP has them */
+static int snapshot(struct qemu *qemu, const char *command, struct wh_err *err)
+{
+	return run_job(qemu, command,
+		       "{\"job-id\":\"job\",\"tag\":\"parked\",\"vmstate\":\"disk\","
+		       "\"devices\":[\"disk\"]}",
+		       err);
 }
 
 /* A snapshot, as of a guest that has a disk for it; it runs on */
@@ -209,18 +221,20 @@ static int save_snapshot(const struct parked *parked, struct qemu *qemu, struct 
 			   "{\"driver\":\"file\",\"node-name\":\"file\",\"filename\":\"%s\"}",
 			   parked->disk);
 	if (!ret)
-		ret = qemu_command(qemu, NULL, err, "blockdev-create",
-				   "{\"job-id\":\"disk\",\"options\":{\"driver\":\"qcow2\","
-				   "\"file\":\"file\",\"size\":1048576}}");
-	if (!ret)
-		ret = wait_job(qemu, err);
+		ret = run_job(qemu, "blockdev-create",
+			      "{\"job-id\":\"job\",\"options\":{\"driver\":\"qcow2\","
+			      "\"file\":\"file\",\"size\":1048576}}",
+			      err);
 	if (!ret)
 		ret = qemu_command(qemu, NULL, err, "blockdev-add",
 				   "{\"driver\":\"qcow2\",\"node-name\":\"disk\",\"file\":\"file\"}");
-	return ret ? ret : by_hand(qemu, "savevm parked", err);
+	return ret ? ret : snapshot(qemu, "snapshot-save", err);
 }
 
-/* A snapshot and a file first; then the guest goes on for a moment, which is the floor, and is put away again */
+/*
+ * A snapshot and a file first; then the guest goes on for a moment, which is the floor, and is
+ * put away again
+ */
 static int put_away(struct parked *parked, struct qemu *qemu, struct wh_err *err)
 {
 	struct receiver receiver = { 0 };
@@ -348,7 +362,7 @@ static int by_qemu(const struct parked *parked, struct qemu *qemu, const char *f
 static int by_loadvm(const struct parked *parked, struct qemu *qemu, double *ms, struct wh_err *err)
 {
 	uint64_t begin_ns = clock_now_ns();
-	int ret = by_hand(qemu, "loadvm parked", err);
+	int ret = snapshot(qemu, "snapshot-load", err);
 
 	if (!ret)
 		ret = qemu_command(qemu, NULL, err, "cont", NULL);
