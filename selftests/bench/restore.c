@@ -179,13 +179,19 @@ static int job_error(struct qemu *qemu, struct wh_err *err)
 	return ret;
 }
 
-/* A command that is a job, named job, until it is done: other answers have their time limit */
+/*
+ * A command that is a job, named job, until it is done. QEMU may say that it has begun when it is
+ * nearly done.
+ */
 static int run_job(struct qemu *qemu, const char *command, const char *arguments,
 		   struct wh_err *err)
 {
-	int ret = qemu_command(qemu, NULL, err, command, "%s", arguments);
 	bool concluded = false;
+	int ret;
 
+	qemu->answer_ms = WAIT_MS;
+	ret = qemu_command(qemu, NULL, err, command, "%s", arguments);
+	qemu->answer_ms = 0;
 	while (!ret && !concluded) {
 		struct json_object *data = NULL, *status;
 

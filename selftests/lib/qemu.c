@@ -125,7 +125,8 @@ static int send_command(struct qemu *qemu, const char *command, const char *argu
 static int wait_answer(struct qemu *qemu, const char *command, struct json_object **reply,
 		       struct wh_err *err)
 {
-	uint64_t end = end_ns(QEMU_ANSWER_MS);
+	int answer_ms = qemu->answer_ms ? qemu->answer_ms : QEMU_ANSWER_MS;
+	uint64_t end = end_ns(answer_ms);
 	struct json_object *message = NULL;
 	char text[160];
 	int ret;
@@ -137,8 +138,7 @@ static int wait_answer(struct qemu *qemu, const char *command, struct json_objec
 		if (ret == 0)
 			return err_set(err, -ETIMEDOUT,
 				       "QMP %s: no answer within %d ms; it said: %s", command,
-				       QEMU_ANSWER_MS,
-				       child_said(&qemu->child, text, sizeof(text)));
+				       answer_ms, child_said(&qemu->child, text, sizeof(text)));
 		if (!json_object_object_get_ex(message, "event", NULL))
 			return take_answer(message, command, reply, err);
 		ret = keep_event(qemu, message, err);

@@ -24,6 +24,7 @@ struct json_tokener;
 struct qemu {
 	struct child child;
 	int qmp;
+	int answer_ms; /* for what is known to take longer; 0: QEMU_ANSWER_MS */
 	struct json_tokener *parser;
 	size_t have;
 	size_t used;
