@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -300,6 +301,51 @@ TEST_F(dirty, another_mapping_is_not_watched)
 	ASSERT_NE(NULL, strstr(self->err.text, "block '"))
 	TH_LOG("%s", self->err.text);
 	ASSERT_NE(NULL, strstr(self->err.text, "mapped anew"));
+}
+
+static void *write_there(void *at)
+{
+	__atomic_store_n((uint8_t *)at, 9, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+TEST_F(dirty, whoever_writes_waits)
+{
+	uint64_t bytes = self->each * TARGET_PAGE;
+	/* one that was there, one that nobody has touched */
+	uint8_t *place[] = { self->at + bytes, self->at + BYTES - bytes };
+	struct uffd_event events[UFFD_BATCH];
+	struct pollfd poll_fd = { .events = POLLIN };
+	pthread_t thread;
+	int ret;
+
+	dirty_log_close(&self->log);
+	ret = dirty_log_open_waiting(&self->log, &self->memory.region, 1, &self->err);
+	if (ret == -EPERM)
+		SKIP(return, "%s", self->err.text);
+	ASSERT_EQ(0, ret)
+	TH_LOG("%s", self->err.text);
+	poll_fd.fd = self->log.uffd.fd;
+	for (unsigned i = 0; i < 2; i++) {
+		ASSERT_EQ(0, pthread_create(&thread, NULL, write_there, place[i]));
+		ASSERT_EQ(1, poll(&poll_fd, 1, 10000));
+		ASSERT_EQ(1, uffd_read(&self->log.uffd, events, &self->err));
+		EXPECT_TRUE(events[0].wp && events[0].write);
+		/* it is neither told nor done before */
+		EXPECT_EQ(0, scan(self));
+		EXPECT_EQ(!i, *place[i]);
+		ASSERT_EQ(0, dirty_log_let(&self->log, place[i], bytes, &self->err));
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+		memset(self->map, 0, sizeof(self->map));
+		ASSERT_EQ((int64_t)self->each, scan(self));
+		EXPECT_TRUE(bits_test(self->map, (uint64_t)(place[i] - self->at) / TARGET_PAGE));
+		EXPECT_EQ(9, *place[i]);
+	}
+	/* and the next time, until nobody watches */
+	ASSERT_EQ(0, pthread_create(&thread, NULL, write_there, place[0]));
+	ASSERT_EQ(1, poll(&poll_fd, 1, 10000));
+	dirty_log_close(&self->log);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
 }
 
 TEST_F(dirty, closed_it_is_free)
