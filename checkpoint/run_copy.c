@@ -13,6 +13,8 @@
 #define ROUNDS_MAX 16u			  /* then it is stopped with what there is, if that fits */
 #define LOOK_NS (50 * NS_PER_MS)
 #define AHEAD_BYTES (UINT64_C(16) << 20) /* so much is worth copying before the stop */
+#define PREPARE_LOOKS 3u
+#define PREPARED_NS NS_PER_MS
 
 static int written_of_vmm(void *world, unsigned block, uint64_t *map, struct wh_err *err)
 {
@@ -45,10 +47,20 @@ int source_copy_new(struct protect_source *side, struct wh_err *err)
 
 	if (getrandom(&settings.seed, sizeof(settings.seed), 0) != sizeof(settings.seed))
 		return err_sys(err, errno, "protection: random numbers");
-	side->own_log = !side->p->cb.dirty_sync;
+	cp_stage_free(side->stage); /* of a start that has failed */
+	side->stage = NULL;
+	cow_free(side->cow);
+	side->cow = NULL;
+	side->own_log = !side->p->cb.dirty_sync && !config->copy_on_write;
 	if (side->own_log)
 		dirty = cp_dirty_uffd(&side->log);
-	cp_stage_free(side->stage); /* of a start that has failed */
+	if (config->copy_on_write) {
+		side->cow = cow_new(side->p->region, side->p->blocks, err);
+		if (!side->cow)
+			return -EINVAL;
+		settings.cow = side->cow;
+		dirty = cow_dirty(side->cow);
+	}
 	side->stage = cp_stage_new(&settings, side->p->region, side->p->blocks, &dirty, err);
 	return side->stage ? 0 : -ENOMEM;
 }
@@ -58,7 +70,9 @@ static int log_start(struct protect_source *side, struct wh_err *err)
 	struct wh_protect *p = side->p;
 	int ret = 0;
 
-	if (side->own_log)
+	if (side->cow)
+		ret = cow_open(side->cow, err);
+	else if (side->own_log)
 		ret = dirty_log_open(&side->log, p->region, p->blocks, err);
 	else if (p->cb.dirty_start)
 		ret = p->cb.dirty_start(p->config.opaque, err);
@@ -71,7 +85,9 @@ static void log_stop(struct protect_source *side)
 	if (!side->logging)
 		return;
 	side->logging = false;
-	if (side->own_log)
+	if (side->cow)
+		cow_close(side->cow);
+	else if (side->own_log)
 		dirty_log_close(&side->log);
 	else if (side->p->cb.dirty_stop)
 		side->p->cb.dirty_stop(side->p->config.opaque);
@@ -81,6 +97,7 @@ void source_copy_free(struct protect_source *side)
 {
 	log_stop(side);
 	cp_stage_free(side->stage);
+	cow_free(side->cow);
 }
 
 static void lost(struct protect_source *side, int ret, struct wh_err *why)
@@ -149,6 +166,26 @@ static void degrade(struct protect_source *side, const struct wh_err *why)
 	wire_name_set(&msg.degrade.reason, why->text);
 	(void)link_say(&side->p->link[LINK_CONTENTS], &header, &msg, NULL);
 	side->degraded = true;
+}
+
+/*
+ * What is protected while the guest runs need not be in the stop. What it writes meanwhile is left,
+ * so once more, while that takes long.
+ */
+void source_copy_prepare(struct protect_source *side)
+{
+	uint64_t begin_ns = clock_now_ns(), end_ns;
+	struct wh_err err = { 0 };
+
+	for (unsigned i = 0; side->cow && i < PREPARE_LOOKS; i++) {
+		/* what fails here fails in the stop, where it counts */
+		if (cp_stage_look(side->stage, &err) < 0)
+			return;
+		end_ns = clock_now_ns();
+		if (end_ns - begin_ns < PREPARED_NS)
+			return;
+		begin_ns = end_ns;
+	}
 }
 
 void source_copy_stage(struct protect_source *side)
@@ -230,7 +267,7 @@ static void look(struct protect_source *side, bool ahead, uint64_t now_ns)
 	if (n >= 0 && is_full(side, n)) {
 		side->full = true;
 		source_tell_held(side);
-	} else if (ahead && n >= 0 && (uint64_t)n * TARGET_PAGE > AHEAD_BYTES) {
+	} else if (ahead && n >= 0 && !side->cow && (uint64_t)n * TARGET_PAGE > AHEAD_BYTES) {
 		n = cp_stage_copy(side->stage, side->p->config.contents_max / 4, &err);
 	}
 	/* what cannot be had now is tried again in the stop, where it counts */

@@ -219,9 +219,11 @@ static void stop_guest(struct protect_source *side)
 {
 	struct wh_protect *p = side->p;
 	struct wh_err err = { 0 };
-	uint64_t begin_ns = clock_now_ns();
+	uint64_t begin_ns;
 	int ret;
 
+	source_copy_prepare(side);
+	begin_ns = clock_now_ns();
 	ret = p->cb.pause(p->config.opaque, &err);
 	if (ret < 0) {
 		protect_log_peer(p, "the guest does not stand still: %s", protect_said(&err, ret));

@@ -32,6 +32,7 @@ struct protect_source {
 	/* run_copy.c */
 	struct cp_stage *stage;
 	struct dirty_log log;
+	struct cow *cow; /* NULL: the guest stands still while it is copied */
 	bool logging, own_log;
 	enum source_sending {
 		SENDING_NOTHING,
@@ -73,6 +74,8 @@ int source_copy_new(struct protect_source *side, struct wh_err *err);
 void source_copy_free(struct protect_source *side);
 /* READY was said: all of memory */
 void source_copy_sync(void *world);
+/* It will soon */
+void source_copy_prepare(struct protect_source *side);
 /* The guest stands still */
 void source_copy_stage(struct protect_source *side);
 void source_copy_send(struct protect_source *side);

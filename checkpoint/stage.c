@@ -194,7 +194,7 @@ static int copy_pages(struct cp_stage *stage, unsigned index, uint64_t first, ui
 
 	assert(!stage->waits);
 	while (count) {
-		struct stage_run *run;
+		struct cow_run *run;
 		uint64_t got, pages;
 		uint8_t *at;
 
@@ -204,9 +204,10 @@ static int copy_pages(struct cp_stage *stage, unsigned index, uint64_t first, ui
 		if (!at)
 			return -ENOSPC;
 		pages = got / CP_PAGE;
-		memcpy(at, block->memory + first * CP_PAGE, got);
+		if (!stage->leaves)
+			memcpy(at, block->memory + first * CP_PAGE, got);
 		run = &stage_runs(stage)[stage->run_count++];
-		*run = (struct stage_run){ at, first, index, (uint32_t)pages };
+		*run = (struct cow_run){ at, first, index, (uint32_t)pages };
 		bits_range_clear(block->map, first, pages);
 		stage->staged += pages - bits_range_count(block->staged, first, pages);
 		bits_range_set(block->staged, first, pages);
@@ -252,7 +253,7 @@ static int64_t copy(struct cp_stage *stage, uint64_t most, struct wh_err *err)
 static void unstage(struct cp_stage *stage)
 {
 	for (size_t i = 0; i < stage->run_count; i++) {
-		const struct stage_run *run = &stage_runs(stage)[i];
+		const struct cow_run *run = &stage_runs(stage)[i];
 		struct stage_block *block = &stage->blocks[run->block];
 
 		bits_range_set(block->map, run->first, run->pages);
@@ -283,15 +284,16 @@ int64_t cp_stage_copy(struct cp_stage *stage, uint64_t bytes, struct wh_err *err
 
 static int copy_all(struct cp_stage *stage, struct wh_err *err)
 {
-	bool ahead = stage->run_count;
 	int64_t ret = look(stage, err);
 
 	if (ret < 0)
 		return (int)ret;
+	stage->left = stage->run_count;
 	ret = copy(stage, stage->pages, err);
 	/* what was copied twice has taken the room: each page once, then */
-	if (ret == -ENOSPC && ahead) {
+	if (ret == -ENOSPC && stage->left) {
 		unstage(stage);
+		stage->left = 0;
 		ret = copy(stage, stage->pages, err);
 	}
 	if (ret < 0)
@@ -305,6 +307,35 @@ static int copy_all(struct cp_stage *stage, struct wh_err *err)
 	return 0;
 }
 
+int stage_copy_left(struct cp_stage *stage, struct wh_err *err)
+{
+	int ret = stage->set.cow ? cow_copy(stage->set.cow, err) : 0;
+
+	if (ret < 0)
+		unstage(stage);
+	return ret;
+}
+
+/* The same, but that it is copied when the guest runs again, as it is now */
+static int leave_all(struct cp_stage *stage, struct wh_err *err)
+{
+	struct cow *cow = stage->set.cow;
+	/* of a stop that nobody has packed */
+	int ret = stage_copy_left(stage, err);
+
+	if (ret < 0)
+		return ret;
+	cow_stop(cow);
+	stage->leaves = true;
+	ret = copy_all(stage, err);
+	stage->leaves = false;
+	if (ret < 0)
+		cow_go(cow, NULL, 0);
+	else
+		cow_go(cow, stage_runs(stage) + stage->left, stage->run_count - stage->left);
+	return ret;
+}
+
 int cp_stage_stop(struct cp_stage *stage, void *device, size_t length, struct wh_err *err)
 {
 	int ret = 0;
@@ -314,7 +345,7 @@ int cp_stage_stop(struct cp_stage *stage, void *device, size_t length, struct wh
 			      "checkpoint: %zu bytes of device state, not over %llu", length,
 			      (unsigned long long)stage->set.device_max);
 	else
-		ret = copy_all(stage, err);
+		ret = stage->set.cow ? leave_all(stage, err) : copy_all(stage, err);
 	if (ret < 0) {
 		unstage(stage);
 		free(device);

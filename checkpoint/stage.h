@@ -3,7 +3,7 @@
 #define CHECKPOINT_STAGE_H
 
 #include "base/region.h"
-#include "checkpoint/dirty.h"
+#include "checkpoint/cow.h"
 #include "wire/checkpoint.h"
 
 #include <stdbool.h>
@@ -23,7 +23,8 @@
  * The tracker is asked before pages are copied, so a page written while it is copied is told the
  * next time and copied again: that may be done beside the running guest, as long as the last
  * look and the last copy are made while it stands still (cp_stage_stop()). A bit is cleared when
- * the copy is made and no earlier; so whatever fails on the way is not forgotten.
+ * the copy is made and no earlier; so whatever fails on the way is not forgotten. With a struct cow
+ * the last copy is made later, of pages that nobody has written to since (cow.h).
  *
  * What is left out, or sent as a difference, is so against what the destination *has*: what it
  * has acknowledged. The hashes and the copies of what was last sent are brought up to date by
@@ -55,6 +56,8 @@ struct cp_stage;
  * @hash:	Leave out pages that were written but are as they were. 16 bytes for each page of
  *		the guest
  * @huge:	Slabs of hugetlb pages where there are any
+ * @cow:	Pages of a stop are copied after it, with this one's help, and its cow_dirty() is who
+ *		knows what was written. It is closed before cp_stage_free(). NULL: in the stop
  */
 struct cp_stage_settings {
 	uint64_t generation;
@@ -63,6 +66,7 @@ struct cp_stage_settings {
 	uint64_t seed;
 	int zstd_level;
 	bool hash, huge;
+	struct cow *cow;
 };
 
 /* Of the epoch in the stage, and of all that were acknowledged; written here only. */
@@ -119,7 +123,8 @@ int64_t cp_stage_look(struct cp_stage *stage, struct wh_err *err);
 int64_t cp_stage_copy(struct cp_stage *stage, uint64_t bytes, struct wh_err *err);
 
 /**
- * cp_stage_stop() - The guest stands still: look, and copy all of it
+ * cp_stage_stop() - The guest stands still: look, and copy all of it, or see to it that it can be
+ * copied later as it is now
  * @device:	malloc()ed device state, or NULL; the stage frees it, at once if this fails
  * @length:	Bytes of it
  *
@@ -150,7 +155,10 @@ int cp_stage_ready(struct cp_stage *stage, struct wh_err *err);
  * is. Of epoch 1 for each part, followed by cp_stage_next() to its end and cp_stage_forget();
  * the last part is what cp_stage_stop() copied. Of others once, after cp_stage_stop().
  *
- * Return: 0, or -ENOMEM with a sentence: nothing is lost, and it may be called again
+ * With a struct cow it begins with copying what cp_stage_stop() has left.
+ *
+ * Return: 0, or -ENOMEM with a sentence: nothing is lost, and it may be called again; or why pages
+ * are not as they were in the stop, of which nothing can be made any more: they are to be copied
  */
 int cp_stage_pack(struct cp_stage *stage, uint64_t epoch, struct wh_err *err);
 

@@ -15,13 +15,6 @@ struct stage_block {
 	uint64_t *staged; /* a copy is in the stage */
 };
 
-/* Pages that lie together, in the guest and in a slab */
-struct stage_run {
-	uint8_t *at;
-	uint64_t first;
-	uint32_t block, pages;
-};
-
 enum stage_fate {
 	STAGE_SENT, /* whole, packed or as a difference */
 	STAGE_ZERO,
@@ -60,6 +53,8 @@ struct cp_stage {
 	struct stage_array run_array, page_array, entry_array, wire_array;
 	size_t run_count, page_count, entry_count;
 	uint64_t staged; /* pages, each once */
+	bool leaves;	 /* what is staged is copied later, by set.cow */
+	size_t left;	 /* so it is with the runs from this one on */
 	/* where cp_stage_copy() goes on */
 	unsigned at_block;
 	uint64_t at_page;
@@ -89,7 +84,7 @@ struct cp_stage {
 /* Room for as many bytes. Return: false: no memory, and nothing has changed */
 bool stage_grow(struct stage_array *array, size_t bytes);
 
-static inline struct stage_run *stage_runs(const struct cp_stage *stage)
+static inline struct cow_run *stage_runs(const struct cp_stage *stage)
 {
 	return stage->run_array.items;
 }
@@ -103,6 +98,9 @@ static inline struct stage_entry *stage_entries(const struct cp_stage *stage)
 {
 	return stage->entry_array.items;
 }
+
+/* Nothing is left to be copied. Return: 0, or a negative errno and a sentence: all of it is */
+int stage_copy_left(struct cp_stage *stage, struct wh_err *err);
 
 /* The cache's copy of a page as the destination has it, or NULL */
 const uint8_t *stage_cached(const struct cp_stage *stage, const struct stage_page *page);

@@ -97,7 +97,7 @@ static void list_pages(struct cp_stage *stage)
 	struct stage_page *page = stage_pages(stage) + stage->staged;
 
 	for (size_t i = stage->run_count; i; i--) {
-		const struct stage_run *run = &stage_runs(stage)[i - 1];
+		const struct cow_run *run = &stage_runs(stage)[i - 1];
 		uint64_t *staged = stage->blocks[run->block].staged;
 
 		for (uint32_t j = run->pages; j; j--) {
@@ -264,8 +264,11 @@ static void put_pages(struct cp_stage *stage)
 int cp_stage_pack(struct cp_stage *stage, uint64_t epoch, struct wh_err *err)
 {
 	uint64_t count = stage->staged;
+	int ret = stage_copy_left(stage, err);
 	uint8_t *wire;
 
+	if (ret < 0)
+		return ret;
 	if (!stage_grow(&stage->page_array, count * sizeof(struct stage_page)) ||
 	    !stage_grow(&stage->entry_array, count * sizeof(struct stage_entry)) ||
 	    !stage_grow(&stage->wire_array, count * CP_ENTRY))

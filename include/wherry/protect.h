@@ -218,6 +218,13 @@ struct wh_protect_pace {
  *		of @plug, which drops what is above its own
  * @pack:	WH_PROTECT_ZERO and so on, or 0
  * @full:	See there
+ * @copy_on_write: The guest stands still only until what it has written is write-protected
+ *		(userfaultfd), and is copied while it runs: it waits where it writes before that is
+ *		done. A shorter stop when much has changed; a slower guest, since each page that it
+ *		writes costs a message to a thread of the library. Writes are tracked in this way,
+ *		too: dirty_start() to dirty_stop() are not called. Not for a guest whose devices
+ *		write by DMA, or whose pages are dropped while it is protected (a balloon). It takes
+ *		Linux 6.7, and the right to userfaultfd for faults of the kernel
  * @connect_timeout_ns: For both connections
  *
  * Destination:
@@ -248,6 +255,7 @@ struct wh_protect_config {
 	uint64_t connect_timeout_ns;
 	unsigned pack;
 	enum wh_protect_full full;
+	bool copy_on_write;
 
 	enum wh_protect_authority authority;
 	bool output_held;

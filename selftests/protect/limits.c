@@ -61,6 +61,37 @@ TEST_F(limits, a_slow_destination)
 	EXPECT_TRUE(survives(pair));
 }
 
+static int never_asked(void *opaque, const struct wh_block *block, uint64_t *map, size_t pages,
+		       struct wh_err *err)
+{
+	(void)opaque;
+	(void)block;
+	(void)map;
+	(void)pages;
+	(void)err;
+	return -EIO;
+}
+
+/* It writes all it can while it is copied: what survives is of the stop all the same */
+TEST_F(limits, a_guest_that_is_copied_after_its_stop)
+{
+	struct protected *pair = &self->pair;
+	struct wh_protect_status status;
+
+	pair->guest.rest_us = 0;
+	pair->source_config.copy_on_write = true;
+	pair->source_config.pace.min_ns = pair->source_config.pace.max_ns = 40000000;
+	pair->source_calls.dirty_sync = never_asked;
+	ASSERT_OK(protected_start(pair, &self->err));
+	if (!protected_goes_on(pair->source, 10)) {
+		wh_protect_get_status(pair->source, &status);
+		if (status.err.code == -EPERM || status.err.code == -EOPNOTSUPP)
+			SKIP(return, "%s", status.err.text);
+		ASSERT_TRUE(false) TH_LOG("%s", status.err.text);
+	}
+	EXPECT_TRUE(survives(pair));
+}
+
 /* More waits than may be: the guest stands still until it is let go, and then goes on */
 TEST_F(limits, too_much_is_held)
 {

@@ -70,6 +70,16 @@ static void through_proxy(struct protected *pair, struct proxy **proxy,
 	pair->to = proxy_uri(*proxy);
 }
 
+/* Over all of its memory, about twice */
+static bool steps_on(struct speaker *guest)
+{
+	uint64_t until = speaker_step(guest) + 2 * (uint64_t)PAGES;
+
+	for (unsigned i = 0; i < 10000 && speaker_step(guest) < until; i++)
+		usleep(1000);
+	return speaker_step(guest) >= until;
+}
+
 TEST_F(pair, the_source_dies_and_the_guest_goes_on)
 {
 	struct protected *pair = &self->pair;
@@ -90,6 +100,21 @@ TEST_F(pair, the_source_dies_and_the_guest_goes_on)
 	EXPECT_TRUE(saw(pair, PROTECTED_SOURCE, WH_PROTECT_WAIT_ACK));
 	EXPECT_TRUE(saw(pair, PROTECTED_DEST, WH_PROTECT_RECEIVING));
 	EXPECT_TRUE(saw(pair, PROTECTED_DEST, WH_PROTECT_APPLYING));
+}
+
+/* Nobody has to answer its writes when it is not protected any more */
+TEST_F(pair, copied_after_the_stop_to_the_end)
+{
+	struct protected *pair = &self->pair;
+
+	pair->source_config.copy_on_write = true;
+	ASSERT_OK(protected_start(pair, &self->err));
+	if (!protected_goes_on(pair->source, 5))
+		SKIP(return, "no checkpoints: protect/limits says why");
+	ASSERT_OK(wh_protect_stop(pair->source, &self->err));
+	ASSERT_OK(wh_protect_wait(pair->source, -1, &self->err));
+	EXPECT_EQ(WH_PROTECT_RELEASED, protected_state(pair->source));
+	EXPECT_TRUE(steps_on(&pair->guest));
 }
 
 /* In order: the destination forgets it, and everything leaves */
