@@ -42,6 +42,7 @@ static const char usage[] =
 	"  --rate PAGES      a second and processor that it writes (10000)\n"
 	"  --interval MS     from one checkpoint to the next (50; 0: as it needs)\n"
 	"  --seconds N       that it runs protected, and up to 0.4 more (5)\n"
+	"  --copy-on-write   its pages are copied while it runs again\n"
 	"  --kill WHAT       source, destination, or link: then nobody dies, and chance decides\n"
 	"                    which of them goes on (source)\n"
 	"  --hold KIND       queue, plug or none: with none the verdict is what you would\n"
@@ -53,7 +54,7 @@ static const char usage[] =
 
 struct settings {
 	const char *ram, *vcpus, *rate, *interval, *hold;
-	bool threads;
+	bool threads, copy_on_write;
 	unsigned seconds;
 };
 
@@ -217,6 +218,8 @@ static int start(struct demo_protect *p, enum demo_end end, const struct setting
 	}
 	if (settings->threads)
 		args[n++] = "--threads";
+	if (settings->copy_on_write && end == DEMO_SOURCE)
+		args[n++] = "--copy-on-write";
 	snprintf(generation, sizeof(generation), "%s/%d", p->folder, end);
 	args[n++] = "--generation";
 	args[n++] = generation;
@@ -371,6 +374,7 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 		{ "interval", required_argument, NULL, 'i' },
 		{ "seconds", required_argument, NULL, 's' },
 		{ "hold", required_argument, NULL, 'o' },
+		{ "copy-on-write", no_argument, NULL, 'c' },
 		{ "kill", required_argument, NULL, 'k' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
@@ -403,6 +407,9 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 				seconds = 0;
 			else
 				ret = cli_number("demo", "seconds", optarg, 3600, &seconds);
+			break;
+		case 'c':
+			settings->copy_on_write = true;
 			break;
 		case 'k':
 			if (!kill_named(optarg, &p->kill))

@@ -21,6 +21,8 @@ drill()
 {
 	# every third one has plain threads as its processors
 	[ $(($2 % 3)) -ne 0 ] || set -- "$@" --threads
+	# and in every fourth its pages are copied after its stop
+	[ $(($2 % 4)) -ne 0 ] || set -- "$@" --copy-on-write
 	kind=$1
 	shift 2
 	"$wherry" demo --protect --json --ram 16M --rate 4000 --interval 20 --seconds 0 \
