@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a checkpoint costs. The guest's stop: cp_stage_stop(), beside a bare PAGEMAP_SCAN whose
- * pages are copied to memory that is there. And what its packing saves on the wire, and takes of
+ * pages are copied to memory that is there; and with copy-on-write. And what its packing saves on the wire, and takes of
  * a processor while the guest runs.
  */
 #include "base/clock.h"
@@ -27,6 +27,7 @@ static struct guest {
 	uint8_t *copy; /* the floor's */
 	struct random random;
 	struct cp_stage *stage;
+	struct cow *cow; /* NULL: the log is open */
 	uint64_t epoch;
 } guest;
 
@@ -155,8 +156,9 @@ static void begin(uint32_t features, bool hash, bool cache)
 		.cache_bytes = cache ? guest.region.length : 0,
 		.hash = hash,
 		.seed = 1,
+		.cow = guest.cow,
 	};
-	const struct cp_dirty dirty = cp_dirty_uffd(&guest.log);
+	const struct cp_dirty dirty = guest.cow ? cow_dirty(guest.cow) : cp_dirty_uffd(&guest.log);
 	struct wh_err err = { 0 };
 
 	guest.epoch = 0;
@@ -211,6 +213,63 @@ static void measure_stop(const struct bench *bench, unsigned mib, unsigned run)
 		 run == 1 ? "single pages" : "runs of 16 pages",
 		 (double)guest.region.length / (1 << 30));
 	bench_print(bench, BENCH_CP_STOP, variant, rows, 3);
+}
+
+/* As much, with everything written and protected in the stop; and as it is done: see below */
+static void measure_cow_stop(const struct bench *bench, unsigned mib, unsigned run)
+{
+	struct bench_row rows[] = { { .side = "copy-on-write" },
+				    { .side = "copy-on-write, 7/8 ahead" } };
+	struct wh_err err = { 0 };
+	char variant[96];
+
+	write_pages(mib * MIB, run);
+	stop();
+	pack();
+	acked();
+	for (unsigned round = 0; bench_again(round); round++) {
+		write_pages(mib * MIB, run);
+		bench_add(&rows[0], stop());
+		pack();
+		acked();
+		/* protected while the guest runs, which then writes an eighth of it again */
+		write_pages(mib * MIB, run);
+		if (cp_stage_look(guest.stage, &err) < 0)
+			die("ahead", &err);
+		write_pages(mib * MIB / 8, run);
+		bench_add(&rows[1], stop());
+		pack();
+		acked();
+	}
+	snprintf(variant, sizeof(variant), "%u MiB dirty, %s, of %.3g GiB, copied after it", mib,
+		 run == 1 ? "single pages" : "runs of 16 pages",
+		 (double)guest.region.length / (1 << 30));
+	bench_print(bench, BENCH_CP_STOP, variant, rows, 2);
+}
+
+/* Another tracker, so behind everything else */
+static void measure_cow(const struct bench *bench, const unsigned *sizes, unsigned count)
+{
+	struct wh_err err = { 0 };
+	unsigned left = count + 1;
+
+	dirty_log_close(&guest.log);
+	guest.region.page_size = CP_PAGE;
+	guest.cow = cow_new(&guest.region, 1, &err);
+	if (!guest.cow || cow_open(guest.cow, &err) < 0)
+		die("copy-on-write", &err);
+	begin(0, false, false);
+	for (unsigned i = 0; i < count; i++) {
+		if (sizes[i] * MIB > bench->bytes / 4)
+			continue;
+		bench_part(1, left--);
+		measure_cow_stop(bench, sizes[i], 1);
+	}
+	bench_part(1, left--);
+	measure_cow_stop(bench, bench->bytes >= 256 * MIB ? 64 : 1, 16);
+	cow_close(guest.cow);
+	cow_free(guest.cow);
+	cp_stage_free(guest.stage);
 }
 
 /*
@@ -299,7 +358,7 @@ int main(int argc, char **argv)
 {
 	static const unsigned sizes[] = { 1, 5, 16, 64, 256 };
 	struct bench bench;
-	unsigned left = 8;
+	unsigned left = 14;
 
 	bench_begin(&bench, "protect", argc, argv);
 	prepare(bench.bytes);
@@ -313,8 +372,8 @@ int main(int argc, char **argv)
 	bench_part(1, left--);
 	measure_stop(&bench, bench.bytes >= 256 * MIB ? 64 : 1, 16);
 	cp_stage_free(guest.stage);
-	bench_part(1, 1);
+	bench_part(2, left);
 	measure_packings(&bench);
-	dirty_log_close(&guest.log);
+	measure_cow(&bench, sizes, 5);
 	return 0;
 }
