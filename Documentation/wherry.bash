@@ -54,7 +54,8 @@ _wherry()
 		demo:*)
 			words='--ram --vcpus --memory --threads --rate --uri --urgent
 				--postcopy-after --bandwidth --postcopy-bandwidth --fault-spin
-				--own-loop --protect --interval --seconds --kill --hold --json --help'
+				--own-loop --protect --interval --seconds --kill --hold
+				--copy-on-write --json --help'
 			;;
 		receive:*)
 			words='--out --force --reserve --postcopy --urgent --switchover-ack --multifd --touch --memory --hugetlb
