@@ -14,7 +14,7 @@
 #define SCAN_REGIONS 512
 
 /* To protect so many that are protected costs less than another call */
-#define GAP_BYTES (32 * TARGET_PAGE)
+#define GAP_BYTES (6 * TARGET_PAGE)
 
 /* The pages nobody has touched yet too */
 static int protect(struct dirty_log *log, const struct region *region, uint64_t start,

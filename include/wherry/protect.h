@@ -220,8 +220,9 @@ struct wh_protect_pace {
  * @full:	See there
  * @copy_on_write: The guest stands still only until what it has written is write-protected
  *		(userfaultfd), and is copied while it runs: it waits where it writes before that is
- *		done. A shorter stop when much has changed; a slower guest, since each page that it
- *		writes costs a message to a thread of the library. Writes are tracked in this way,
+ *		done. A shorter stop where what it writes lies together, or is not written all the
+ *		time; a slower guest, since each page that it writes costs a message to a thread of
+ *		the library. Writes are tracked in this way,
  *		too: dirty_start() to dirty_stop() are not called. Not for a guest whose devices
  *		write by DMA, or whose pages are dropped while it is protected (a balloon). It takes
  *		Linux 6.7, and the right to userfaultfd for faults of the kernel
