@@ -94,6 +94,10 @@ static size_t bytes_of(const char *hex, uint8_t *bytes)
 	return count;
 }
 
+/* All messages of a conversation */
+static uint8_t arena[1 << 19];
+static size_t arena_used;
+
 /* Of the stream's messages only the beginning was kept */
 static bool read_message(struct event *event, const char *hex)
 {
@@ -105,9 +109,11 @@ static bool read_message(struct event *event, const char *hex)
 		return false;
 	have = bytes_of(hex, bytes);
 	event->bytes = CONTROL_HEADER + get_be32(bytes);
-	if (have < CONTROL_HEADER || event->bytes > MESSAGE)
+	if (have < CONTROL_HEADER || event->bytes > MESSAGE ||
+	    event->bytes > sizeof(arena) - arena_used)
 		return false;
-	event->message = calloc(1, event->bytes);
+	event->message = arena + arena_used;
+	arena_used += event->bytes;
 	memcpy(event->message, bytes, have < event->bytes ? have : event->bytes);
 	if (control_get(event->message, event->bytes, &control, NULL) < 0)
 		return false;
@@ -164,8 +170,6 @@ FIXTURE_SETUP(conversation)
 
 FIXTURE_TEARDOWN(conversation)
 {
-	for (unsigned i = 0; i < self->events; i++)
-		free(self->event[i].message);
 	for (unsigned i = 0; i < self->blocks; i++) {
 		free(self->chunk[i]);
 		if (self->memory[i])
