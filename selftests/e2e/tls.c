@@ -254,8 +254,8 @@ TEST_F(refused, strangers)
 	refuses(self, _metadata, &self->theirs, "is of another CA");
 	refuses(self, _metadata, &other, "is not of host 'elsewhere.test'");
 	refuses(self, _metadata, &psk, "TLS: handshake");
-	/* plainly: it has sent its header, and hears an alert */
-	refuses(self, _metadata, NULL, "the destination speaks TLS");
+	/* plainly: it has sent its header, and hears an alert, or that nobody takes more of it */
+	refuses(self, _metadata, NULL, "main channel: ");
 	takes(self, _metadata, &self->ours);
 }
 
