@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #define RAM "64M"
-#define SOON 5000u
+#define SOON 20000u
 #define ARGS_MAX 48
 
 /* Two processes, and what may be between them */

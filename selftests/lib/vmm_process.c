@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define ARGS_MAX 64
-#define SOON 5000u /* in ms: what has no reason to take long */
+#define SOON 20000u /* in ms: what has no reason to take long */
 
 static uint64_t now_ms(void)
 {
