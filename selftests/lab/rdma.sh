@@ -10,7 +10,7 @@ if "${WH_BUILD:-build}/wherry" check | grep -q 'built without RDMA'; then
 fi
 # A real QEMU, and the accelerator that it loads
 qemu=$(command -v qemu-system-x86_64)
-exec selftests/lab/run -n pair -t 500 -m 2048 -f "$qemu:$qemu" \
+exec selftests/lab/run -n pair -t 900 -m 2048 -f "$qemu:$qemu" \
 	$(for file in /usr/lib/*/qemu/accel-tcg-x86_64.so; do
 		[ -e "$file" ] && echo "-f $file:$file"
 	done) lab/rdma
