@@ -333,7 +333,7 @@ TEST_F(dirty, whoever_writes_waits)
 		EXPECT_TRUE(events[0].wp && events[0].write);
 		/* it is neither told nor done before */
 		EXPECT_EQ(0, scan(self));
-		EXPECT_EQ(!i, *place[i]);
+		EXPECT_EQ(!i, __atomic_load_n(place[i], __ATOMIC_RELAXED));
 		ASSERT_EQ(0, dirty_log_let(&self->log, place[i], bytes, &self->err));
 		ASSERT_EQ(0, pthread_join(thread, NULL));
 		memset(self->map, 0, sizeof(self->map));
