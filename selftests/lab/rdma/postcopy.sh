@@ -4,37 +4,10 @@
 # A guest that writes is moved by postcopy over RDMA, and looked at there byte by byte; broken off it
 # is brought back over RDMA, over TCP, or from TCP over RDMA; where the device goes, too.
 set -u
-. selftests/lib/tap.sh
+. selftests/lib/lab.sh
 
-here=10.9.1.2
+told="/tmp/source /tmp/dest"
 mkfifo /tmp/in /tmp/dest_in
-# Who has ended hears no more
-trap '' PIPE
-
-# As try, in this shell: what is started is its child
-now()
-{
-	label=$1
-	shift
-	if "$@" >/tmp/said 2>&1; then
-		ok "$label"
-	else
-		sed 's/^/# /' /tmp/said
-		cut -c 1-400 /tmp/source /tmp/dest | grep -v '"kind":"status"' | sed 's/^/# /'
-		not_ok "$label"
-	fi
-}
-
-# PATTERN FILE: it will be there
-until_says()
-{
-	i=0
-	until grep -q "$1" "$2"; do
-		i=$((i + 1))
-		[ $i -lt 200 ] || return 1
-		sleep 0.1
-	done
-}
 
 vmm()
 {
@@ -75,25 +48,6 @@ ends()
 	grep '"verified":true' /tmp/dest && grep '"phase":"completed"' /tmp/source
 }
 
-# SECONDS COMMAND...: it is so, sooner or later
-soon()
-{
-	i=0
-	limit=$((10 * $1))
-	shift
-	until "$@"; do
-		i=$((i + 1))
-		[ $i -lt $limit ] || return 1
-		sleep 0.1
-	done
-}
-
-# Nobody has quit: what is pinned would be pinned in vain
-unpinned()
-{
-	! rdma resource show mr | grep wherry && ! rdma resource show qp | grep wherry
-}
-
 # FILE DESCRIPTOR COMMAND PATTERN: it is said until that is there; the old connection may not be closed yet
 insist()
 {
@@ -127,6 +81,7 @@ now "all of that is there" ends
 now "one to be paused" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 512K
 echo pause >&3
 now "it is paused" paused
+# Nobody has quit: what is pinned would be pinned in vain
 now "nothing stays registered while it is" soon 10 unpinned
 now "over RDMA again" again rdma:$here:4445
 echo pause >&4
@@ -145,9 +100,5 @@ now "the device is gone" paused
 now "it needs none" again tcp:$here:4448
 now "all of it is there without" ends
 wait $delete
-rdma link add rxe0 type rxe netdev v1
-# Its address comes a little later
-until cat /sys/class/infiniband/rxe0/ports/1/gids/* 2>/dev/null | grep -q :ffff:; do
-	sleep 0.05
-done
+device_back
 tap_end

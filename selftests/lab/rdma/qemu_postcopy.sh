@@ -4,53 +4,23 @@
 # Postcopy over RDMA with a real QEMU at either end: what one has sent is kept, and another one has it,
 # byte for byte.
 set -u
-. selftests/lib/tap.sh
+. selftests/lib/lab.sh
 
-here=10.9.1.2
+patience="timeout 100"
+told="/tmp/receive /tmp/send /tmp/qemu"
 size=$((3 * 1024 + 8)) # KiB
 ram=/tmp/ram
 dd if=/dev/zero of=$ram bs=1k count=0 seek=$size 2>/dev/null
 dd if=/dev/urandom of=$ram bs=1M seek=1 count=1 conv=notrunc 2>/dev/null
 dd if=/dev/urandom of=$ram bs=4k seek=$((size / 4 - 1)) count=1 conv=notrunc 2>/dev/null
 mkfifo /tmp/monitor
-# Who has ended hears no more
-trap '' PIPE
 
-# As try, in this shell: what is started is its child
-now()
+# FILE OPTIONS...: one that waits for commands on 5
+begin_qemu()
 {
-	label=$1
+	file=$1
 	shift
-	if "$@" >/tmp/said 2>&1; then
-		ok "$label"
-	else
-		{
-			cat /tmp/said
-			tail -n 20 /tmp/receive /tmp/send /tmp/qemu
-		} | tr -d '\033' | sed 's/^/# /'
-		not_ok "$label"
-	fi
-}
-
-# SECONDS COMMAND...: it is so, sooner or later
-soon()
-{
-	i=0
-	limit=$((10 * $1))
-	shift
-	until "$@"; do
-		i=$((i + 1))
-		[ $i -lt $limit ] || return 1
-		sleep 0.1
-	done
-}
-
-# FILE OPTIONS: one that waits for commands on 5
-qemu()
-{
-	timeout 100 qemu-system-x86_64 -machine none,memory-backend=mem -accel tcg -m ${size}k \
-		-object memory-backend-file,id=mem,size=${size}k,mem-path="$1",share=on -S \
-		-nodefaults -display none -monitor stdio $2 </tmp/monitor >/tmp/qemu 2>&1 &
+	qemu "$file" $size "$@" </tmp/monitor >/tmp/qemu 2>&1 &
 	qemu=$!
 	exec 5>/tmp/monitor
 	echo 'migrate_set_capability postcopy-ram on' >&5
@@ -77,7 +47,7 @@ receive()
 from_qemu()
 {
 	receive rdma:$here:4444 || return
-	qemu $ram ''
+	begin_qemu $ram
 	echo 'migrate_set_parameter max-bandwidth 256k' >&5
 	echo "migrate -d rdma:$here:4444" >&5
 	soon 20 grep -q ' precopy ' /tmp/receive || return
@@ -97,16 +67,11 @@ qemu_says()
 into_qemu()
 {
 	truncate -s ${size}K /tmp/into
-	qemu /tmp/into '-incoming defer'
+	begin_qemu /tmp/into -incoming defer
 	echo "migrate_incoming rdma:$here:4444" >&5
 	soon 20 listens || return
 	"$WH_BUILD/wherry" send --from /tmp/out --postcopy rdma:$here:4444 >/tmp/send 2>&1 || return
 	grep 'sent by postcopy' /tmp/send && soon 20 cmp $ram /tmp/into
-}
-
-listens()
-{
-	rdma resource show cm_id | grep -q LISTEN
 }
 
 now "from a QEMU" from_qemu

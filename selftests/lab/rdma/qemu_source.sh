@@ -4,11 +4,11 @@
 # A real QEMU sends its memory over RDMA, and wherry receive has it byte for byte: registered
 # by chunks and pinned as a whole; zeros, text and noise; a block that is not of whole chunks.
 set -u
-. selftests/lib/tap.sh
+. selftests/lib/lab.sh
 
+patience="timeout 50"
 size=$((33 * 1024 + 8)) # KiB
 ram=/tmp/ram
-here=10.9.1.2
 dd if=/dev/zero of=$ram bs=1k count=0 seek=$size 2>/dev/null
 dd if=/dev/urandom of=$ram bs=1M seek=3 count=6 conv=notrunc 2>/dev/null
 dd if=/dev/urandom of=$ram bs=4k seek=4000 count=1 conv=notrunc 2>/dev/null
@@ -20,12 +20,7 @@ migrate()
 	rm -rf /tmp/out
 	"$WH_BUILD/wherry" receive --out /tmp/out --timeout 20 rdma:$here:4444 >/tmp/receive 2>&1 &
 	receiver=$!
-	i=0
-	until grep -q listening /tmp/receive; do
-		i=$((i + 1))
-		[ $i -lt 100 ] && kill -0 $receiver 2>/dev/null || { cat /tmp/receive; return 1; }
-		sleep 0.1
-	done
+	until_says listening /tmp/receive || { cat /tmp/receive; return 1; }
 	{
 		for line; do
 			echo "$line"
@@ -34,9 +29,7 @@ migrate()
 		echo "migrate rdma:$here:4444"
 		echo 'info migrate'
 		echo quit
-	} | timeout 50 qemu-system-x86_64 -machine none,memory-backend=mem -accel tcg -m ${size}k \
-		-object memory-backend-file,id=mem,size=${size}k,mem-path=$ram,share=on -S \
-		-nodefaults -display none -monitor stdio >/tmp/qemu 2>&1
+	} | qemu $ram $size >/tmp/qemu 2>&1
 	grep -q "status: completed" /tmp/qemu || kill $receiver 2>/dev/null
 	wait $receiver
 	received=$?

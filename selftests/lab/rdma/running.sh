@@ -5,52 +5,17 @@
 # migration breaks - the other process, the cable, the device, the memory that may be pinned - the
 # source says what has happened, soon, its guest goes on, and nothing stays in the kernel.
 set -u
-. selftests/lib/tap.sh
+. selftests/lib/lab.sh
 
-here=10.9.1.2
+told="/tmp/source /tmp/dest"
 limits=''
 back=off
 mkfifo /tmp/in
-# Who has ended hears no more
-trap '' PIPE
-
-# As try, in this shell: what is started is its child
-now()
-{
-	label=$1
-	shift
-	if "$@" >/tmp/said 2>&1; then
-		ok "$label"
-	else
-		sed 's/^/# /' /tmp/said
-		cut -c 1-400 /tmp/source /tmp/dest | grep -v '"kind":"status"' | sed 's/^/# /'
-		not_ok "$label"
-	fi
-}
-
-# PATTERN FILE: it will be there
-until_says()
-{
-	i=0
-	until grep -q "$1" "$2"; do
-		i=$((i + 1))
-		[ $i -lt 150 ] || return 1
-		sleep 0.1
-	done
-}
 
 vmm()
 {
-	exec "$WH_BUILD/wherry-vmm" --threads --ram 24M --rate 300 --dead-peer 2000 --postcopy off \
+	${limits:-exec} "$WH_BUILD/wherry-vmm" --threads --ram 24M --rate 300 --dead-peer 2000 --postcopy off \
 		--return-path $back "$@"
-}
-
-# root may pin what it likes, unless it may not
-pinning_little()
-{
-	ulimit -l 2048
-	exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock "$WH_BUILD/wherry-vmm" --threads \
-		--ram 24M --postcopy off --return-path off "$@"
 }
 
 # OPTIONS OF THE SOURCE...: a migration has begun
@@ -58,30 +23,24 @@ begin()
 {
 	: >/tmp/source
 	: >/tmp/dest
-	${limits:-vmm} --listen rdma:$here:4444 </dev/null >/tmp/dest 2>&1 &
+	vmm --listen rdma:$here:4444 </dev/null >/tmp/dest 2>&1 &
 	dest=$!
-	vmm "$@" </tmp/in >/tmp/source 2>&1 &
+	limits='' vmm "$@" </tmp/in >/tmp/source 2>&1 &
 	source=$!
 	exec 3>/tmp/in
-	i=0
-	until rdma resource show cm_id | grep -q LISTEN; do
-		i=$((i + 1))
-		[ $i -lt 100 ] || return 1
-		sleep 0.1
-	done
+	soon 20 listens || return
 	echo "migrate rdma:$here:4444" >&3
+}
+
+some_registered()
+{
+	[ "$(rdma resource show mr | grep -c wherry)" -ge 6 ]
 }
 
 # It is in the middle: some memory is registered at both ends
 begin_slowly()
 {
-	begin --bandwidth 2M || return
-	i=0
-	until [ "$(rdma resource show mr | grep -c wherry)" -ge 6 ]; do
-		i=$((i + 1))
-		[ $i -lt 100 ] || return 1
-		sleep 0.1
-	done
+	begin --bandwidth 2M && soon 20 some_registered
 }
 
 moved()
@@ -104,13 +63,7 @@ goes_on()
 # The source's process is there yet
 left()
 {
-	i=0
-	while rdma resource show mr | grep wherry || rdma resource show qp | grep wherry; do
-		i=$((i + 1))
-		[ $i -lt 80 ] || return 1
-		sleep 0.1
-	done
-	kill -0 $source
+	soon 20 unpinned && kill -0 $source
 }
 
 finish()
@@ -170,9 +123,5 @@ delete=$!
 now "the device is gone" goes_on 'the device was removed'
 finish "deleted"
 wait $delete
-rdma link add rxe0 type rxe netdev v1
-# Its address comes a little later
-until cat /sys/class/infiniband/rxe0/ports/1/gids/* 2>/dev/null | grep -q :ffff:; do
-	sleep 0.05
-done
+device_back
 tap_end

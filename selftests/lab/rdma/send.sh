@@ -4,29 +4,16 @@
 # wherry send over RDMA: what it sends is there byte for byte, in wherry receive and in a real QEMU;
 # registered by chunks and pinned as a whole; zeros and noise; a block that is not of whole chunks.
 set -u
-. selftests/lib/tap.sh
+. selftests/lib/lab.sh
 
+patience="timeout 50"
 size=$((33 * 1024 + 8)) # KiB
 ram=/tmp/ram
-here=10.9.1.2
 capability=''
 dd if=/dev/zero of=$ram bs=1k count=0 seek=$size 2>/dev/null
 dd if=/dev/urandom of=$ram bs=1M seek=3 count=6 conv=notrunc 2>/dev/null
 dd if=/dev/urandom of=$ram bs=4k seek=4000 count=1 conv=notrunc 2>/dev/null
 dd if=/dev/urandom of=$ram bs=4k seek=$((size / 4 - 1)) count=1 conv=notrunc 2>/dev/null
-
-# FILE COMMAND...: until it says so, or for too long
-until_says()
-{
-	file=$1
-	shift
-	i=0
-	until "$@" 2>/dev/null | grep -q "$file"; do
-		i=$((i + 1))
-		[ $i -lt 150 ] || return 1
-		sleep 0.1
-	done
-}
 
 # OUT URI: a wherry receive that listens
 receive()
@@ -34,21 +21,14 @@ receive()
 	rm -rf "$1"
 	"$WH_BUILD/wherry" receive --out "$1" --timeout 20 "$2" >/tmp/receive 2>&1 &
 	receiver=$!
-	until_says listening cat /tmp/receive || { cat /tmp/receive; return 1; }
-}
-
-qemu()
-{
-	timeout 50 qemu-system-x86_64 -machine none,memory-backend=mem -accel tcg -m ${size}k \
-		-object memory-backend-file,id=mem,size=${size}k,mem-path="$1",share=on -S \
-		-nodefaults -display none -monitor stdio $2 >/tmp/qemu 2>&1
+	until_says listening /tmp/receive || { cat /tmp/receive; return 1; }
 }
 
 # What a QEMU has is kept in a folder
 park()
 {
 	receive /tmp/parked unix:/tmp/park.sock || return
-	printf 'migrate unix:/tmp/park.sock\nquit\n' | qemu $ram ''
+	printf 'migrate unix:/tmp/park.sock\nquit\n' | qemu $ram $size >/tmp/qemu 2>&1
 	wait $receiver || { cat /tmp/receive /tmp/qemu; return 1; }
 	cmp $ram /tmp/parked/mem.ram
 }
@@ -73,13 +53,13 @@ into_qemu()
 	rm -f /tmp/into /tmp/monitor
 	truncate -s ${size}K /tmp/into
 	mkfifo /tmp/monitor
-	qemu /tmp/into "-incoming defer" </tmp/monitor &
+	qemu /tmp/into $size -incoming defer </tmp/monitor >/tmp/qemu 2>&1 &
 	qemu=$!
 	exec 3>/tmp/monitor
 	# without it it takes no second connection
 	[ -z "$capability" ] || echo "migrate_set_capability $capability on" >&3
 	echo "migrate_incoming rdma:$here:4444" >&3
-	until_says LISTEN rdma resource show cm_id
+	soon 20 listens
 	"$WH_BUILD/wherry" send --from /tmp/parked "rdma:$here:4444" "$@" >/tmp/send 2>&1
 	sent=$?
 	echo 'info status' >&3

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+#
+# For scripts that migrate over RDMA in the lab: . selftests/lib/lab.sh
+# shellcheck shell=sh
+
+. selftests/lib/tap.sh
+
+# The other end of the cable
+here=10.9.1.2
+# What somebody said, for who wonders why a test has failed
+told=''
+# Who has ended hears no more
+trap '' PIPE
+
+# LABEL COMMAND...: as try, in this shell: what is started is its child
+now()
+{
+	label=$1
+	shift
+	if "$@" >/tmp/said 2>&1; then
+		ok "$label"
+	else
+		{
+			cat /tmp/said
+			[ -z "$told" ] || cut -c 1-400 $told | grep -v '"kind":"status"' | tail -n 60
+		} | tr -d '\033' | sed 's/^/# /'
+		not_ok "$label"
+	fi
+}
+
+# SECONDS COMMAND...: it is so, sooner or later
+soon()
+{
+	i=0
+	limit=$((10 * $1))
+	shift
+	until "$@"; do
+		i=$((i + 1))
+		[ $i -lt $limit ] || return 1
+		sleep 0.1
+	done
+}
+
+# PATTERN FILE: it will be there
+until_says()
+{
+	soon 20 grep -q "$1" "$2"
+}
+
+# Somebody waits for a connection over RDMA
+listens()
+{
+	rdma resource show cm_id | grep -q LISTEN
+}
+
+# Nothing of ours stays in the kernel; else it is shown
+unpinned()
+{
+	! rdma resource show mr | grep wherry && ! rdma resource show qp | grep wherry
+}
+
+# COMMAND...: in the place of this shell. root may pin what it likes, unless it may not
+pinning_little()
+{
+	ulimit -l 2048
+	exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock "$@"
+}
+
+# FILE KIB OPTIONS...: in the place of this shell, a stopped QEMU with this memory, and a monitor.
+# Behind a timeout it is not what a kill -9 ends
+qemu()
+{
+	file=$1 kib=$2
+	shift 2
+	exec ${patience-} qemu-system-x86_64 -machine none,memory-backend=mem -accel tcg -m "${kib}k" \
+		-object "memory-backend-file,id=mem,size=${kib}k,mem-path=$file,share=on" \
+		-S -nodefaults -display none -monitor stdio "$@"
+}
+
+# After rdma link delete rxe0
+device_back()
+{
+	rdma link add rxe0 type rxe netdev v1
+	# Its address comes a little later
+	soon 20 sh -c 'cat /sys/class/infiniband/rxe0/ports/1/gids/* 2>/dev/null | grep -q :ffff:'
+}
