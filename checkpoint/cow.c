@@ -318,6 +318,9 @@ int cow_copy(struct cow *cow, struct wh_err *err)
 			page = end;
 		}
 	}
+	/* who lets somebody in may have taken a page that is not copied to its end yet */
+	pthread_mutex_lock(&cow->gate);
 	cow->left = false;
+	pthread_mutex_unlock(&cow->gate);
 	return has_failed(cow, err);
 }

@@ -236,39 +236,75 @@ static void *write_first(void *arg)
 }
 
 /*
- * In the middle of a page's copy, since there is no memory yet where it goes to: who wants to write
- * to the page waits for the rest of the copy.
+ * All of memory is to be copied, and there is none yet where the first page goes to: its copy is
+ * in the middle until it is let on. Returns when @begins has come so far.
  */
-TEST_F(cow, nobody_is_let_in_during_a_copy)
+static void in_the_middle(FIXTURE_DATA(cow) *self, struct __test_metadata *_metadata,
+			  struct uffd *uffd, void *(*begins)(void *), pthread_t *thread)
 {
 	struct uffd_event events[UFFD_BATCH];
 	struct pollfd poll_fd = { .events = POLLIN };
-	pthread_t copier, writer;
-	struct uffd uffd;
-	void *failed;
 
 	bits_range_set(self->map, 0, PAGES);
 	ASSERT_EQ(0, stop(self));
 	self->runs[0].at =
 		mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_EQ(0, uffd_open(&uffd, 0, false, &self->err));
-	ASSERT_EQ(0, uffd_register(&uffd, self->runs[0].at, TARGET_PAGE, UFFD_MISSING, NULL,
+	ASSERT_NE(MAP_FAILED, (void *)self->runs[0].at);
+	ASSERT_EQ(0, uffd_open(uffd, 0, false, &self->err));
+	ASSERT_EQ(0, uffd_register(uffd, self->runs[0].at, TARGET_PAGE, UFFD_MISSING, NULL,
 				   &self->err));
-	poll_fd.fd = uffd.fd;
-	ASSERT_EQ(0, pthread_create(&copier, NULL, copy_left, self));
-	ASSERT_EQ(1, poll(&poll_fd, 1, 10000));
-	ASSERT_EQ(1, uffd_read(&uffd, events, &self->err));
+	poll_fd.fd = uffd->fd;
+	ASSERT_EQ(0, pthread_create(thread, NULL, begins, self));
+	ASSERT_EQ(1, poll(&poll_fd, 1, 20000));
+	ASSERT_EQ(1, uffd_read(uffd, events, &self->err));
+}
+
+static void let_on(FIXTURE_DATA(cow) *self, struct __test_metadata *_metadata, struct uffd *uffd)
+{
+	ASSERT_EQ(PLACED_OK,
+		  uffd_zero(uffd, self->runs[0].at, TARGET_PAGE, true, NULL, &self->err));
+}
+
+/* Who wants to write to a page waits for the rest of its copy */
+TEST_F(cow, nobody_is_let_in_during_a_copy)
+{
+	pthread_t copier, writer;
+	struct uffd uffd;
+	void *failed;
+
+	in_the_middle(self, _metadata, &uffd, copy_left, &copier);
 	ASSERT_EQ(0, pthread_create(&writer, NULL, write_first, self));
 	/* who is not kept out is in by then */
 	usleep(20000);
 	EXPECT_EQ(1, __atomic_load_n(self->at, __ATOMIC_ACQUIRE));
-	ASSERT_EQ(PLACED_OK,
-		  uffd_zero(&uffd, self->runs[0].at, TARGET_PAGE, true, NULL, &self->err));
+	let_on(self, _metadata, &uffd);
 	pthread_join(copier, &failed);
 	pthread_join(writer, NULL);
 	EXPECT_EQ(NULL, failed);
 	EXPECT_EQ(2, self->at[0]);
 	EXPECT_EQ(1, self->runs[0].at[0]);
+	uffd_close(&uffd);
+	munmap(self->runs[0].at, BYTES);
+}
+
+/* A page is copied for who wants to write there, and what is left is copied meanwhile */
+TEST_F(cow, is_not_done_before_the_last_copy_is)
+{
+	pthread_t copier, writer;
+	struct uffd uffd;
+	void *failed;
+
+	in_the_middle(self, _metadata, &uffd, write_first, &writer);
+	ASSERT_EQ(0, pthread_create(&copier, NULL, copy_left, self));
+	/* who does not wait is done by then */
+	usleep(20000);
+	EXPECT_EQ(EBUSY, pthread_tryjoin_np(copier, &failed));
+	let_on(self, _metadata, &uffd);
+	pthread_join(copier, &failed);
+	EXPECT_EQ(NULL, failed);
+	EXPECT_EQ(1, self->runs[0].at[0]);
+	pthread_join(writer, NULL);
+	EXPECT_EQ(2, self->at[0]);
 	uffd_close(&uffd);
 	munmap(self->runs[0].at, BYTES);
 }
