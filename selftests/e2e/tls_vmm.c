@@ -74,13 +74,18 @@ TEST_F(tls, moves)
 	struct scene *s = &self->scene;
 	const char *const ours[] = { "--threads", "--tls",	   self->words[0],
 				     "--urgent",  variant->urgent, NULL };
+	const char *const slow[] = { "--threads",     "--tls",
+				     self->words[0],  "--urgent",
+				     variant->urgent, "--postcopy-bandwidth",
+				     "10M",	      NULL };
 
 	start_dest(s, _metadata, ours);
 	refused(s, _metadata, ARGS("--threads", "--tls", self->words[1]), variant->other);
 	/* plainly, and it hears nothing but that the connection is gone; which it says once */
 	refused(s, _metadata, ARGS("--threads", "--postcopy", "off", "--return-path", "off"),
 		"main channel: send: ");
-	start_source(s, ours, "postcopy\n");
+	/* slow enough that its guest asks for pages */
+	start_source(s, slow, "postcopy\n");
 	EXPECT_TRUE(pair_until_ended(&s->pair, s->source)) TH_LOG("%s", s->source->text);
 	EXPECT_TRUE(pair_until_ended(&s->pair, s->dest)) TH_LOG("%s", s->dest->text);
 	EXPECT_EQ(0, vmm_exit(s->source)) TH_LOG("%s", s->source->error);

@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +54,7 @@ struct proxy {
 	bool cut;	     /* atomic: asked for */
 	bool end;	     /* atomic */
 	bool is_cut;
+	unsigned cuts; /* atomic */
 	unsigned pairs;
 	struct pair pair[PAIRS_MAX];
 };
@@ -212,8 +214,11 @@ static void *proxy_main(void *arg)
 		if (!proxy->is_cut &&
 		    (__atomic_load_n(&proxy->cut, __ATOMIC_ACQUIRE) ||
 		     (proxy->script.cut_at && proxy->bytes >= proxy->script.cut_at) ||
-		     (proxy->script.cut_back_at && proxy->back_bytes >= proxy->script.cut_back_at)))
+		     (proxy->script.cut_back_at &&
+		      proxy->back_bytes >= proxy->script.cut_back_at))) {
 			cut(proxy);
+			__atomic_fetch_add(&proxy->cuts, 1, __ATOMIC_RELEASE);
+		}
 		if (fds[0].revents) {
 			eventfd_t count;
 
@@ -303,8 +308,13 @@ uint64_t proxy_back_bytes(const struct proxy *proxy)
 
 void proxy_cut(struct proxy *proxy)
 {
+	unsigned cuts = __atomic_load_n(&proxy->cuts, __ATOMIC_ACQUIRE);
+
 	__atomic_store_n(&proxy->cut, true, __ATOMIC_RELEASE);
 	eventfd_write(proxy->wake_fd, 1);
+	while ((!cuts || proxy->script.heals) &&
+	       __atomic_load_n(&proxy->cuts, __ATOMIC_ACQUIRE) == cuts)
+		sched_yield();
 }
 
 void proxy_end(struct proxy *proxy)

@@ -38,6 +38,7 @@ const char *proxy_uri(const struct proxy *proxy);
 /* From the source so far, from the destination; any thread */
 uint64_t proxy_bytes(const struct proxy *proxy);
 uint64_t proxy_back_bytes(const struct proxy *proxy);
+/* Done when it returns */
 void proxy_cut(struct proxy *proxy);
 void proxy_end(struct proxy *proxy);
 
