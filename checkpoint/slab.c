@@ -81,6 +81,8 @@ static struct slab *make(struct slab_pool *pool, struct wh_err *err)
 		return NULL;
 	}
 	pool->total++;
+	if (pool->watch.made)
+		pool->watch.made(pool->watch.world, slab->at);
 	return slab;
 }
 
@@ -95,6 +97,8 @@ static void unmake_free(struct slab_pool *pool)
 	struct slab *slab = pool->free;
 
 	pool->free = slab->next;
+	if (pool->watch.made)
+		pool->watch.unmade(pool->watch.world, slab->at);
 	munmap(slab->at, SLAB_BYTES);
 	free(slab);
 	pool->total--;

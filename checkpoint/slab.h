@@ -25,12 +25,21 @@ struct slab {
 	uint8_t *at; /* SLAB_BYTES, page-aligned */
 };
 
+/* Somebody who has to know of each slab that there is; on the thread that the pool belongs to */
+struct slab_watch {
+	void (*made)(void *world, uint8_t *at); /* before it is used; NULL: nobody has to know */
+	void (*unmade)(void *world,
+		       uint8_t *at); /* it is not used any more, and goes behind this */
+	void *world;
+};
+
 struct slab_pool {
 	struct slab *free;
 	uint64_t total, total_max; /* slabs: there are, there may be */
 	uint64_t used, peak;	   /* of them taken: now, the most since_ns */
 	uint64_t since_ns;
-	bool huge; /* try huge pages: off after the first time that there were none */
+	bool huge;		 /* try huge pages: off after the first time that there were none */
+	struct slab_watch watch; /* to be set behind slab_pool_init(), if at all */
 };
 
 /* @cap_bytes: rounded up to slabs. @huge: try hugetlb pages of 2 MiB */

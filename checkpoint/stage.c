@@ -95,6 +95,7 @@ struct cp_stage *cp_stage_new(const struct cp_stage_settings *settings,
 		stage->set = *settings;
 		stage->dirty = *dirty;
 		slab_pool_init(&stage->pool, settings->slab_cap, settings->huge);
+		stage->pool.watch = settings->watch;
 		if (make_blocks(stage, regions, count) && make_tables(stage))
 			return stage;
 	}

@@ -4,6 +4,7 @@
 
 #include "base/region.h"
 #include "checkpoint/cow.h"
+#include "checkpoint/slab.h"
 #include "wire/checkpoint.h"
 
 #include <stdbool.h>
@@ -58,6 +59,7 @@ struct cp_stage;
  * @huge:	Slabs of hugetlb pages where there are any
  * @cow:	Pages of a stop are copied after it, with this one's help, and its cow_dirty() is who
  *		knows what was written. It is closed before cp_stage_free(). NULL: in the stop
+ * @watch:	Of the slabs that contents are sent from
  */
 struct cp_stage_settings {
 	uint64_t generation;
@@ -67,6 +69,7 @@ struct cp_stage_settings {
 	int zstd_level;
 	bool hash, huge;
 	struct cow *cow;
+	struct slab_watch watch;
 };
 
 /* Of the epoch in the stage, and of all that were acknowledged; written here only. */

@@ -157,6 +157,62 @@ TEST_F(slab, half_goes_after_ten_seconds_without_need)
 	EXPECT_EQ(2, self->pool.total);
 }
 
+struct watched {
+	uint8_t *at[8];
+	unsigned there, wrong;
+};
+
+static void made(void *world, uint8_t *at)
+{
+	struct watched *watched = world;
+
+	watched->at[watched->there++ % 8] = at;
+	watched->wrong += at[0] != 0;
+}
+
+static void unmade(void *world, uint8_t *at)
+{
+	struct watched *watched = world;
+	unsigned i = 0;
+
+	/* as it was left: it is there still */
+	watched->wrong += at[0] > 1;
+	while (i < watched->there && watched->at[i] != at)
+		i++;
+	if (i == watched->there)
+		watched->wrong++;
+	else
+		watched->at[i] = watched->at[--watched->there];
+}
+
+TEST_F(slab, each_is_told_of_before_it_is_used_and_before_it_goes)
+{
+	struct watched watched = { .there = 0 };
+	uint64_t got;
+	uint8_t *at;
+
+	self->pool.watch = (struct slab_watch){ .made = made, .unmade = unmade, .world = &watched };
+	slab_pool_step(&self->pool, 1 * S);
+	ASSERT_EQ(0, slab_reserve(&self->pool, 2 * SLAB_BYTES, &self->err));
+	EXPECT_EQ(2, watched.there);
+	/* two that are there, and two that are made */
+	for (unsigned i = 0; i < 4; i++) {
+		at = room(self, &self->chain, SLAB_BYTES, SLAB_BYTES, &got);
+		ASSERT_NE(NULL, at);
+		at[0] = 1;
+		EXPECT_EQ(i < 2 ? 2 : i + 1, watched.there);
+	}
+	/* given back they are not gone: nothing is told */
+	slab_chain_give(&self->pool, &self->chain);
+	slab_pool_step(&self->pool, 11 * S);
+	EXPECT_EQ(4, watched.there);
+	slab_pool_step(&self->pool, 21 * S);
+	EXPECT_EQ(2, watched.there);
+	slab_pool_fini(&self->pool);
+	EXPECT_EQ(0, watched.there);
+	EXPECT_EQ(0, watched.wrong);
+}
+
 /* Of huge pages, of ours, in KiB */
 static long huge_mine(void)
 {
