@@ -47,8 +47,7 @@ struct io_uring_sqe *loop_sqe(struct loop *loop, int *why)
 	return sqe;
 }
 
-/* NULL: it waits in the list for loop_step(), which says why it was refused. */
-static struct io_uring_sqe *op_begin(struct loop *loop, struct op *op)
+struct io_uring_sqe *op_begin(struct loop *loop, struct op *op)
 {
 	struct io_uring_sqe *sqe = NULL;
 

@@ -35,6 +35,9 @@ struct loop {
  */
 struct io_uring_sqe *loop_sqe(struct loop *loop, int *why);
 
+/* @op is under way. NULL: it waits in the list for loop_step(), which says why it was refused */
+struct io_uring_sqe *op_begin(struct loop *loop, struct op *op);
+
 /* Something is queued that the caller, who may sleep on loop_fd(), does not know of */
 void loop_rouse(struct loop *loop);
 
