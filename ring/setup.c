@@ -139,7 +139,8 @@ static int setup_explain(int code, unsigned entries, struct wh_err *err)
 		getrlimit(RLIMIT_MEMLOCK, &limit);
 		return err_set(err, -ENOMEM,
 			       "io_uring: no memory for a ring of %u entries; RLIMIT_MEMLOCK is "
-			       "%llu KiB, and kernels before 5.12 count rings against it (ulimit -l)",
+			       "%llu KiB, and kernels before 5.12 and from 6.14 on count rings "
+			       "against it (ulimit -l)",
 			       entries, (unsigned long long)limit.rlim_cur >> 10);
 	case EINVAL:
 		return err_set(err, -EINVAL,
