@@ -169,7 +169,10 @@ int ferry_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *
 		ferry->addresses = (unsigned)ret;
 		ret = attempt(ferry, &failure);
 	}
-	if (ret < 0)
+	/* whoever resumes may do so in the turn behind which the loop sleeps */
+	if (ret == 0)
+		loop_wake(m->bulk);
+	else
 		ferry_free(m);
 	if (ret < 0 && err)
 		*err = failure;
