@@ -209,6 +209,7 @@ void wh_protect_free(struct wh_protect *p)
 		protect_dest_stop(p);
 	if (p->loop)
 		loop_close(p->loop);
+	p->loop = NULL;
 	for (unsigned i = 0; i < LINK_COUNT; i++)
 		link_fini(&p->link[i]);
 	if (p->source)

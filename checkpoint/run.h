@@ -42,9 +42,11 @@ struct protect_link {
 	bool closing;
 	bool broken; /* to be looked at in the turn; why has the reason */
 	struct wh_err why;
-	struct msghdr msg;
+	struct msghdr msg;  /* what is left */
+	struct msghdr part; /* of it, what is under way */
 	struct iovec piece[LINK_PIECES];
-	bool more; /* what is under way is contents, not out */
+	bool more;  /* what is under way is contents, not out */
+	bool fixed; /* and it is from a slab that is registered */
 	/* said; while one is being sent the other is filled */
 	uint8_t out[2][LINK_OUT_BYTES];
 	size_t out_have[2];
@@ -167,6 +169,9 @@ int protect_heard(struct protect_link *link, const struct cp_header *header, con
 		  struct wh_err *err);
 /* Source: the next contents. Return: pieces, 0: there are none now */
 unsigned source_pieces(struct wh_protect *p, struct iovec *piece, unsigned room);
+/* The number by which the ring knows this piece of contents; -1: it does not, or it is too small */
+int source_slot(const struct wh_protect *p, const struct iovec *piece);
+void source_slot_sent(struct wh_protect *p, size_t bytes);
 
 /* run_source.c */
 int protect_source_new(struct wh_protect *p, struct wh_err *err);

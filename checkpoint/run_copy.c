@@ -43,6 +43,7 @@ int source_copy_new(struct protect_source *side, struct wh_err *err)
 		.slab_cap = 2 * config->contents_max,
 		.cache_bytes = config->pack & WH_PROTECT_XBZRLE ? config->contents_max / 4 : 0,
 		.hash = config->pack & WH_PROTECT_UNCHANGED,
+		.watch = source_slots_watch(side),
 	};
 
 	if (getrandom(&settings.seed, sizeof(settings.seed), 0) != sizeof(settings.seed))

@@ -4,6 +4,7 @@
  * contents, of which there is more than memory for copies, are asked for where nothing else waits.
  */
 #include "checkpoint/run.h"
+#include "ring/fixed.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -181,6 +182,33 @@ static bool advance(struct msghdr *msg, size_t sent)
 	return true;
 }
 
+/* What is left: a piece that the ring knows by itself, those in front of it together */
+static void send_left(struct protect_link *link)
+{
+	struct loop *loop = link->p->loop;
+	struct msghdr *msg = &link->msg;
+	size_t count = 0;
+	int slot = -1;
+
+	while (link->more && count < msg->msg_iovlen) {
+		slot = source_slot(link->p, &msg->msg_iov[count]);
+		if (slot >= 0)
+			break;
+		count++;
+	}
+	link->fixed = slot >= 0 && !count;
+	if (link->fixed) {
+		loop_write_fixed(loop, &link->send, link->fd, msg->msg_iov->iov_base,
+				 msg->msg_iov->iov_len, (unsigned)slot);
+		return;
+	}
+	link->part = *msg;
+	if (slot >= 0)
+		link->part.msg_iovlen = count;
+	loop_sendmsg(loop, &link->send, link->fd, &link->part,
+		     MSG_WAITALL | (slot >= 0 ? MSG_MORE : 0));
+}
+
 static void send_done(struct op *op, int result)
 {
 	struct protect_link *link = LINK_OF(op, send);
@@ -196,8 +224,10 @@ static void send_done(struct op *op, int result)
 	}
 	if (link->broken)
 		return;
+	if (link->fixed)
+		source_slot_sent(link->p, (size_t)result);
 	if (advance(&link->msg, (size_t)result)) {
-		loop_sendmsg(link->p->loop, &link->send, link->fd, &link->msg, MSG_WAITALL);
+		send_left(link);
 		return;
 	}
 	if (!link->more)
@@ -224,7 +254,7 @@ void link_turn(struct protect_link *link)
 		return;
 	link->msg = (struct msghdr){ .msg_iov = link->piece, .msg_iovlen = pieces };
 	link->send.done = send_done;
-	loop_sendmsg(link->p->loop, &link->send, link->fd, &link->msg, MSG_WAITALL);
+	send_left(link);
 }
 
 bool link_flushed(const struct protect_link *link)

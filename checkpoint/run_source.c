@@ -184,10 +184,12 @@ static void connected(struct protect_source *side)
 		ret = open_link(side, LINK_PULSE, &err);
 	if (ret == 0)
 		ret = say_pulse(side, &err);
-	if (ret < 0)
+	if (ret < 0) {
 		give_up(side, &err);
-	else
-		cp_source_start(&side->engine, clock_now_ns());
+		return;
+	}
+	source_slots_begin(side, side->p->link[LINK_CONTENTS].fd);
+	cp_source_start(&side->engine, clock_now_ns());
 }
 
 /*

@@ -9,7 +9,18 @@
 /* Messages that one send takes; a small checkpoint is one send */
 #define SOURCE_OUTS 4u
 
-/* run_source.c, run_copy.c and run_plug.c */
+/* Slabs that are registered with the ring, by their places in its table: run_slots.c */
+struct source_slots {
+	bool on;   /* the connection is one where that is of use */
+	bool full; /* no more of them may be registered now */
+	bool said;
+	unsigned used;	/* places that are or were taken */
+	unsigned there; /* atomic */
+	uint64_t bytes; /* atomic: sent from there */
+	uint8_t *at[1024];
+};
+
+/* run_source.c, run_copy.c, run_slots.c and run_plug.c */
 struct protect_source {
 	struct wh_protect *p;
 	struct cp_source engine;
@@ -50,6 +61,7 @@ struct protect_source {
 	uint64_t looked_ns;
 	uint64_t dirty_bytes, wire_bytes, bytes;
 	struct cp_out out[SOURCE_OUTS];
+	struct source_slots slots;
 
 	/* run_plug.c */
 	struct op plug_poll;
@@ -68,6 +80,11 @@ int source_open(void *world, struct wh_err *err);
 void source_tell_held(struct protect_source *side);
 /* Packets that wait, and how many there are. Return: when to look again */
 uint64_t source_plug_turn(struct protect_source *side, uint64_t now_ns);
+
+/* run_slots.c */
+struct slab_watch source_slots_watch(struct protect_source *side);
+/* Contents go there, and no slab has been made */
+void source_slots_begin(struct protect_source *side, int fd);
 
 /* run_copy.c */
 int source_copy_new(struct protect_source *side, struct wh_err *err);
