@@ -10,6 +10,7 @@
 #include "postcopy/dest_engine.h"
 
 #include "base/bits.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/trace.h"
 
@@ -422,7 +423,7 @@ static int step_ending(struct dest *dest, uint64_t now_ns, uint64_t *wake_ns, st
 	const struct dest_channel *c = &dest->channel[CHANNEL_URGENT];
 	uint64_t waited_ns = now_ns > dest->ending_since_ns ? now_ns - dest->ending_since_ns : 0;
 	uint64_t missing;
-	bool urgent;
+	bool urgent, reading;
 	int ret;
 
 	ret = dest_flush(dest, CHANNEL_MAIN, now_ns, err);
@@ -435,9 +436,15 @@ static int step_ending(struct dest *dest, uint64_t now_ns, uint64_t *wake_ns, st
 	/* In this order: behind the end mark nothing is missing that still comes. */
 	urgent = __atomic_load_n(&c->open, __ATOMIC_ACQUIRE) &&
 		 !__atomic_load_n(&c->eos, __ATOMIC_ACQUIRE);
+	reading = __atomic_load_n(&dest->reading, __ATOMIC_ACQUIRE);
 	missing = __atomic_load_n(&dest->counters.pages_missing, __ATOMIC_ACQUIRE);
 	if (!missing)
 		return finish(dest, err);
+	/* It is here, and is tried again */
+	if (reading) {
+		*wake_ns = now_ns + NS_PER_MS;
+		return 0;
+	}
 	if (urgent && waited_ns < dest->config.urgent_wait_ns) {
 		*wake_ns = now_ns + (dest->config.urgent_wait_ns - waited_ns);
 		return 0;

@@ -18,8 +18,8 @@
  * through struct dest_ops.
  *
  * Two threads may be in it at once: the bulk thread (main channel, everything not
- * said otherwise) and the fault thread (dest_fault(), dest_removed(), the urgent
- * channel), or one thread may do both. Shared are the three bitmaps of a block,
+ * said otherwise) and the fault thread (dest_fault(), dest_removed(), dest_read(), the
+ * urgent channel), or one thread may do both. Shared are the three bitmaps of a block,
  * the table of waiters, and the counters, all atomic. Only the bulk thread moves the
  * phase: what fails on the other one is kept until dest_step().
  *
@@ -80,6 +80,8 @@ struct dest_block {
  * @ahead:	As room(), for contents that are not there yet: they may turn out to be those
  *		of another page, and of this page another channel's may come meanwhile,
  *		unless it is @owned. NULL if they have to come some other way
+ * @read:	Fetch this page, of 4 KiB, by other means than a request: dest_read() follows, or
+ *		dest_unread(). false: it cannot be; fault thread; may be NULL
  * @wake:	Waiters in the range
  * @discard:	Drop memory so that it is missing and stays so until it is armed, if the phase is
  *		DISCARD; before that it may be filled again by whatever comes
@@ -112,6 +114,7 @@ struct dest_ops {
 	void (*hold)(void *ctx, bool hold);
 	uint8_t *(*ahead)(void *ctx, enum channel channel, unsigned block, uint64_t offset,
 			  bool owned);
+	bool (*read)(void *ctx, unsigned block, uint64_t offset);
 	int (*wake)(void *ctx, unsigned block, uint64_t offset, uint64_t length,
 		    struct wh_err *err);
 	int (*discard)(void *ctx, unsigned block, uint64_t offset, uint64_t length,
@@ -223,8 +226,9 @@ struct dest {
 	struct dest_thread thread[DEST_THREADS];
 	struct dest_counters counters;
 	bool return_path;
-	bool acked;	/* SWITCHOVER_ACK was said */
-	bool hurry;	/* a fault waits for a page that lies in a run */
+	bool acked;   /* SWITCHOVER_ACK was said */
+	bool reading; /* atomic: a page that was read is not in place yet, and does not come again */
+	bool hurry;   /* a fault waits for a page that lies in a run */
 	int last_asked; /* block of the last REQ_PAGES_ID on this connection, -1 none */
 	/* private to dest_load.c: package and device state */
 	uint8_t *buffer;
@@ -340,6 +344,26 @@ bool dest_may_wait(const struct dest *dest);
  */
 int dest_fault(struct dest *dest, unsigned block, uint64_t offset, uint32_t tid, uint64_t now_ns,
 	       struct wh_err *err);
+
+/**
+ * dest_read() - A page that was to be read is there
+ * @page:	Aligned as zero_page() needs it
+ *
+ * Fault thread. It is taken as one of the urgent channel, of which nothing may come meanwhile.
+ *
+ * Return: 0; DEST_RETRY: the one before cannot be placed yet, and this one was not taken: call again
+ * after dest->channel[CHANNEL_URGENT].retry_ns; or a negative errno and a sentence: dest_step() will
+ * say so as well
+ */
+int dest_read(struct dest *dest, unsigned block, uint64_t offset, const uint8_t *page,
+	      uint64_t now_ns, struct wh_err *err);
+/*
+ * Place what was taken and is not placed yet. Return: 0 nothing is left of that; DEST_RETRY: call again,
+ * as above; or a negative errno, as above
+ */
+int dest_read_step(struct dest *dest, uint64_t now_ns, struct wh_err *err);
+/* It cannot be read after all: it is asked for. Return: as dest_fault() */
+int dest_unread(struct dest *dest, unsigned block, uint64_t offset, struct wh_err *err);
 
 /* The guest dropped this range (UFFD_REMOVE): it reads as zeros from here on. Fault thread. */
 void dest_removed(struct dest *dest, unsigned block, uint64_t offset, uint64_t length);

@@ -14,6 +14,7 @@
  *	dest_multifd.c	pages: on channels of their own
  *	dest_ahead.c	pages: where they go before they have come
  *	dest_fault.c	faults: request, wake; who waits and for how long
+ *	dest_read.c	pages that are not asked for, but read
  *	dest_recover.c	a new connection after a break
  */
 
@@ -119,6 +120,11 @@ void dest_row(struct dest_channel *c, const struct ram_event *event);
  */
 #define DEST_NO_TIME UINT64_MAX
 void dest_settle(struct dest *dest, unsigned block, uint64_t first, uint64_t end, uint64_t now_ns);
+/*
+ * A page that its bit in asked says is waited for, and that is not received: asked for, unless it is on
+ * its way or nobody can be asked now. @read: it may be read instead. Return: as dest_fault()
+ */
+int dest_want(struct dest *dest, unsigned block, uint64_t offset, bool read, struct wh_err *err);
 /* One host page. Fault thread. Return: 0 or a negative errno */
 int dest_request(struct dest *dest, unsigned block, uint64_t offset, struct wh_err *err);
 

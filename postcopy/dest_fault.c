@@ -189,6 +189,27 @@ int dest_request(struct dest *dest, unsigned block, uint64_t offset, struct wh_e
 	return 0;
 }
 
+int dest_want(struct dest *dest, unsigned block, uint64_t offset, bool read, struct wh_err *err)
+{
+	const struct dest_block *b = &dest->block[block];
+	uint64_t first = offset / TARGET_PAGE;
+	enum dest_phase phase;
+
+	if (bits_test(b->arrived, first)) {
+		__atomic_store_n(&dest->hurry, true, __ATOMIC_SEQ_CST);
+		if (dest->ops->hurry)
+			dest->ops->hurry(dest->ctx);
+		return 0;
+	}
+	phase = dest_get_phase(dest);
+	if (dest_over(phase) || phase == DEST_RECOVER || dest_to_announce(dest, block, first))
+		return 0;
+	if (read && dest->ops->read && b->page_size == TARGET_PAGE &&
+	    dest->ops->read(dest->ctx, block, offset))
+		return 0;
+	return dest_request(dest, block, offset, err);
+}
+
 /* Neither in place nor zero. Return: as dest_fault() */
 static int fault_missing(struct dest *dest, unsigned block, uint64_t offset, uint32_t thread,
 			 uint64_t now_ns, struct wh_err *err)
@@ -198,7 +219,6 @@ static int fault_missing(struct dest *dest, unsigned block, uint64_t offset, uin
 	uint64_t host_page = offset / size;
 	uint64_t first = host_page * size / TARGET_PAGE;
 	uint64_t page = offset / TARGET_PAGE;
-	enum dest_phase phase;
 	bool asked;
 	int ret;
 
@@ -212,17 +232,9 @@ static int fault_missing(struct dest *dest, unsigned block, uint64_t offset, uin
 		dest_because(err, ret, "waking");
 		return dest_fail_later(dest, err);
 	}
-	if (bits_test(b->arrived, first)) {
-		__atomic_store_n(&dest->hurry, true, __ATOMIC_SEQ_CST);
-		if (dest->ops->hurry)
-			dest->ops->hurry(dest->ctx);
+	if (asked && !bits_test(b->arrived, first))
 		return 0;
-	}
-	phase = dest_get_phase(dest);
-	if (asked || dest_over(phase) || phase == DEST_RECOVER ||
-	    dest_to_announce(dest, block, first))
-		return 0;
-	return dest_request(dest, block, host_page * size, err);
+	return dest_want(dest, block, host_page * size, true, err);
 }
 
 int dest_fault(struct dest *dest, unsigned block, uint64_t offset, uint32_t tid, uint64_t now_ns,

@@ -36,6 +36,7 @@ void dest_parked(struct dest *dest)
 	struct dest_channel *c = &dest->channel[CHANNEL_URGENT];
 
 	dest_drop(dest, CHANNEL_URGENT);
+	__atomic_store_n(&dest->reading, false, __ATOMIC_RELEASE);
 	c->row = 0;
 	c->proven = false;
 	__atomic_store_n(&c->open, false, __ATOMIC_RELEASE);
