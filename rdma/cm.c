@@ -14,8 +14,9 @@
 #include <unistd.h>
 
 #define BACKLOG 5
-/* As QEMU: reads by the destination are its to use, none by the source */
+/* As QEMU: reads of the destination's memory are possible, those of the source's are not */
 #define READS 2u
+#define READER_MSG 4096u /* where pages are read messages are short */
 #define RETRIES 7u
 #define CONNECT_RETRIES 5u
 /* The connection manager's unit of time, 4.096 us << N, and how often it tries */
@@ -183,7 +184,11 @@ int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control
 	};
 	int ret;
 
-	*link = (struct vlink){ .id = id, .room = { 1, CONTROL_MSG_MAX } };
+	*link = (struct vlink){ .id = id, .room = { 1, CONTROL_MSG_MAX, 0 } };
+	if (hello->flags & CONTROL_READER) {
+		link->room = (struct vlink_room){ 1, READER_MSG, VLINK_READS * VLINK_READ_MAX };
+		param.initiator_depth = RDMA_MAX_INIT_DEPTH;
+	}
 	control_put_hello(bytes, hello);
 	ret = open_channel(&link->channel, err);
 	if (ret == 0 && rdma_migrate_id(id, link->channel) < 0)
@@ -212,7 +217,7 @@ int vlink_connect(struct vlink *link, const struct sockaddr *at, const struct co
 
 	memcpy(&copy, at, address_bytes(at));
 	*link = (struct vlink){
-		.room = { VLINK_SENDS, VLINK_SEND_MAX },
+		.room = { VLINK_SENDS, VLINK_SEND_MAX, 0 },
 		.dead_peer_ns = dead_peer_ns,
 		.timeout_ms = timeout_ms,
 		.hello = *hello,
@@ -254,6 +259,8 @@ static int call_up(struct vlink *link, struct wh_err *err)
 		return ret;
 	set_timeout(link->id, link->dead_peer_ns);
 	control_put_hello(bytes, &link->hello);
+	if (link->hello.flags & CONTROL_READER)
+		param.responder_resources = RDMA_MAX_RESP_RES;
 	if (rdma_connect(link->id, &param) < 0)
 		return err_sys(err, errno, "rdma: connect");
 	return 1;

@@ -14,10 +14,14 @@ struct ibv_pd;
 struct rdma_cm_id;
 struct rdma_event_channel;
 
-/* Messages that can come before one is dealt with, and how long one may be */
+/*
+ * Messages that can come before one is dealt with, and how long one may be; and bytes for what is
+ * read from the peer
+ */
 struct vlink_room {
 	unsigned receives;
 	size_t bytes;
+	size_t stage;
 };
 
 /*
@@ -34,7 +38,7 @@ struct vlink {
 		struct ibv_cq *cq;
 	} send, receive;
 	struct vlink_room room;
-	uint8_t *memory; /* of messages that come, and behind them of those that go */
+	uint8_t *memory; /* of messages that come, behind them of those that go, and the stage */
 	struct ibv_mr *mr;
 	uint64_t dead_peer_ns;
 	int timeout_ms;
@@ -45,7 +49,7 @@ struct vlink {
 	unsigned sending, messages;
 	/* of these, behind the last one that says when it is complete */
 	unsigned quiet, quiet_writes;
-	unsigned written; /* writes that are complete, until somebody takes that */
+	unsigned written; /* writes or reads that are complete, until somebody takes that */
 	bool calling;	  /* it was begun here */
 	bool up;	  /* it was established */
 };
@@ -53,6 +57,8 @@ struct vlink {
 #define VLINK_SENDS 4u
 #define VLINK_SEND_MAX ((size_t)65 << 10) /* as many results as a request may want */
 #define VLINK_WRITES 32u		  /* under way at once, at most */
+#define VLINK_READS 16u			  /* the same, of pages */
+#define VLINK_READ_MAX 4096u
 
 /* ---- Connecting: cm.c --------------------------------------------------------- */
 
@@ -90,7 +96,7 @@ void vcm_close(struct vcm *vcm);
 /**
  * vlink_accept() - Take a connection, with room for its first message
  * @id:		Taken over, whatever is returned
- * @hello:	The answer
+ * @hello:	The answer. One for CONTROL_READER has a stage of VLINK_READS pages
  * @dead_peer_ns: A peer that acknowledges nothing for about so long is gone; 0 leaves the
  *		device's own
  *
@@ -165,6 +171,13 @@ struct vlink_write {
 
 /* At most VLINK_WRITES are under way. link->written says what has become of them */
 int vlink_write(struct vlink *link, const struct vlink_write *write, struct wh_err *err);
+/*
+ * The same the other way round: from the peer's memory to byte @at of the stage. Each is told of, in
+ * their order
+ */
+int vlink_read(struct vlink *link, size_t at, uint32_t length, uint64_t from, uint32_t rkey,
+	       struct wh_err *err);
+const uint8_t *vlink_stage(const struct vlink *link);
 /*
  * Is the peer there? A write of no bytes, which no program of his sees; if nobody acknowledges
  * it, the link is broken after the time that vlink_accept() was given.

@@ -61,7 +61,9 @@ static int failed(const struct vmem *vmem, uint64_t bytes, int code, struct wh_e
 static struct ibv_mr *pin(const struct vmem *vmem, void *addr, uint64_t bytes)
 {
 	/* what is read only may be memory that cannot be written, too */
-	const int access = vmem->local ? 0 : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+	const int access = vmem->local ? 0 :
+			   vmem->lent  ? IBV_ACCESS_REMOTE_READ :
+					 IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
 	struct ibv_mr *mr = ibv_reg_mr(vmem->pd, addr, bytes, access);
 	struct ibv_mr *second;
 

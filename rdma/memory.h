@@ -10,13 +10,14 @@ struct ibv_mr;
 struct ibv_pd;
 
 /*
- * Which memory a peer may write to, or the device may read: chunks of blocks, or whole ones. What
+ * Which memory a peer may write to or read, or the device may read: chunks of blocks, or whole ones. What
  * is registered is pinned. Not for memory whose pages are missing: on some kernels that fails, on others it
  * waits for each of them.
  */
 struct vmem {
 	struct ibv_pd *pd;
 	bool local; /* it is read here, and no peer gets at it */
+	bool lent;  /* a peer may read it, and not write; set behind vmem_open() */
 	struct vmem_block {
 		uint8_t *addr;
 		uint64_t length;

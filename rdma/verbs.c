@@ -28,9 +28,14 @@ static size_t receive_bytes(const struct vlink *link)
 	return link->room.receives * link->room.bytes;
 }
 
-static size_t memory_bytes(const struct vlink *link)
+static size_t stage_at(const struct vlink *link)
 {
 	return receive_bytes(link) + VLINK_SENDS * VLINK_SEND_MAX;
+}
+
+static size_t memory_bytes(const struct vlink *link)
+{
+	return stage_at(link) + link->room.stage;
 }
 
 static int queue_open(struct vlink_queue *queue, struct ibv_context *verbs, struct wh_err *err)
@@ -250,6 +255,30 @@ int vlink_write(struct vlink *link, const struct vlink_write *write, struct wh_e
 		.opcode = IBV_WR_RDMA_WRITE,
 		.send_flags = write->signal ? IBV_SEND_SIGNALED : 0,
 		.wr.rdma = { .remote_addr = write->to, .rkey = write->rkey },
+	};
+
+	return post(link, &wr, 1, 0, err);
+}
+
+const uint8_t *vlink_stage(const struct vlink *link)
+{
+	return link->memory + stage_at(link);
+}
+
+int vlink_read(struct vlink *link, size_t at, uint32_t length, uint64_t from, uint32_t rkey,
+	       struct wh_err *err)
+{
+	struct ibv_sge sge = {
+		.addr = (uintptr_t)link->memory + stage_at(link) + at,
+		.length = length,
+		.lkey = link->mr->lkey,
+	};
+	struct ibv_send_wr wr = {
+		.sg_list = &sge,
+		.num_sge = 1,
+		.opcode = IBV_WR_RDMA_READ,
+		.send_flags = IBV_SEND_SIGNALED,
+		.wr.rdma = { .remote_addr = from, .rkey = rkey },
 	};
 
 	return post(link, &wr, 1, 0, err);
