@@ -218,8 +218,10 @@ static void verify(struct protect_dest *side)
 
 static void apply(struct protect_dest *side)
 {
+	/* of one that is large in parts: meanwhile it has to be said that we are here */
+	if (!cp_store_apply(side->store))
+		return;
 	side->apply_due = false;
-	cp_store_apply(side->store);
 	cp_store_applied(side->store);
 	cp_store_step(side->store, clock_now_ns());
 	cp_dest_applied(&side->engine, clock_now_ns());

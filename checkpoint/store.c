@@ -65,6 +65,7 @@ void cp_store_free(struct cp_store *store)
 	}
 	slab_pool_fini(&store->pool);
 	store_full_end(store);
+	store_full_placed(store);
 	ZSTD_freeDCtx(store->zstd);
 	free(store);
 }
@@ -229,8 +230,8 @@ void cp_store_drop(struct cp_store *store)
 	store->at = 0;
 	store->at_bytes = 0;
 	store->described = 0;
-	/* of a first one that came in part, memory has something */
-	if (store->seen)
+	/* of a first one that did not come to its end, memory has something */
+	if (store->seen && !store->has_one)
 		store->set.zeroed = false;
 	store_full_end(store);
 }
@@ -245,12 +246,16 @@ void cp_store_keep(struct cp_store *store)
 	store->at = 0;
 	store->at_bytes = 0;
 	store->described = 0;
+	store_full_keep(store);
+	store->has_one = true;
 }
 
-void cp_store_apply(struct cp_store *store)
+bool cp_store_apply(struct cp_store *store)
 {
 	const struct store_slot *slot = store->kept;
 
+	if (store->placing)
+		return store_full_place(store);
 	for (size_t i = 0; i < slot->count; i++) {
 		const struct store_part *part = &slot->parts[i];
 
@@ -259,11 +264,13 @@ void cp_store_apply(struct cp_store *store)
 		else
 			memcpy(store_memory(store, part), part->at, part->pages * CP_PAGE);
 	}
+	return true;
 }
 
 void cp_store_applied(struct cp_store *store)
 {
 	store_empty(store, store->kept);
+	store_full_placed(store);
 }
 
 void store_zero(uint8_t *to, uint64_t pages)

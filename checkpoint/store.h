@@ -22,10 +22,13 @@
  * a page is described twice in one checkpoint; the last description counts.
  *
  * The first checkpoint is all of memory, and goes straight there, since there is nothing to
- * keep. It is complete when each page of each block was described in it.
+ * keep. It is complete when each page of each block was described in it. A later one that comes
+ * in parts, of any size, is put beside memory, at the same places of blocks as large: a page of
+ * that is there once it is written.
  *
  * A stranger can have no more memory made than the settings say: contents_max three times (what
- * comes, unpacked, and what is being put in place), and 32 bytes for each page of the guest.
+ * comes, unpacked, and what is being put in place), and 32 bytes for each page of the guest; and
+ * with one in parts memory once more, until it is in place.
  */
 
 struct cp_store;
@@ -100,8 +103,10 @@ void cp_store_keep(struct cp_store *store);
  *
  * Any thread, while the next one is received. It only copies, and cannot fail. Then
  * cp_store_applied(), on the store's own, before cp_dest_applied().
+ *
+ * Return: false: of one in parts a part is left, and this is to be called again
  */
-void cp_store_apply(struct cp_store *store);
+bool cp_store_apply(struct cp_store *store);
 void cp_store_applied(struct cp_store *store);
 
 /* Device state of the last that was kept: stays until the next is. NULL: it had none */

@@ -6,7 +6,7 @@
 #include "checkpoint/stage.h" /* CP_PAGE */
 #include "checkpoint/store.h"
 
-/* For store.c, which receives and keeps, store_full.c: the first one, and store_unpack.c */
+/* For store.c, which receives and keeps, store_full.c: what comes in parts, and store_unpack.c */
 
 /* Pages that lie together, and where their contents are: in a slab */
 struct store_part {
@@ -27,11 +27,12 @@ struct store_slot {
 	size_t device_length, device_room;
 };
 
-/* The first checkpoint: what is known of each page of a region */
+/* One in parts: what is known of each page of a region */
 struct store_seen {
 	uint64_t *described;
 	uint64_t *zero;	 /* and by the last description it is all zeros */
 	uint64_t *wrote; /* other contents were put into it before */
+	uint8_t *beside; /* contents, where memory is a complete one; NULL: of the first */
 };
 
 struct cp_store {
@@ -49,7 +50,12 @@ struct cp_store {
 	uint32_t at_bytes;  /* so many of them are here */
 	uint64_t described; /* bytes, unpacked */
 	struct store_seen *seen;
-	uint8_t *scratch; /* CP_PACKED_BYTES_MAX: of the first one, what is to be unpacked */
+	uint8_t *scratch; /* CP_PACKED_BYTES_MAX: of one in parts, what is to be unpacked */
+	/* memory is a complete one, or being made so: of this, if that came in parts */
+	bool has_one;
+	struct store_seen *placing;
+	unsigned at_region; /* so far it is in place */
+	uint64_t at_page;
 	struct ZSTD_DCtx_s *zstd;
 };
 
@@ -73,11 +79,15 @@ int store_unpack(struct cp_store *store, const struct store_part *part, const ui
 /* Zeros, unless they are there: to look does not make a page of memory where there was none */
 void store_zero(uint8_t *to, uint64_t pages);
 
-/* The first checkpoint: entries, contents, its end, and that it is not to be had */
+/* One in parts: entries, contents, its end, and that it is not to be had */
 int store_full_entry(struct cp_store *store, const struct store_part *part, struct wh_err *err);
 int store_full_pages(struct cp_store *store, const uint8_t *payload, size_t length,
 		     struct wh_err *err);
 int store_full_verify(struct cp_store *store, struct wh_err *err);
 void store_full_end(struct cp_store *store);
+/* It is kept; a part of it is put in place (return: that was all); it is */
+void store_full_keep(struct cp_store *store);
+bool store_full_place(struct cp_store *store);
+void store_full_placed(struct cp_store *store);
 
 #endif /* CHECKPOINT_STORE_INTERNAL_H */

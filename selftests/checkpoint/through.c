@@ -224,7 +224,8 @@ static void apply(void)
 	if (!t.apply_due)
 		return;
 	t.apply_due = false;
-	cp_store_apply(t.store);
+	while (!cp_store_apply(t.store))
+		;
 	cp_store_applied(t.store);
 	cp_dest_applied(&t.dest, 1);
 }

@@ -163,7 +163,8 @@ static void happen(struct world *world, uint8_t what, uint64_t now_ns)
 		cp_dest_verified(&world->dest, what & 16 ? -EILSEQ : ret, now_ns);
 	}
 	if (what & 32 && world->applies) {
-		cp_store_apply(world->store);
+		while (!cp_store_apply(world->store))
+			;
 		cp_store_applied(world->store);
 		world->sum = memory_sum();
 		world->applies = false;
