@@ -143,6 +143,7 @@ static void mark_all(struct stage_block *block)
 void cp_stage_begin(struct cp_stage *stage, uint32_t features)
 {
 	stage->features = features;
+	stage->full = true;
 	for (unsigned i = 0; i < stage->block_count; i++)
 		mark_all(&stage->blocks[i]);
 	stage->at_block = 0;
@@ -299,8 +300,8 @@ static int copy_all(struct cp_stage *stage, struct wh_err *err)
 	}
 	if (ret < 0)
 		return (int)ret;
-	/* of the first one there is no limit: it goes straight into memory */
-	if (stage->acked && stage->staged * CP_PAGE > stage->set.contents_max)
+	/* of one in parts there is no limit: it goes into memory, or beside it */
+	if (!stage->full && stage->staged * CP_PAGE > stage->set.contents_max)
 		return err_set(err, -ENOSPC,
 			       "checkpoint: %" PRIu64
 			       " bytes have changed, there is room for %" PRIu64,
@@ -407,7 +408,25 @@ void cp_stage_acked(struct cp_stage *stage)
 	stage->now = (struct cp_stage_figures){ 0 };
 	drop_device(stage);
 	clear(stage);
+	stage->begun = stage->full = false;
+}
+
+void cp_stage_again(struct cp_stage *stage, bool all)
+{
+	/* nobody copies there any more; what becomes of it is of no account */
+	(void)stage_copy_left(stage, NULL);
+	assert(all || !stage->waits);
+	if (stage->waits)
+		clear(stage);
+	unstage(stage);
+	drop_device(stage);
+	for (unsigned i = 0; all && i < stage->block_count; i++)
+		mark_all(&stage->blocks[i]);
+	if (all && stage->known)
+		memset(stage->known, 0, stage->pages * sizeof(*stage->known));
+	stage->now = (struct cp_stage_figures){ 0 };
 	stage->begun = false;
+	stage->full = true;
 }
 
 void cp_stage_step(struct cp_stage *stage, uint64_t now_ns)

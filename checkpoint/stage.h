@@ -37,6 +37,11 @@
  * The first checkpoint is all of memory, in parts, each sent and forgotten while the guest runs,
  * with no differences in it. If it fails there is no session, so what was sent counts as there.
  *
+ * What was written since the last acknowledged one only grows; if it has grown too large for the
+ * slabs it goes in parts as well (cp_stage_again()). Then what was sent counts as there until that
+ * one is acknowledged, which includes it, or is given up: what of memory is there is not
+ * known any more then, so all of it is to be copied.
+ *
  * Pages are of 4096 bytes, whatever is behind them: a cp_block's page_size is CP_PAGE.
  */
 #define CP_PAGE TARGET_PAGE
@@ -104,6 +109,16 @@ void cp_stage_free(struct cp_stage *stage);
 void cp_stage_begin(struct cp_stage *stage, uint32_t features);
 
 /**
+ * cp_stage_again() - The epoch that is open goes in parts, as the first did
+ * @all:	One that was begun in parts was given up: nothing of memory is known to be there
+ *
+ * In place of what is in the stage, in any state of it, but that nothing given out by
+ * cp_stage_next() is under way: what was copied is to be copied still. An epoch
+ * that is sent and not acknowledged is given up as well, and takes @all.
+ */
+void cp_stage_again(struct cp_stage *stage, bool all);
+
+/**
  * cp_stage_look() - Ask the tracker
  *
  * While the guest runs: a page that it writes after this is told again.
@@ -135,8 +150,8 @@ int64_t cp_stage_copy(struct cp_stage *stage, uint64_t bytes, struct wh_err *err
  * cp_stage_ready() does so before. After a failure the stage is as before, and everything is to be
  * copied still.
  *
- * Return: 0; -ENOSPC: more than @contents_max or more than the slabs hold; -EMSGSIZE: more
- * device state than may be; or the tracker's errno; with a sentence
+ * Return: 0; -ENOSPC: more than @contents_max or, in parts or not, more than the slabs hold;
+ * -EMSGSIZE: more device state than may be; or the tracker's errno; with a sentence
  */
 int cp_stage_stop(struct cp_stage *stage, void *device, size_t length, struct wh_err *err);
 

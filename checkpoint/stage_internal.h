@@ -71,6 +71,7 @@ struct cp_stage {
 
 	/* what cp_stage_next() has given */
 	uint64_t epoch, acked;
+	bool full;  /* in parts, without differences */
 	bool waits; /* packed, and not acknowledged or forgotten: nothing may be added */
 	bool begun;
 	size_t described, sent; /* entries; of @sent that is under way */

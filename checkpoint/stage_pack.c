@@ -49,14 +49,20 @@ const uint8_t *stage_cached(const struct cp_stage *stage, const struct stage_pag
 	return stage->cache + slot * CP_PAGE;
 }
 
+/* What is there is another, and its contents are not kept here. */
+static void uncache_page(struct cp_stage *stage, const struct stage_page *page)
+{
+	if (stage_cached(stage, page))
+		stage->cached[slot_of(stage, page)] = 0;
+}
+
 /* A page that is not whole in the cache any more, or was not, is in it no longer. */
 static void cache_page(struct cp_stage *stage, const struct stage_page *page)
 {
 	uint64_t slot = slot_of(stage, page), number = number_of(stage, page);
 
 	if (page->fate == STAGE_ZERO) {
-		if (stage->cached[slot] == number + 1)
-			stage->cached[slot] = 0;
+		uncache_page(stage, page);
 		return;
 	}
 	memcpy(stage->cache + slot * CP_PAGE, page->at, CP_PAGE);
@@ -76,6 +82,8 @@ void stage_pages_known(struct cp_stage *stage, bool cache)
 			       sizeof(page->hash));
 		if (cache)
 			cache_page(stage, page);
+		else
+			uncache_page(stage, page);
 	}
 }
 
@@ -180,7 +188,7 @@ static bool put_delta(struct cp_stage *stage, struct stage_page *page)
 	uint64_t got;
 	int made;
 
-	if (stage->features & CP_FEATURE(CP_XBZRLE))
+	if ((stage->features & CP_FEATURE(CP_XBZRLE)) && !stage->full)
 		before = stage_cached(stage, page);
 	if (!before)
 		return false;

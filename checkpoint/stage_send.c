@@ -109,7 +109,7 @@ static void pass_zeros(struct cp_stage *stage)
 
 bool cp_stage_next(struct cp_stage *stage, struct cp_out *out)
 {
-	struct cp_msg msg = { .begin = { .full = stage->epoch == 1 } };
+	struct cp_msg msg = { .begin = { .full = stage->full } };
 	size_t put;
 
 	out->header = (struct cp_header){
