@@ -112,7 +112,7 @@ BENCHES := $(BENCH_SRCS:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRCS:%.c=$(BUILD)/%)
 
 # Of checkpoint/, what decides; the rest moves bytes, or joins
-CP_ENGINES := state source dest dest_message pace
+CP_ENGINES := state source source_message dest dest_message pace
 # Bytes, structs and decisions: no libc but memcpy() and its like (make check-pure)
 PURE_SRCS := $(sort $(wildcard wire/*.c recover/*.c postcopy/phase*.c postcopy/source*.c \
 	       postcopy/dest*.c $(CP_ENGINES:%=checkpoint/%.c)) $(filter base/bits.c base/region.c base/hist.c \

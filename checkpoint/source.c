@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "checkpoint/source.h"
+#include "checkpoint/source_internal.h"
 
 #include "base/err.h"
 
@@ -9,7 +9,7 @@
 /* So often the same checkpoint is sent */
 #define TRIES_MAX 3u
 
-static void move(struct cp_source *source, enum cp_source_state to)
+void cp_source_to(struct cp_source *source, enum cp_source_state to)
 {
 	enum cp_source_state from = source->state;
 
@@ -22,13 +22,8 @@ static void move(struct cp_source *source, enum cp_source_state to)
 		source->ops->moved(source->world, from, to);
 }
 
-static bool has_ended(const struct cp_source *source)
-{
-	return cp_source_ended(source->state);
-}
-
 /* The one place that stops and resumes the guest. */
-static void guest_settle(struct cp_source *source)
+void cp_source_settle_guest(struct cp_source *source)
 {
 	bool stands = source->stalled || source->state == CP_SOURCE_STOP ||
 		      source->state == CP_SOURCE_STAGE || source->state == CP_SOURCE_FENCED;
@@ -46,7 +41,7 @@ static void guest_settle(struct cp_source *source)
  * What could not be done is tried again by cp_source_step(): until it is, output stays held,
  * which is the safe side of both.
  */
-static void settle_hold(struct cp_source *source)
+void cp_source_settle_hold(struct cp_source *source)
 {
 	if (source->fence_due && !source->ops->fence(source->world, NULL))
 		source->fence_due = false;
@@ -56,23 +51,23 @@ static void settle_hold(struct cp_source *source)
 		source->release_due = 0;
 }
 
-static void end_fenced(struct cp_source *source)
+void cp_source_end_fenced(struct cp_source *source)
 {
 	source->fence_due = true;
 	source->release_due = 0;
-	move(source, CP_SOURCE_FENCED);
-	settle_hold(source);
-	guest_settle(source);
+	cp_source_to(source, CP_SOURCE_FENCED);
+	cp_source_settle_hold(source);
+	cp_source_settle_guest(source);
 }
 
-static void end_released(struct cp_source *source)
+void cp_source_end_released(struct cp_source *source)
 {
 	source->open_due = cp_source_holds(source->state);
 	source->release_due = 0;
 	source->stalled = false;
-	move(source, CP_SOURCE_RELEASED);
-	settle_hold(source);
-	guest_settle(source);
+	cp_source_to(source, CP_SOURCE_RELEASED);
+	cp_source_settle_hold(source);
+	cp_source_settle_guest(source);
 }
 
 /*
@@ -82,20 +77,21 @@ static void end_released(struct cp_source *source)
 void cp_source_lost(struct cp_source *source, const struct wh_err *why, uint64_t now_ns)
 {
 	source->now_ns = now_ns;
-	if (has_ended(source) || source->state == CP_SOURCE_HOLD || source->state == CP_SOURCE_IDLE)
+	if (cp_source_has_ended(source) || source->state == CP_SOURCE_HOLD ||
+	    source->state == CP_SOURCE_IDLE)
 		return;
 	if (why)
 		source->why = *why;
 	if (!source->committed) {
-		end_released(source);
+		cp_source_end_released(source);
 		return;
 	}
-	move(source, CP_SOURCE_HOLD);
-	guest_settle(source);
+	cp_source_to(source, CP_SOURCE_HOLD);
+	cp_source_settle_guest(source);
 }
 
-static void say(struct cp_source *source, enum cp_kind kind, uint64_t epoch,
-		const struct cp_msg *msg)
+void cp_source_say(struct cp_source *source, enum cp_kind kind, uint64_t epoch,
+		   const struct cp_msg *msg)
 {
 	static const struct cp_msg nothing;
 	struct cp_header header = {
@@ -150,13 +146,13 @@ void cp_source_start(struct cp_source *source, uint64_t now_ns)
 			      } };
 
 	source->now_ns = source->heard_ns = source->said_ns = now_ns;
-	move(source, CP_SOURCE_SYNC);
-	say(source, CP_HELLO, 0, &msg);
+	cp_source_to(source, CP_SOURCE_SYNC);
+	cp_source_say(source, CP_HELLO, 0, &msg);
 	for (uint32_t i = 0; i < source->block_count && source->state == CP_SOURCE_SYNC; i++) {
 		msg.block.length = source->blocks[i].length;
 		msg.block.page_size = source->blocks[i].page_size;
 		msg.block.name = source->blocks[i].name;
-		say(source, CP_BLOCK, 0, &msg);
+		cp_source_say(source, CP_BLOCK, 0, &msg);
 	}
 }
 
@@ -171,7 +167,7 @@ void cp_source_synced(struct cp_source *source, uint64_t now_ns)
 		cp_source_lost(source, &err, now_ns);
 		return;
 	}
-	move(source, CP_SOURCE_ARMED);
+	cp_source_to(source, CP_SOURCE_ARMED);
 	source->stop_due_ns = now_ns;
 }
 
@@ -183,13 +179,13 @@ static void close_epoch(struct cp_source *source)
 	if (source->ops->turn(source->world, source->epoch, &err) < 0) {
 		source->figures.refused++;
 		source->stop_due_ns = source->now_ns + source->pace.interval_ns;
-		move(source, source->committed ? CP_SOURCE_RUN : CP_SOURCE_ARMED);
-		guest_settle(source);
+		cp_source_to(source, source->committed ? CP_SOURCE_RUN : CP_SOURCE_ARMED);
+		cp_source_settle_guest(source);
 		return;
 	}
 	source->stopped_ns = source->now_ns;
 	source->tries = 0;
-	move(source, CP_SOURCE_STAGE);
+	cp_source_to(source, CP_SOURCE_STAGE);
 	source->ops->stage(source->world, source->epoch);
 }
 
@@ -202,7 +198,7 @@ void cp_source_stopped(struct cp_source *source, uint64_t now_ns)
 	if (source->state == CP_SOURCE_STOP)
 		close_epoch(source);
 	else
-		guest_settle(source);
+		cp_source_settle_guest(source);
 }
 
 /*
@@ -225,13 +221,13 @@ void cp_source_staged(struct cp_source *source, int code, uint64_t now_ns)
 	source->figures.stop_ns = now_ns - source->stopped_ns;
 	source->resumed_ns = now_ns;
 	source->refused = false;
-	move(source, CP_SOURCE_SEND);
-	guest_settle(source);
+	cp_source_to(source, CP_SOURCE_SEND);
+	cp_source_settle_guest(source);
 	source->ops->send(source->world, source->epoch);
 }
 
 /* Sent in vain: once more, while there is sense in it */
-static void send_again(struct cp_source *source)
+void cp_source_send_again(struct cp_source *source)
 {
 	struct wh_err err = { 0 };
 
@@ -248,7 +244,7 @@ static void send_again(struct cp_source *source)
 		return;
 	}
 	if (source->state == CP_SOURCE_WAIT_ACK)
-		move(source, CP_SOURCE_SEND);
+		cp_source_to(source, CP_SOURCE_SEND);
 	source->ops->send(source->world, source->epoch);
 }
 
@@ -258,142 +254,32 @@ void cp_source_sent(struct cp_source *source, const struct cp_msg *totals, uint6
 	if (source->state != CP_SOURCE_SEND)
 		return;
 	if (source->refused) {
-		send_again(source);
+		cp_source_send_again(source);
 		return;
 	}
 	/* before the first byte of it may be on its way */
 	source->committed = true;
-	move(source, CP_SOURCE_WAIT_ACK);
-	say(source, CP_COMMIT, source->epoch, totals);
+	cp_source_to(source, CP_SOURCE_WAIT_ACK);
+	cp_source_say(source, CP_COMMIT, source->epoch, totals);
 }
 
-static void leave_now(struct cp_source *source)
+void cp_source_bye(struct cp_source *source)
 {
 	source->leave = false;
-	move(source, CP_SOURCE_LEAVING);
-	say(source, CP_BYE, source->epoch - 1, NULL);
-}
-
-/*
- * The interval is from one stop to the next, whatever the stop and the answer take of it. What was
- * late was late once: the next one is due as if it had been in time, unless a whole interval
- * was missed. But a guest runs for as long as it stood still, whatever the interval.
- */
-static uint64_t next_stop(struct cp_source *source)
-{
-	uint64_t stop_ns = source->figures.stop_ns, due_ns = source->stop_due_ns;
-	uint64_t interval_ns = cp_pace_next(&source->pace, stop_ns, source->figures.ack_ns);
-	uint64_t least_ns = source->resumed_ns + stop_ns;
-
-	if (source->stopped_ns - due_ns >= interval_ns)
-		due_ns = source->stopped_ns;
-	due_ns += interval_ns;
-	return due_ns > least_ns ? due_ns : least_ns;
-}
-
-static void acknowledged(struct cp_source *source)
-{
-	source->figures.checkpoints++;
-	source->figures.ack_ns = source->now_ns - source->resumed_ns;
-	source->figures.acked_at_ns = source->now_ns;
-	source->release_due = source->epoch++;
-	move(source, CP_SOURCE_RUN);
-	settle_hold(source);
-	source->stop_due_ns = next_stop(source);
-	if (source->leave)
-		leave_now(source);
-}
-
-static int check_message(const struct cp_source *source, const struct cp_header *header,
-			 struct wh_err *err)
-{
-	const char *name = cp_name(header->kind);
-	bool notice = header->kind == CP_TAKEOVER_NOTICE;
-
-	if (notice ? header->generation <= source->set.generation :
-		     header->generation != source->set.generation)
-		return err_set(err, -EPROTO, "checkpoint: %s of generation %llu, in %llu", name,
-			       (unsigned long long)header->generation,
-			       (unsigned long long)source->set.generation);
-	if (!cp_source_accepts(source->state, header->kind) ||
-	    (header->kind == CP_NACK && source->committed &&
-	     (source->state == CP_SOURCE_STOP || source->state == CP_SOURCE_STAGE)))
-		return err_set(err, -EPROTO, "checkpoint: %s while in %s", name,
-			       cp_source_state_name(source->state));
-	if ((header->kind == CP_ACK || header->kind == CP_NACK) && header->epoch != source->epoch)
-		return err_set(err, -EPROTO, "checkpoint: %s of epoch %llu, not %llu", name,
-			       (unsigned long long)header->epoch,
-			       (unsigned long long)source->epoch);
-	return 0;
-}
-
-/* By name what this end may not hear at all, so that the compiler sees a kind forgotten */
-static void hear(struct cp_source *source, const struct cp_header *header, const struct cp_msg *msg)
-{
-	switch (header->kind) {
-	case CP_READY:
-		source->answer_due_ns = UINT64_MAX;
-		source->set.features &= msg->ready.features;
-		source->ops->sync(source->world);
-		break;
-	case CP_ACK:
-		acknowledged(source);
-		break;
-	case CP_NACK:
-		err_set(&source->why, -EREMOTEIO, "%s", msg->nack.reason.text);
-		if (source->state == CP_SOURCE_WAIT_ACK)
-			send_again(source);
-		else if (source->state == CP_SOURCE_SEND)
-			source->refused = true;
-		else
-			cp_source_lost(source, &source->why, source->now_ns);
-		break;
-	case CP_BYE_ACK:
-		end_released(source);
-		break;
-	case CP_TAKEOVER_NOTICE:
-		if (!has_ended(source)) {
-			err_set(&source->why, -ESTALE, "the guest runs at the other side");
-			end_fenced(source);
-		}
-		break;
-	case CP_HEARTBEAT:
-	case CP_HELLO:
-	case CP_BLOCK:
-	case CP_BEGIN:
-	case CP_META:
-	case CP_PAGES:
-	case CP_DEVICE:
-	case CP_COMMIT:
-	case CP_DEGRADE:
-	case CP_BYE:
-	case CP_KIND_COUNT:
-		break;
-	}
-}
-
-int cp_source_message(struct cp_source *source, const struct cp_header *header,
-		      const struct cp_msg *msg, uint64_t now_ns, struct wh_err *err)
-{
-	int ret = check_message(source, header, err);
-
-	if (ret < 0)
-		return ret;
-	source->now_ns = source->heard_ns = now_ns;
-	hear(source, header, msg);
-	return 0;
+	cp_source_to(source, CP_SOURCE_LEAVING);
+	cp_source_say(source, CP_BYE, source->epoch - 1, NULL);
 }
 
 /* The guest stands still above the limit and not before less than half of it is held */
 void cp_source_held(struct cp_source *source, uint64_t bytes)
 {
-	if (!cp_source_holds(source->state) || has_ended(source))
+	if (!cp_source_holds(source->state) || cp_source_has_ended(source))
 		return;
 	if (bytes > source->set.held_max)
 		source->stalled = true;
 	else if (bytes <= source->set.held_max / 2)
 		source->stalled = false;
-	guest_settle(source);
+	cp_source_settle_guest(source);
 }
 
 static void stop_if_due(struct cp_source *source)
@@ -401,11 +287,11 @@ static void stop_if_due(struct cp_source *source)
 	if ((source->state != CP_SOURCE_RUN && source->state != CP_SOURCE_ARMED) ||
 	    source->now_ns < source->stop_due_ns || source->release_due)
 		return;
-	move(source, CP_SOURCE_STOP);
+	cp_source_to(source, CP_SOURCE_STOP);
 	if (source->guest == CP_GUEST_STANDS)
 		close_epoch(source);
 	else
-		guest_settle(source);
+		cp_source_settle_guest(source);
 }
 
 uint64_t cp_source_step(struct cp_source *source, uint64_t now_ns)
@@ -414,8 +300,9 @@ uint64_t cp_source_step(struct cp_source *source, uint64_t now_ns)
 	uint64_t next;
 
 	source->now_ns = now_ns;
-	settle_hold(source);
-	if (source->state == CP_SOURCE_IDLE || source->state == CP_SOURCE_HOLD || has_ended(source))
+	cp_source_settle_hold(source);
+	if (source->state == CP_SOURCE_IDLE || source->state == CP_SOURCE_HOLD ||
+	    cp_source_has_ended(source))
 		return source->fence_due || source->open_due || source->release_due ?
 			       now_ns + source->set.heartbeat_ns :
 			       UINT64_MAX;
@@ -433,7 +320,7 @@ uint64_t cp_source_step(struct cp_source *source, uint64_t now_ns)
 	}
 	if (now_ns - source->said_ns >= source->set.heartbeat_ns) {
 		source->said_ns = now_ns;
-		say(source, CP_HEARTBEAT, source->epoch - 1, NULL);
+		cp_source_say(source, CP_HEARTBEAT, source->epoch - 1, NULL);
 	}
 	stop_if_due(source);
 	next = source->said_ns + source->set.heartbeat_ns;
@@ -451,10 +338,10 @@ int cp_source_leave(struct cp_source *source, uint64_t now_ns, struct wh_err *er
 	switch (source->state) {
 	case CP_SOURCE_SYNC:
 	case CP_SOURCE_ARMED:
-		end_released(source);
+		cp_source_end_released(source);
 		return 0;
 	case CP_SOURCE_RUN:
-		leave_now(source);
+		cp_source_bye(source);
 		return 0;
 	case CP_SOURCE_STOP:
 	case CP_SOURCE_STAGE:
@@ -481,7 +368,7 @@ int cp_source_release(struct cp_source *source, struct wh_err *err)
 	if (source->state != CP_SOURCE_HOLD)
 		return err_set(err, -EINVAL, "nothing to decide: it is in %s",
 			       cp_source_state_name(source->state));
-	end_released(source);
+	cp_source_end_released(source);
 	return 0;
 }
 
@@ -490,6 +377,6 @@ int cp_source_fence(struct cp_source *source, struct wh_err *err)
 	if (!cp_source_may(source->state, CP_SOURCE_FENCED))
 		return err_set(err, -EINVAL, "nothing to fence: it is in %s",
 			       cp_source_state_name(source->state));
-	end_fenced(source);
+	cp_source_end_fenced(source);
 	return 0;
 }
