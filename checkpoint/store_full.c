@@ -69,7 +69,8 @@ static int begin(struct cp_store *store, struct wh_err *err)
 		seen->wrote = calloc(words, sizeof(uint64_t));
 		if (store->has_one)
 			seen->beside = map_beside(store->regions[i].length);
-		if (!seen->described || !seen->zero || !seen->wrote || 0) {
+		if (!seen->described || !seen->zero || !seen->wrote ||
+		    (store->has_one && !seen->beside)) {
 			store_full_end(store);
 			return err_sys(err, ENOMEM, "checkpoint: maps of memory");
 		}

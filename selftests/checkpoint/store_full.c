@@ -4,8 +4,10 @@
 #include "checkpoint/store.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <zstd.h>
 
 #include "kselftest_harness.h"
@@ -172,6 +174,24 @@ TEST_F(parts, one_that_is_being_put_in_place)
 	ASSERT_EQ(0, cp_store_verify(self->store, true, &self->err));
 	cp_store_keep(self->store);
 	EXPECT_FALSE(cp_store_apply(self->store));
+}
+
+/* There is no room for it beside memory: so there is none, and memory stays */
+TEST_F(parts, no_room_beside)
+{
+	FILE *statm = fopen("/proc/self/statm", "r");
+	struct rlimit limit;
+	long pages = 0;
+
+	ASSERT_NE(NULL, statm);
+	ASSERT_EQ(1, fscanf(statm, "%ld", &pages));
+	fclose(statm);
+	/* for all else there is */
+	limit.rlim_cur = limit.rlim_max = ((uint64_t)pages + PAGES / 2) * CP_PAGE;
+	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &limit));
+	EXPECT_EQ(-ENOMEM, put(self, true, 3, 0x22));
+	EXPECT_NE(NULL, strstr(self->err.text, "memory"));
+	EXPECT_TRUE(is_all(self, 0, PAGES, 0));
 }
 
 TEST_HARNESS_MAIN
