@@ -35,7 +35,9 @@ struct bridge {
 	/* from here on: of one connection */
 	bool running; /* there is a thread */
 	struct sockaddr_storage peer;
-	bool has_back; /* the second connection was accepted */
+	bool has_back;	/* the second connection was accepted */
+	bool may_read;	/* it was agreed that there is a third, which pages are read on */
+	bool has_reads; /* and that was accepted */
 	pthread_t thread;
 	bool ended; /* atomic: the thread touches nothing any more */
 

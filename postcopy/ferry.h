@@ -9,6 +9,7 @@
 #include "postcopy/run.h"
 #include "rdma/link.h"
 #include "rdma/memory.h"
+#include "rdma/vread.h"
 #include "rdma/vsource.h"
 
 #define GOODBYE_NS (10 * NS_PER_S) /* he loads what he has; if dead_peer_ns says nothing */
@@ -55,6 +56,13 @@ struct ferry {
 	bool owes_ready; /* the peer may say more, and has not been told */
 	bool hung;	 /* nothing more comes: what has come is passed on yet */
 
+	/* where the destination reads pages, if that is agreed */
+	struct vlink read;
+	struct op read_event, read_receive, read_send;
+	struct vmem lent;
+	struct vlend lend;
+	bool read_over; /* nothing more is read */
+
 	bool closed;	   /* and nothing of it is left */
 	uint64_t flush_ns; /* until then the peer may hear of the end */
 };
@@ -73,5 +81,14 @@ int ferry_back_begin(struct ferry *ferry, struct wh_err *err);
  * or a negative errno and a sentence: it is lost
  */
 int ferry_back_turn(struct ferry *ferry, int ret, struct wh_err *err);
+
+/* run_ferry_read.c */
+/* Is the destination to be offered that? */
+bool ferry_read_offered(const struct ferry *ferry);
+int ferry_read_begin(struct ferry *ferry, struct wh_err *err);
+/* Return: 0, or -EPROTO and a sentence: the peer is no destination. What is only lost is no error */
+int ferry_read_turn(struct ferry *ferry, struct wh_err *err);
+/* Nothing watches it any more */
+void ferry_read_end(struct ferry *ferry);
 
 #endif /* POSTCOPY_FERRY_H */

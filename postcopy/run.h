@@ -151,6 +151,7 @@ struct mailbox {
 	struct wh_err fault_err;
 	bool bridge_failed; /* to the bulk loop, by the bridge */
 	struct wh_err bridge_err;
+	struct reads *reads; /* to the fault loop: a connection to read pages on */
 };
 
 /* What the VMM wants of a paused migration, or to pause it: done on the bulk loop */
@@ -180,6 +181,7 @@ struct dest_side {
 	struct dest engine;
 	struct bridge *bridge;	      /* run_bridge.c; NULL: it has nothing to do with RDMA */
 	struct bridge *bridge_before; /* where it has listened until now */
+	struct reads *reads;	      /* run_read.c, the fault loop's; NULL: pages are asked for */
 	/* [listening] is where it listens; the other one is on its way out */
 	struct dest_listener {
 		struct wh_migration *m;
@@ -437,6 +439,15 @@ void bridge_fence(struct wh_migration *m);
 bool bridge_close(struct wh_migration *m);
 /* Loops are closed */
 void bridge_free(struct wh_migration *m);
+
+/* run_read.c: RDMA, pages that are read and not asked for; on the fault thread */
+/* Return: it is being read; else somebody has to ask for it */
+bool reads_page(struct wh_migration *m, unsigned block, uint64_t offset);
+void reads_turn(struct wh_migration *m);
+/* Return: something of it is under way yet */
+bool reads_close(struct wh_migration *m);
+/* The fault loop has closed it, or is itself closed; bulk thread */
+void reads_free(struct wh_migration *m);
 
 /* run_inlet.c */
 int inlet_open(struct inlet *inlet, struct wh_migration *m, enum channel channel, struct loop *loop,

@@ -64,6 +64,7 @@ void bridge_free(struct wh_migration *m)
 }
 #else
 #include "postcopy/bridge.h"
+#include "postcopy/reads.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -75,16 +76,22 @@ void bridge_free(struct wh_migration *m)
 #define BRIDGE_ENTRIES 32
 #define SOCKET_BYTES (1 << 20)
 
-static struct control_hello answer_to(const struct control_hello *hello)
+/* Pages are not read from one who resumes: run_read.c */
+static struct control_hello answer_to(const struct bridge *bridge,
+				      const struct control_hello *hello)
 {
-	return (struct control_hello){ CONTROL_VERSION,
-				       hello->flags & (CONTROL_PIN_ALL | CONTROL_SEVERAL) };
+	const struct wh_migration *m = bridge->m;
+	uint32_t known = CONTROL_PIN_ALL | CONTROL_SEVERAL;
+
+	if (m->config.postcopy && wh_get_phase(m) != WH_PHASE_PAUSED)
+		known |= CONTROL_READS;
+	return (struct control_hello){ CONTROL_VERSION, hello->flags & known };
 }
 
 static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
 			const struct control_hello *hello, int fd, struct wh_err *err)
 {
-	struct control_hello answer = answer_to(hello);
+	struct control_hello answer = answer_to(bridge, hello);
 	struct wh_migration *m = bridge->m;
 	int ret;
 
@@ -100,6 +107,7 @@ static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
 	ret = pthread_create(&bridge->thread, NULL, bridge_thread, bridge);
 	if (ret == 0) {
 		bridge->running = true;
+		bridge->may_read = answer.flags & CONTROL_READS;
 		return 0;
 	}
 	ret = err_sys(err, ret, "rdma: a thread");
@@ -149,7 +157,7 @@ static void free_bridge(struct bridge *bridge)
 static int take_back(struct bridge *bridge, struct rdma_cm_id *id,
 		     const struct control_hello *hello, struct wh_err *err)
 {
-	struct control_hello answer = answer_to(hello);
+	struct control_hello answer = answer_to(bridge, hello);
 	int ret;
 
 	ret = vlink_accept(&bridge->back, id, &answer, bridge->m->config.dead_peer_ns, err);
@@ -163,6 +171,21 @@ static int take_back(struct bridge *bridge, struct rdma_cm_id *id,
 	return 0;
 }
 
+/* Its third, which it makes if that was agreed */
+static int take_reads(struct bridge *bridge, struct rdma_cm_id *id, struct wh_err *err)
+{
+	const struct control_hello answer = { CONTROL_VERSION, CONTROL_READER };
+
+	if (!bridge->running || bridge->refusing || !bridge->may_read || bridge->has_reads ||
+	    has_ended(bridge) || !vcm_is_peer(id, &bridge->peer)) {
+		vcm_reject(id);
+		return err_set(err, -EPROTO,
+			       "rdma: a connection to read pages on, which was not agreed");
+	}
+	bridge->has_reads = true;
+	return reads_accept(bridge->m, id, &answer, err);
+}
+
 static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
 			   const struct control_hello *hello, struct wh_err *err)
 {
@@ -170,6 +193,8 @@ static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
 	int fd[2];
 	int ret;
 
+	if (hello->flags & CONTROL_READER)
+		return take_reads(bridge, id, err);
 	/* it was nobody who resumes: the source comes yet */
 	if (bridge->running && has_ended(bridge) && !bridge->m->dest->main_up)
 		end_thread(bridge);

@@ -121,6 +121,7 @@ static bool dest_unlink(struct wh_migration *m)
 	inlet_fini(inlet);
 	lanes_free(m);
 	bridge_free(m);
+	reads_free(m);
 	return true;
 }
 
@@ -274,6 +275,10 @@ void dest_side_fault_turn(struct wh_migration *m)
 		fd = m->post.urgent_fd;
 		m->post.urgent_fd = -1;
 	}
+	if (m->post.armed && m->post.reads) {
+		side->reads = m->post.reads;
+		m->post.reads = NULL;
+	}
 	pthread_mutex_unlock(&m->post_lock);
 
 	if (fd >= 0 && close_asked) {
@@ -287,13 +292,15 @@ void dest_side_fault_turn(struct wh_migration *m)
 		loop_wake(m->bulk);
 	}
 	fault_turn(m);
+	if (!close_asked)
+		reads_turn(m);
 	if (!close_asked || __atomic_load_n(&m->fault_closed, __ATOMIC_ACQUIRE))
 		return;
 	inlet_close(inlet);
 	/* The uffd is read on unless every page is in: zero pages still need it. */
 	if (dest_get_phase(&side->engine) == DEST_DONE)
 		fault_close(m);
-	if (inlet_busy(inlet) ||
+	if (reads_close(m) || inlet_busy(inlet) ||
 	    (dest_get_phase(&side->engine) == DEST_DONE && op_busy(&side->fault_read)) ||
 	    (dest_get_phase(&side->engine) == DEST_DONE && op_busy(&side->fault_timer)))
 		return;
@@ -332,6 +339,7 @@ void dest_side_free(struct wh_migration *m)
 		free(side->engine.block[i].asked);
 	}
 	bridge_free(m);
+	reads_free(m);
 	accept_free(m);
 	reply_reset(m, -1);
 	free(side->device);

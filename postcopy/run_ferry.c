@@ -339,6 +339,8 @@ void ferry_turn(struct wh_migration *m)
 	ret = ferry->hung ? 0 : turn(ferry, &err);
 	if (ferry->has_back && (ret >= 0 || ret == -ENOTCONN))
 		ret = ferry_back_turn(ferry, ret, &err);
+	if (ret >= 0)
+		ret = ferry_read_turn(ferry, &err);
 	tell_counters(ferry);
 	if (ret < 0 || may_go_on(ferry, &before))
 		loop_wake(m->bulk);

@@ -93,16 +93,18 @@ static int failed(struct ferry *ferry, struct wh_err *err)
 			ferry->addresses);
 }
 
-/* One connection to the address that it is at */
-static int dial(struct ferry *ferry, struct vlink *link, struct wh_err *err)
+/* One connection to the address that it is at; @flags: what it is for, 0: for more than this one */
+static int dial(struct ferry *ferry, struct vlink *link, uint32_t flags, struct wh_err *err)
 {
 	const struct wh_config *config = &ferry->m->config;
 	const struct address *address = &ferry->address[ferry->next - 1];
-	struct control_hello hello = { CONTROL_VERSION, CONTROL_SEVERAL };
+	struct control_hello hello = { CONTROL_VERSION, CONTROL_SEVERAL | flags };
 	uint64_t now_ns = clock_now_ns(), left_ms = 0;
 
 	if (config->rdma_pin_all)
 		hello.flags |= CONTROL_PIN_ALL;
+	if (ferry_read_offered(ferry))
+		hello.flags |= CONTROL_READS;
 	if (ferry->attempt_ns > now_ns)
 		left_ms = (ferry->attempt_ns - now_ns) / NS_PER_MS;
 	if (left_ms >= INT32_MAX)
@@ -124,7 +126,7 @@ static int attempt(struct ferry *ferry, struct wh_err *err)
 		ferry->attempt_ns = now_ns + share_ns;
 		ferry->next++;
 		*err = (struct wh_err){ 0 };
-		ret = dial(ferry, &ferry->link, err);
+		ret = dial(ferry, &ferry->link, 0, err);
 		if (ret == 0)
 			return 0;
 		vlink_close(&ferry->link);
@@ -163,6 +165,7 @@ int ferry_connect(struct wh_migration *m, const struct uri *uri, struct wh_err *
 	ferry->event.done = ferry->receive.done = ferry->send.done = ferry->timer.done = polled;
 	ferry->back_event.done = ferry->back_receive.done = ferry->back_send.done = polled;
 	ferry->room.done = polled;
+	ferry->read_event.done = ferry->read_receive.done = ferry->read_send.done = polled;
 	ferry->deadline_ns = timeout_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + timeout_ns;
 	ret = address_resolve(uri, false, ferry->address, ADDRESSES_MAX, &failure);
 	if (ret >= 0) {
@@ -226,6 +229,8 @@ int ferry_begin(struct ferry *ferry, struct wh_err *err)
 	ferry->since_ns = ferry->probed_ns = clock_now_ns();
 	if (ferry->has_back)
 		ret = ferry_back_begin(ferry, err);
+	if (ret == 0 && ferry->read.up)
+		ret = ferry_read_begin(ferry, err);
 	ferry->begun = ret == 0;
 	return ret;
 }
@@ -238,6 +243,19 @@ static int look_at_clock(const struct ferry *ferry, struct wh_err *err)
 	return 0;
 }
 
+/* One that is behind others. Return: as look_at_attempt() */
+static int look_at_next(struct ferry *ferry, struct vlink *link, uint32_t flags, const char *what,
+			struct wh_err *err)
+{
+	int ret = 0;
+
+	if (!link->channel)
+		ret = dial(ferry, link, flags, err);
+	while (ret >= 0 && (ret = vlink_event(link, err)) > 0 && !link->up)
+		;
+	return ret < 0 ? err_wrap(err, "%s connection", what) : link->up;
+}
+
 /* Return: 0 it is under way, 1 it is up, or a negative errno: nothing comes of this address */
 static int look_at_attempt(struct ferry *ferry, struct wh_err *err)
 {
@@ -245,17 +263,13 @@ static int look_at_attempt(struct ferry *ferry, struct wh_err *err)
 
 	while ((ret = vlink_event(&ferry->link, err)) > 0 && !ferry->link.up)
 		;
-	if (ret >= 0 && ferry->link.up && ferry->has_back) {
-		if (!ferry->back.channel)
-			ret = dial(ferry, &ferry->back, err);
-		while (ret >= 0 && (ret = vlink_event(&ferry->back, err)) > 0 && !ferry->back.up)
-			;
-		if (ret < 0)
-			return err_wrap(err, "the return path's connection");
-	}
-	if (ret >= 0 && ferry->link.up && (ferry->back.up || !ferry->has_back))
-		return 1;
-	return ret < 0 ? ret : look_at_clock(ferry, err);
+	if (ret >= 0)
+		ret = ferry->link.up;
+	if (ret > 0 && ferry->has_back)
+		ret = look_at_next(ferry, &ferry->back, 0, "the return path's", err);
+	if (ret > 0 && ferry->link.hello.flags & CONTROL_READS)
+		ret = look_at_next(ferry, &ferry->read, CONTROL_READER, "the reads'", err);
+	return ret ? ret : look_at_clock(ferry, err);
 }
 
 /* Return: 0 another address is under way, or will be, or a negative errno: there is none left */
@@ -264,8 +278,10 @@ static int next_attempt(struct ferry *ferry)
 	bool busy = cancel(ferry, &ferry->event);
 
 	busy |= cancel(ferry, &ferry->back_event);
+	busy |= cancel(ferry, &ferry->read_event);
 	if (busy)
 		return 0;
+	vlink_close(&ferry->read);
 	vlink_close(&ferry->back);
 	vlink_close(&ferry->link);
 	failed(ferry, &ferry->failure);
@@ -295,6 +311,9 @@ void ferry_dial_turn(struct ferry *ferry)
 		ferry_watch(ferry, &ferry->event, vlink_event_fd(&ferry->link), POLLIN);
 		if (ferry->back.channel)
 			ferry_watch(ferry, &ferry->back_event, vlink_event_fd(&ferry->back),
+				    POLLIN);
+		if (ferry->read.channel)
+			ferry_watch(ferry, &ferry->read_event, vlink_event_fd(&ferry->read),
 				    POLLIN);
 	}
 }
@@ -349,6 +368,7 @@ static void take_down(struct ferry *ferry)
 	vlink_close(&ferry->link);
 	vlink_disconnect(&ferry->back);
 	vlink_close(&ferry->back);
+	ferry_read_end(ferry);
 	if (ferry->reply_fd >= 0)
 		close(ferry->reply_fd);
 	ferry->reply_fd = -1;
@@ -385,6 +405,9 @@ bool ferry_close(struct wh_migration *m)
 	busy |= cancel(ferry, &ferry->back_receive);
 	busy |= cancel(ferry, &ferry->back_send);
 	busy |= cancel(ferry, &ferry->room);
+	busy |= cancel(ferry, &ferry->read_event);
+	busy |= cancel(ferry, &ferry->read_receive);
+	busy |= cancel(ferry, &ferry->read_send);
 	if (!busy)
 		take_down(ferry);
 	ferry->closed = !busy;

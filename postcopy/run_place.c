@@ -265,6 +265,11 @@ static uint8_t *op_ahead(void *ctx, enum channel channel, unsigned block, uint64
 	return placer_room_apart(&side->placer[block], stage, offset);
 }
 
+static bool op_read(void *ctx, unsigned block, uint64_t offset)
+{
+	return reads_page(ctx, block, offset);
+}
+
 static int op_wake(void *ctx, unsigned block, uint64_t offset, uint64_t length, struct wh_err *err)
 {
 	return placer_wake(&side_of(ctx)->placer[block], offset, length, err);
@@ -437,6 +442,7 @@ const struct dest_ops run_dest_ops = {
 	.zero = op_zero,
 	.hold = op_hold,
 	.ahead = op_ahead,
+	.read = op_read,
 	.wake = op_wake,
 	.discard = op_discard,
 	.arm = op_arm,

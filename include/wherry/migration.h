@@ -240,6 +240,9 @@ struct wh_tls;
  * @multifd_marks:	Source: see enum wh_multifd_marks
  * @rdma_pin_all:	Source, over RDMA: all memory is registered on both sides before the first
  *			page, instead of by pieces when they are first written to
+ * @rdma_read_max:	Source, over RDMA: bytes that a destination of ours may have registered in
+ *			postcopy, to read pages that its guest waits for by itself; of what is
+ *			beyond it asks for them. 0: it asks for all
  *
  * @bandwidth:		Source, bytes a second in precopy, 0: no limit
  * @postcopy_bandwidth:	The same for the background pages of postcopy
@@ -296,6 +299,7 @@ struct wh_config {
 	enum wh_multifd_marks multifd_marks;
 	int multifd_level;
 	bool rdma_pin_all;
+	uint64_t rdma_read_max;
 
 	uint64_t bandwidth;
 	uint64_t postcopy_bandwidth;
@@ -473,7 +477,7 @@ struct wh_stats {
 	uint64_t pages_normal;
 	uint64_t pages_zero;
 	uint64_t pages_xbzrle;
-	uint64_t pages_urgent; /* over the urgent channel */
+	uint64_t pages_urgent; /* over the urgent channel; destination: or read by RDMA */
 	uint64_t pages_before; /* came though they were there */
 	uint64_t pages_again;  /* source: sent twice, asked for while they were on their way */
 	uint64_t rounds;
