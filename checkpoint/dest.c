@@ -135,17 +135,8 @@ void cp_dest_applied(struct cp_dest *dest, uint64_t now_ns)
 int cp_dest_refuse(struct cp_dest *dest, const struct wh_err *why, struct wh_err *err)
 {
 	struct cp_msg msg;
-	char text[256];
-	size_t length = 0;
 
-	/* as a name has to be: not empty, no control characters */
-	for (; length < sizeof(text) - 1 && why->text[length]; length++)
-		text[length] =
-			(char)((unsigned char)why->text[length] < 0x20 ? '?' : why->text[length]);
-	if (!length)
-		text[length++] = '-';
-	text[length] = '\0';
-	wire_name_set(&msg.nack.reason, text);
+	cp_reason_set(&msg.nack.reason, why->text);
 	cp_dest_forget(dest);
 	dest->refused = true;
 	if (dest->complete && dest->state != CP_DEST_READY)
@@ -172,7 +163,7 @@ void cp_dest_verified(struct cp_dest *dest, int code, uint64_t now_ns)
 		err_sys(&err, code, "unpacking it");
 		ret = cp_dest_refuse(dest, &err, &err);
 	} else {
-		dest->begun = false;
+		dest->begun = dest->degraded = false;
 		dest->complete = dest->epoch;
 		dest->applying = true;
 		dest->ops->keep(dest->world, dest->epoch);

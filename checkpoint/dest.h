@@ -12,7 +12,10 @@
  * replaced by something complete: received to its last byte, of the right hash, unpacked. It
  * is acknowledged then and not before, and after the decision to run nothing is.
  *
- * The first checkpoint is all of memory and goes straight there.
+ * The first checkpoint is all of memory and goes straight there. Behind DEGRADE the next is of any
+ * size, comes in parts, and goes beside the last complete one; until it is complete nothing
+ * is acknowledged, and what can be run from is that one, however old. The source's heart beats
+ * all the while: it is not lost.
  */
 
 enum cp_authority {
@@ -27,7 +30,7 @@ enum cp_authority {
  *		negative errno with a sentence
  * @entry:	These pages are part of what is coming, their contents among what PAGES bring, in
  *		order. 0, or a negative errno: no room for it (the checkpoint is refused). @full:
- *		straight into memory
+ *		in parts: the first straight into memory, a later one beside it
  * @verify:	All is here: unpack it, beside the last complete one, and look at the device
  *		state; then cp_dest_verified(). Not called while the last one is being applied
  * @drop:	What was on its way is not to be had
@@ -67,7 +70,7 @@ struct cp_dest {
 	bool applying;	     /* it is not in place yet */
 	bool verifying;	     /* the ops have been asked */
 	bool refused;	     /* the rest of it is passed over, up to COMMIT or BEGIN */
-	bool degraded;
+	bool degraded;	     /* DEGRADE was said: the next comes in parts */
 	uint64_t now_ns, heard_ns, said_ns;
 	uint64_t heartbeat_ns, lease_ns;
 	uint32_t features, block_count, blocks_seen;

@@ -158,9 +158,13 @@ static int hear_block(struct cp_dest *dest, const struct cp_msg *msg, struct wh_
 static int hear_begin(struct cp_dest *dest, const struct cp_header *header,
 		      const struct cp_msg *msg, struct wh_err *err)
 {
-	if (msg->begin.full > 1 || msg->begin.full != (header->epoch == 1))
-		return err_set(err, -EPROTO, "checkpoint: epoch %llu, full: %u",
-			       (unsigned long long)header->epoch, msg->begin.full);
+	/* who has said that it does not fit in one sends no other until it did, in parts */
+	bool full = header->epoch == 1 || dest->degraded;
+
+	if (msg->begin.full > 1 || msg->begin.full != full)
+		return err_set(err, -EPROTO, "checkpoint: epoch %llu, full: %u%s",
+			       (unsigned long long)header->epoch, msg->begin.full,
+			       dest->degraded ? ", degraded" : "");
 	dest->epoch = header->epoch;
 	dest->full = msg->begin.full;
 	dest->begun = true;

@@ -25,9 +25,10 @@ static const char *const names[] = {
 	[WH_PROTECT_SEND] = "send",	    [WH_PROTECT_WAIT_ACK] = "wait-ack",
 	[WH_PROTECT_READY] = "ready",	    [WH_PROTECT_RECEIVING] = "receiving",
 	[WH_PROTECT_COMPLETE] = "complete", [WH_PROTECT_LEAVING] = "leaving",
-	[WH_PROTECT_HOLD] = "hold",	    [WH_PROTECT_SUSPECT] = "suspect",
-	[WH_PROTECT_APPLYING] = "applying", [WH_PROTECT_TAKEOVER] = "takeover",
-	[WH_PROTECT_FENCED] = "fenced",	    [WH_PROTECT_RELEASED] = "released",
+	[WH_PROTECT_DEGRADED] = "degraded", [WH_PROTECT_HOLD] = "hold",
+	[WH_PROTECT_SUSPECT] = "suspect",   [WH_PROTECT_APPLYING] = "applying",
+	[WH_PROTECT_TAKEOVER] = "takeover", [WH_PROTECT_FENCED] = "fenced",
+	[WH_PROTECT_RELEASED] = "released",
 };
 _Static_assert(sizeof(names) / sizeof(names[0]) == WH_PROTECT_STATE_COUNT, "a name for each");
 

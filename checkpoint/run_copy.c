@@ -107,23 +107,33 @@ static void lost(struct protect_source *side, int ret, struct wh_err *why)
 	cp_source_lost(&side->engine, why, clock_now_ns());
 }
 
-void source_copy_sync(void *world)
+void source_copy_sync(void *world, enum cp_parts parts)
 {
 	struct wh_protect *p = world;
+	struct protect_source *side = p->source;
 
-	p->source->syncing = true;
+	side->syncing = parts != CP_PARTS_NONE;
+	side->rounds = 0;
+	if (parts == CP_PARTS_MORE)
+		return;
+	side->packed_epoch = 0;
+	side->again = side->syncing;
+	side->all = parts == CP_PARTS_ALL;
+	/* the rest of one that is under way */
+	if (side->sending == SENDING_PART)
+		side->drained = true;
 }
 
 /* The next part is packed; or what is left is little enough for a stop */
 static int sync_on(struct protect_source *side, struct wh_err *err)
 {
-	uint64_t enough = side->p->config.contents_max / 2;
+	uint64_t most = side->p->config.contents_max, enough = most / 2;
 	int64_t n = cp_stage_copy(side->stage, PART_BYTES, err);
 
 	if (n > 0) {
 		side->sending = SENDING_PART;
 		side->drained = false;
-		return cp_stage_pack(side->stage, 1, err);
+		return cp_stage_pack(side->stage, side->engine.epoch, err);
 	}
 	if (n == 0)
 		n = cp_stage_look(side->stage, err);
@@ -131,7 +141,10 @@ static int sync_on(struct protect_source *side, struct wh_err *err)
 		return (int)n;
 	if (enough > ENOUGH_BYTES)
 		enough = ENOUGH_BYTES;
-	if ((uint64_t)n * TARGET_PAGE <= enough || ++side->rounds == ROUNDS_MAX) {
+	/* of the first it is an end if it does not fit; later it can go on for as long as it likes */
+	if ((uint64_t)n * TARGET_PAGE <= enough ||
+	    (++side->rounds >= ROUNDS_MAX &&
+	     (side->engine.state == CP_SOURCE_SYNC || (uint64_t)n * TARGET_PAGE <= most))) {
 		side->syncing = false;
 		cp_source_synced(&side->engine, clock_now_ns());
 	}
@@ -147,26 +160,14 @@ static void sync_turn(struct protect_source *side)
 		ret = log_start(side, &err);
 		if (ret >= 0)
 			cp_stage_begin(side->stage, side->engine.set.features);
+	} else if (side->again) {
+		cp_stage_again(side->stage, side->all);
 	}
+	side->again = false;
 	if (ret >= 0)
 		ret = sync_on(side, &err);
 	if (ret < 0)
 		lost(side, ret, &err);
-}
-
-/* The destination is to know that what it has is old, and gets no younger */
-static void degrade(struct protect_source *side, const struct wh_err *why)
-{
-	struct cp_header header = {
-		.kind = CP_DEGRADE,
-		.generation = side->p->generation,
-		.epoch = side->engine.epoch,
-	};
-	struct cp_msg msg;
-
-	wire_name_set(&msg.degrade.reason, why->text);
-	(void)link_say(&side->p->link[LINK_CONTENTS], &header, &msg, NULL);
-	side->degraded = true;
 }
 
 /*
@@ -201,19 +202,11 @@ void source_copy_stage(struct protect_source *side)
 		ret = p->cb.device_save(p->config.opaque, &device, &length, &err);
 	if (ret >= 0)
 		ret = cp_stage_stop(side->stage, device, length, &err);
-	/* with the sentence that is known here: cp_source_staged() would have the number alone */
-	if (ret < 0) {
+	if (ret < 0)
 		(void)protect_said(&err, ret);
-		if (ret == -ENOSPC && p->config.full == WH_PROTECT_FULL_DEGRADE)
-			degrade(side, &err);
-		err_wrap(&err, "checkpoint %llu", (unsigned long long)side->engine.epoch);
-		lost(side, ret, &err);
-		return;
-	}
-	side->looked_ns = clock_now_ns();
-	side->full = false;
-	source_tell_held(side);
-	cp_source_staged(&side->engine, 0, clock_now_ns());
+	else
+		side->looked_ns = clock_now_ns();
+	cp_source_staged(&side->engine, ret < 0 ? &err : NULL, clock_now_ns());
 }
 
 void source_copy_send(struct protect_source *side)
@@ -249,28 +242,19 @@ void source_copy_acked(struct protect_source *side)
 	cp_stage_step(side->stage, clock_now_ns());
 }
 
-/* The most of what there is room for is written: what is left is for what comes meanwhile */
-static bool is_full(const struct protect_source *side, int64_t pages)
-{
-	uint64_t most = side->p->config.contents_max;
-
-	return side->p->config.full == WH_PROTECT_FULL_STALL &&
-	       (uint64_t)pages * TARGET_PAGE > most - most / 4;
-}
-
 static void look(struct protect_source *side, bool ahead, uint64_t now_ns)
 {
+	const struct cp_source *engine = &side->engine;
 	struct wh_err err = { 0 };
 	int64_t n = cp_stage_look(side->stage, &err);
 
 	side->looked_ns = now_ns;
 	side->ahead |= ahead;
-	if (n >= 0 && is_full(side, n)) {
-		side->full = true;
-		source_tell_held(side);
-	} else if (ahead && n >= 0 && !side->cow && (uint64_t)n * TARGET_PAGE > AHEAD_BYTES) {
+	if (n >= 0)
+		cp_source_written(&side->engine, (uint64_t)n * TARGET_PAGE, now_ns);
+	if (ahead && n >= 0 && engine->state == CP_SOURCE_RUN && !engine->full && !side->cow &&
+	    (uint64_t)n * TARGET_PAGE > AHEAD_BYTES)
 		n = cp_stage_copy(side->stage, side->p->config.contents_max / 4, &err);
-	}
 	/* what cannot be had now is tried again in the stop, where it counts */
 	if (n < 0)
 		protect_log_peer(side->p, "what was written: %s", err.text);
@@ -290,12 +274,8 @@ uint64_t source_copy_watch(struct protect_source *side, uint64_t now_ns)
 
 	if ((engine->state != CP_SOURCE_RUN && engine->state != CP_SOURCE_SEND &&
 	     engine->state != CP_SOURCE_WAIT_ACK) ||
-	    engine->epoch == 1)
+	    engine->epoch == 1 || engine->full)
 		return UINT64_MAX;
-	if (side->full) {
-		cp_source_soon(&side->engine, now_ns);
-		return UINT64_MAX;
-	}
 	ahead &= now_ns >= ahead_ns;
 	if (ahead || now_ns >= due_ns) {
 		look(side, ahead, now_ns);
@@ -341,11 +321,6 @@ bool source_copy_turn(struct protect_source *side)
 		side->sending = SENDING_NOTHING;
 		side->syncing = false;
 		log_stop(side);
-		/* there will be no other one that it could wait for */
-		if (side->full) {
-			side->full = false;
-			source_tell_held(side);
-		}
 		return false;
 	}
 	if (sent != SENDING_NOTHING && side->drained && !op_busy(&link->send) && link_up(link)) {

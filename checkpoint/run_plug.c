@@ -97,11 +97,6 @@ static void poll_done(struct op *op, int result)
 	side->plug_ready |= result >= 0;
 }
 
-void source_tell_held(struct protect_source *side)
-{
-	cp_source_held(&side->engine, side->full ? UINT64_MAX : side->held.held_bytes);
-}
-
 static void look(struct protect_source *side, uint64_t now_ns)
 {
 	struct wh_err err = { 0 };
@@ -112,7 +107,7 @@ static void look(struct protect_source *side, uint64_t now_ns)
 		protect_log_peer(side->p, "what is held: %s", err.text);
 		return;
 	}
-	source_tell_held(side);
+	cp_source_held(&side->engine, side->held.held_bytes);
 }
 
 uint64_t source_plug_turn(struct protect_source *side, uint64_t now_ns)

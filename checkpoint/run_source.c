@@ -13,12 +13,13 @@
 #define RETRY_NS (10 * NS_PER_MS)
 
 static const enum wh_protect_state state_of[] = {
-	[CP_SOURCE_IDLE] = WH_PROTECT_SETUP,	  [CP_SOURCE_SYNC] = WH_PROTECT_SYNC,
-	[CP_SOURCE_ARMED] = WH_PROTECT_ARMED,	  [CP_SOURCE_RUN] = WH_PROTECT_RUN,
-	[CP_SOURCE_STOP] = WH_PROTECT_STOP,	  [CP_SOURCE_STAGE] = WH_PROTECT_STAGE,
-	[CP_SOURCE_SEND] = WH_PROTECT_SEND,	  [CP_SOURCE_WAIT_ACK] = WH_PROTECT_WAIT_ACK,
-	[CP_SOURCE_LEAVING] = WH_PROTECT_LEAVING, [CP_SOURCE_HOLD] = WH_PROTECT_HOLD,
-	[CP_SOURCE_FENCED] = WH_PROTECT_FENCED,	  [CP_SOURCE_RELEASED] = WH_PROTECT_RELEASED,
+	[CP_SOURCE_IDLE] = WH_PROTECT_SETUP,	    [CP_SOURCE_SYNC] = WH_PROTECT_SYNC,
+	[CP_SOURCE_ARMED] = WH_PROTECT_ARMED,	    [CP_SOURCE_RUN] = WH_PROTECT_RUN,
+	[CP_SOURCE_STOP] = WH_PROTECT_STOP,	    [CP_SOURCE_STAGE] = WH_PROTECT_STAGE,
+	[CP_SOURCE_SEND] = WH_PROTECT_SEND,	    [CP_SOURCE_WAIT_ACK] = WH_PROTECT_WAIT_ACK,
+	[CP_SOURCE_DEGRADED] = WH_PROTECT_DEGRADED, [CP_SOURCE_LEAVING] = WH_PROTECT_LEAVING,
+	[CP_SOURCE_HOLD] = WH_PROTECT_HOLD,	    [CP_SOURCE_FENCED] = WH_PROTECT_FENCED,
+	[CP_SOURCE_RELEASED] = WH_PROTECT_RELEASED,
 };
 _Static_assert(sizeof(state_of) / sizeof(state_of[0]) == CP_SOURCE_STATE_COUNT, "one for each");
 
@@ -84,11 +85,14 @@ static void on_moved(void *world, enum cp_source_state from, enum cp_source_stat
 {
 	struct wh_protect *p = world;
 	struct protect_source *side = p->source;
-	bool lost = to == CP_SOURCE_HOLD || to == CP_SOURCE_FENCED ||
+	bool lost = to == CP_SOURCE_DEGRADED || to == CP_SOURCE_HOLD || to == CP_SOURCE_FENCED ||
 		    (to == CP_SOURCE_RELEASED && from != CP_SOURCE_LEAVING);
 
-	if (from == CP_SOURCE_WAIT_ACK && to == CP_SOURCE_RUN)
+	if (from == CP_SOURCE_WAIT_ACK && to == CP_SOURCE_RUN) {
 		side->acked_due = true;
+		/* that it was degraded is over */
+		p->why = (struct wh_err){ 0 };
+	}
 	if (to == CP_SOURCE_HOLD)
 		side->dial_again_ns = 0;
 	side->linger_ns = clock_now_ns() + p->config.lease_ns;
@@ -373,8 +377,8 @@ void protect_source_status(const struct wh_protect *p, struct wh_protect_status 
 	status->held_packets = side->held.held_packets;
 	status->held_bytes = side->held.held_bytes;
 	status->dropped = side->held.dropped;
-	status->stalled = engine->stalled;
-	status->degraded = side->degraded;
+	status->stalled = cp_source_stalls(engine);
+	status->degraded = engine->degraded;
 }
 
 /* ---- Making it, and what somebody decides ---- */
@@ -430,6 +434,7 @@ int protect_source_start(struct wh_protect *p, struct wh_err *err)
 		.contents_max = p->config.contents_max,
 		.device_max = p->config.device_max,
 		.held_max = p->config.held_max,
+		.full_stalls = p->config.full == WH_PROTECT_FULL_STALL,
 		.features = features(p->config.pack),
 	};
 	int ret;

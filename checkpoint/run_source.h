@@ -50,14 +50,12 @@ struct protect_source {
 		SENDING_PART, /* of the first */
 		SENDING_EPOCH,
 	} sending;
-	bool drained; /* the last piece is given to the link */
-	bool syncing;
-	bool packed;
+	bool drained;	 /* the last piece is given to the link */
+	bool syncing;	 /* in parts */
+	bool again, all; /* they begin anew; with all of memory */
 	unsigned rounds;
 	uint64_t packed_epoch;
 	bool ahead; /* of the next stop it was looked, and much was copied */
-	bool full;  /* so much is written that the guest had better wait */
-	bool degraded;
 	uint64_t looked_ns;
 	uint64_t dirty_bytes, wire_bytes, bytes;
 	struct cp_out out[SOURCE_OUTS];
@@ -76,8 +74,6 @@ int source_turn_epoch(void *world, uint64_t epoch, struct wh_err *err);
 int source_release(void *world, uint64_t epoch, struct wh_err *err);
 int source_fence(void *world, struct wh_err *err);
 int source_open(void *world, struct wh_err *err);
-/* What waits, as the engine is to see it: more than may be, if there is no room for pages */
-void source_tell_held(struct protect_source *side);
 /* Packets that wait, and how many there are. Return: when to look again */
 uint64_t source_plug_turn(struct protect_source *side, uint64_t now_ns);
 
@@ -89,8 +85,8 @@ void source_slots_begin(struct protect_source *side, int fd);
 /* run_copy.c */
 int source_copy_new(struct protect_source *side, struct wh_err *err);
 void source_copy_free(struct protect_source *side);
-/* READY was said: all of memory */
-void source_copy_sync(void *world);
+/* As in struct cp_source_ops */
+void source_copy_sync(void *world, enum cp_parts parts);
 /* It will soon */
 void source_copy_prepare(struct protect_source *side);
 /* The guest stands still */

@@ -22,10 +22,16 @@ void cp_source_to(struct cp_source *source, enum cp_source_state to)
 		source->ops->moved(source->world, from, to);
 }
 
+bool cp_source_stalls(const struct cp_source *source)
+{
+	return source->stalled || source->full ||
+	       (source->state == CP_SOURCE_DEGRADED && source->set.full_stalls);
+}
+
 /* The one place that stops and resumes the guest. */
 void cp_source_settle_guest(struct cp_source *source)
 {
-	bool stands = source->stalled || source->state == CP_SOURCE_STOP ||
+	bool stands = cp_source_stalls(source) || source->state == CP_SOURCE_STOP ||
 		      source->state == CP_SOURCE_STAGE || source->state == CP_SOURCE_FENCED;
 
 	if (stands && source->guest == CP_GUEST_RUNS) {
@@ -64,7 +70,7 @@ void cp_source_end_released(struct cp_source *source)
 {
 	source->open_due = cp_source_holds(source->state);
 	source->release_due = 0;
-	source->stalled = false;
+	source->stalled = source->full = false;
 	cp_source_to(source, CP_SOURCE_RELEASED);
 	cp_source_settle_hold(source);
 	cp_source_settle_guest(source);
@@ -86,6 +92,8 @@ void cp_source_lost(struct cp_source *source, const struct wh_err *why, uint64_t
 		cp_source_end_released(source);
 		return;
 	}
+	/* there will be no other one that it could wait for */
+	source->full = false;
 	cp_source_to(source, CP_SOURCE_HOLD);
 	cp_source_settle_guest(source);
 }
@@ -118,6 +126,7 @@ void cp_source_init(struct cp_source *source, const struct cp_source_ops *ops, v
 		.block_count = block_count,
 		.epoch = 1,
 		.answer_due_ns = UINT64_MAX,
+		.parts_due_ns = UINT64_MAX,
 	};
 	cp_pace_init(&source->pace, &settings->pace);
 }
@@ -126,12 +135,6 @@ void cp_source_pace(struct cp_source *source, const struct cp_pace_settings *pac
 {
 	source->set.pace = *pace;
 	cp_pace_init(&source->pace, pace);
-}
-
-void cp_source_soon(struct cp_source *source, uint64_t now_ns)
-{
-	if (source->stop_due_ns > now_ns)
-		source->stop_due_ns = now_ns;
 }
 
 void cp_source_start(struct cp_source *source, uint64_t now_ns)
@@ -161,28 +164,75 @@ void cp_source_synced(struct cp_source *source, uint64_t now_ns)
 	struct wh_err err = { 0 };
 
 	source->now_ns = now_ns;
-	if (source->state != CP_SOURCE_SYNC)
-		return;
-	if (source->ops->hold(source->world, &err) < 0) {
-		cp_source_lost(source, &err, now_ns);
-		return;
+	if (source->state == CP_SOURCE_SYNC) {
+		if (source->ops->hold(source->world, &err) < 0) {
+			cp_source_lost(source, &err, now_ns);
+			return;
+		}
+		cp_source_to(source, CP_SOURCE_ARMED);
+		source->stop_due_ns = now_ns;
+	} else if (source->state == CP_SOURCE_DEGRADED && source->parts_due_ns == UINT64_MAX) {
+		source->stop_due_ns = now_ns;
 	}
-	cp_source_to(source, CP_SOURCE_ARMED);
-	source->stop_due_ns = now_ns;
 }
 
-/* The guest stands still: the barrier, or no checkpoint. */
+/* What went of it, if anything did, is given up: the session is over, or it begins again. */
+static void parts_end(struct cp_source *source)
+{
+	source->parts_due_ns = UINT64_MAX;
+	if (source->degraded)
+		source->ops->sync(source->world, CP_PARTS_NONE);
+}
+
+void cp_source_degrade(struct cp_source *source, const struct wh_err *why, enum cp_parts parts)
+{
+	bool told = source->degraded;
+	struct cp_msg msg;
+
+	source->why = *why;
+	source->degraded = true;
+	source->refused = source->full = false;
+	source->stop_due_ns = UINT64_MAX;
+	if (source->state != CP_SOURCE_DEGRADED)
+		cp_source_to(source, CP_SOURCE_DEGRADED);
+	cp_reason_set(&msg.degrade.reason, why->text);
+	if (!told)
+		cp_source_say(source, CP_DEGRADE, source->epoch, &msg);
+	if (source->state != CP_SOURCE_DEGRADED)
+		return;
+	cp_source_settle_guest(source);
+	if (source->leave) {
+		cp_source_bye(source);
+	} else if (parts == CP_PARTS_ALL) {
+		parts_end(source);
+		source->parts_due_ns = source->now_ns + source->set.lease_ns;
+	} else {
+		source->ops->sync(source->world, parts);
+	}
+}
+
+/*
+ * The guest stands still: the barrier, or no checkpoint. One that was closed before and could not
+ * be sent is closed still.
+ */
 static void close_epoch(struct cp_source *source)
 {
 	struct wh_err err = { 0 };
 
-	if (source->ops->turn(source->world, source->epoch, &err) < 0) {
+	if (source->refused) {
+		cp_source_send_again(source);
+		return;
+	}
+	if (!source->closed && source->ops->turn(source->world, source->epoch, &err) < 0) {
 		source->figures.refused++;
 		source->stop_due_ns = source->now_ns + source->pace.interval_ns;
-		cp_source_to(source, source->committed ? CP_SOURCE_RUN : CP_SOURCE_ARMED);
+		cp_source_to(source, source->degraded  ? CP_SOURCE_DEGRADED :
+				     source->committed ? CP_SOURCE_RUN :
+							 CP_SOURCE_ARMED);
 		cp_source_settle_guest(source);
 		return;
 	}
+	source->closed = true;
 	source->stopped_ns = source->now_ns;
 	source->tries = 0;
 	cp_source_to(source, CP_SOURCE_STAGE);
@@ -202,25 +252,33 @@ void cp_source_stopped(struct cp_source *source, uint64_t now_ns)
 }
 
 /*
- * The epoch is closed, so it cannot be closed again: what cannot be copied now is never
- * acknowledged, and somebody has to decide. Nothing is lost by that but time.
+ * What is too much for one goes in parts, and the rest of it is copied in another stop. What cannot
+ * be copied for another reason is never acknowledged, and somebody has to decide.
  */
-void cp_source_staged(struct cp_source *source, int code, uint64_t now_ns)
+void cp_source_staged(struct cp_source *source, const struct wh_err *why, uint64_t now_ns)
 {
 	struct wh_err err = { 0 };
 
 	source->now_ns = now_ns;
 	if (source->state != CP_SOURCE_STAGE)
 		return;
-	if (code < 0) {
-		err_sys(&err, code, "checkpoint %llu: copying what changed",
-			(unsigned long long)source->epoch);
-		cp_source_lost(source, &err, now_ns);
+	if (source->refused) {
+		cp_source_send_again(source);
+		return;
+	}
+	if (why) {
+		err = *why;
+		err_wrap(&err, "checkpoint %llu", (unsigned long long)source->epoch);
+		if (why->code == -ENOSPC && source->committed)
+			cp_source_degrade(source, &err,
+					  source->degraded ? CP_PARTS_MORE : CP_PARTS_WRITTEN);
+		else
+			cp_source_lost(source, &err, now_ns);
 		return;
 	}
 	source->figures.stop_ns = now_ns - source->stopped_ns;
 	source->resumed_ns = now_ns;
-	source->refused = false;
+	source->full = false;
 	cp_source_to(source, CP_SOURCE_SEND);
 	cp_source_settle_guest(source);
 	source->ops->send(source->world, source->epoch);
@@ -233,10 +291,15 @@ void cp_source_send_again(struct cp_source *source)
 
 	source->figures.refused++;
 	source->refused = false;
+	err_set(&err, -EREMOTEIO, "checkpoint %llu: the destination refuses it: %.150s",
+		(unsigned long long)source->epoch, source->why.text);
+	/* nothing is kept of what went in parts */
+	if (source->degraded) {
+		cp_source_degrade(source, &err, CP_PARTS_ALL);
+		return;
+	}
 	/* the first is all of memory, which is not kept */
 	if (source->epoch == 1 || ++source->tries >= TRIES_MAX) {
-		err_set(&err, -EREMOTEIO, "checkpoint %llu: the destination refuses it: %s",
-			(unsigned long long)source->epoch, source->why.text);
 		/* what was refused cannot be run from */
 		if (source->epoch == 1)
 			source->committed = false;
@@ -266,8 +329,37 @@ void cp_source_sent(struct cp_source *source, const struct cp_msg *totals, uint6
 void cp_source_bye(struct cp_source *source)
 {
 	source->leave = false;
+	parts_end(source);
 	cp_source_to(source, CP_SOURCE_LEAVING);
 	cp_source_say(source, CP_BYE, source->epoch - 1, NULL);
+}
+
+/*
+ * The guest waits while there is still room for what it may write until it stands, if that is
+ * wanted. What is too much already is known here sooner than in the stop; not while another is under
+ * way, whose answer comes first.
+ */
+void cp_source_written(struct cp_source *source, uint64_t bytes, uint64_t now_ns)
+{
+	uint64_t most = source->set.contents_max;
+	struct wh_err err = { 0 };
+
+	source->now_ns = now_ns;
+	if (source->state != CP_SOURCE_RUN && source->state != CP_SOURCE_SEND &&
+	    source->state != CP_SOURCE_WAIT_ACK)
+		return;
+	if (source->set.full_stalls && bytes > most - most / 4) {
+		source->full = true;
+		if (source->stop_due_ns > now_ns)
+			source->stop_due_ns = now_ns;
+		cp_source_settle_guest(source);
+	}
+	if (source->state != CP_SOURCE_RUN || bytes <= most)
+		return;
+	err_set(&err, -ENOSPC, "checkpoint %llu: %llu bytes have changed, there is room for %llu",
+		(unsigned long long)source->epoch, (unsigned long long)bytes,
+		(unsigned long long)most);
+	cp_source_degrade(source, &err, CP_PARTS_WRITTEN);
 }
 
 /* The guest stands still above the limit and not before less than half of it is held */
@@ -282,10 +374,16 @@ void cp_source_held(struct cp_source *source, uint64_t bytes)
 	cp_source_settle_guest(source);
 }
 
+static bool may_stop(const struct cp_source *source)
+{
+	return (source->state == CP_SOURCE_RUN || source->state == CP_SOURCE_ARMED ||
+		source->state == CP_SOURCE_DEGRADED) &&
+	       !source->release_due;
+}
+
 static void stop_if_due(struct cp_source *source)
 {
-	if ((source->state != CP_SOURCE_RUN && source->state != CP_SOURCE_ARMED) ||
-	    source->now_ns < source->stop_due_ns || source->release_due)
+	if (!may_stop(source) || source->now_ns < source->stop_due_ns)
 		return;
 	cp_source_to(source, CP_SOURCE_STOP);
 	if (source->guest == CP_GUEST_STANDS)
@@ -322,13 +420,18 @@ uint64_t cp_source_step(struct cp_source *source, uint64_t now_ns)
 		source->said_ns = now_ns;
 		cp_source_say(source, CP_HEARTBEAT, source->epoch - 1, NULL);
 	}
+	if (source->state == CP_SOURCE_DEGRADED && now_ns >= source->parts_due_ns) {
+		source->parts_due_ns = UINT64_MAX;
+		source->ops->sync(source->world, CP_PARTS_ALL);
+	}
 	stop_if_due(source);
 	next = source->said_ns + source->set.heartbeat_ns;
 	if (source->answer_due_ns < next)
 		next = source->answer_due_ns + 1;
-	if ((source->state == CP_SOURCE_RUN || source->state == CP_SOURCE_ARMED) &&
-	    source->stop_due_ns < next && !source->release_due)
+	if (may_stop(source) && source->stop_due_ns < next)
 		next = source->stop_due_ns;
+	if (source->parts_due_ns < next)
+		next = source->parts_due_ns;
 	return next;
 }
 
@@ -341,6 +444,7 @@ int cp_source_leave(struct cp_source *source, uint64_t now_ns, struct wh_err *er
 		cp_source_end_released(source);
 		return 0;
 	case CP_SOURCE_RUN:
+	case CP_SOURCE_DEGRADED:
 		cp_source_bye(source);
 		return 0;
 	case CP_SOURCE_STOP:

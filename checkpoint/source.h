@@ -17,9 +17,24 @@
  * What lets output go is an acknowledgement of that epoch, or that the destination provably
  * has nothing to run from, or somebody's decision: cp_source_release(). A lost peer is none
  * of these.
+ *
+ * What was written since the last acknowledged checkpoint only grows. So once there is no room for
+ * it, it never fits again, and the engine is in DEGRADED: the epoch that is open, or closed
+ * already, goes over in parts, as the first did, while the guest runs on and what it says is held;
+ * the destination, which is told, keeps the last complete one beside it. When little is left
+ * the guest is stopped as ever. An epoch that was closed stays so, since it is not released: what
+ * is copied then knows more than the guest said in it, and only that is let go.
  */
 
 struct cp_source;
+
+/* What is to go over in parts */
+enum cp_parts {
+	CP_PARTS_NONE,	  /* no more, and those that went are given up */
+	CP_PARTS_ALL,	  /* all of memory: nothing of it is known to be there */
+	CP_PARTS_WRITTEN, /* what was written since the last acknowledged checkpoint */
+	CP_PARTS_MORE,	  /* what is left: the stop came to nothing */
+};
 
 /**
  * struct cp_source_ops - The world, as the engine sees it
@@ -30,14 +45,15 @@ struct cp_source;
  * @release:	What belongs to this epoch and to those before may leave
  * @fence:	What is held is thrown away, and nothing leaves any more
  * @open:	What is held leaves, and nothing is held any more
- * @sync:	Send BEGIN and all of memory, of epoch 1, while the guest runs; when what is
- *		left is small enough for a stop, cp_source_synced()
+ * @sync:	Send these parts while the guest runs, in place of what it was asked for before;
+ *		BEGIN first, unless it is CP_PARTS_MORE. When what is left is small enough for
+ *		a stop, cp_source_synced()
  * @stop:	The guest stands still, its devices as well; then cp_source_stopped()
  * @stage:	Copy what has changed since the last time, and the device state; then
  *		cp_source_staged(). The guest stands still
  * @resume:	The guest goes on
- * @send:	Send what was staged (of epoch 1: and no BEGIN), all but COMMIT; then
- *		cp_source_sent(). May be asked again for the same epoch
+ * @send:	Send what was staged (behind parts: and no BEGIN), all but COMMIT; then
+ *		cp_source_sent(). May be asked again for the same epoch, if that had no parts
  * @moved:	In another state now; for events and logs. NULL: nobody listens
  *
  * @hold to @open return 0 or a negative errno with a sentence. The others have no result:
@@ -51,7 +67,7 @@ struct cp_source_ops {
 	int (*release)(void *world, uint64_t epoch, struct wh_err *err);
 	int (*fence)(void *world, struct wh_err *err);
 	int (*open)(void *world, struct wh_err *err);
-	void (*sync)(void *world);
+	void (*sync)(void *world, enum cp_parts parts);
 	void (*stop)(void *world);
 	void (*stage)(void *world, uint64_t epoch);
 	void (*resume)(void *world);
@@ -71,6 +87,7 @@ struct cp_source_settings {
 	uint64_t answer_ns; /* READY, ACK and BYE_ACK are not waited for longer; over 0 */
 	uint64_t contents_max, device_max; /* bytes, of one checkpoint */
 	uint64_t held_max; /* bytes of output that may wait; the guest stands still above it */
+	bool full_stalls;  /* ... and where it has written too much; else it runs on */
 	uint32_t features;
 	struct cp_pace_settings pace;
 };
@@ -96,6 +113,9 @@ struct cp_source {
 		CP_GUEST_STANDS
 	} guest;
 	bool stalled;	/* more is held than may be */
+	bool full;	/* most of what there is room for is written, and that is to wait */
+	bool degraded;	/* from DEGRADED on until one is acknowledged */
+	bool closed;	/* the epoch is */
 	bool leave;	/* asked to end in order */
 	bool committed; /* COMMIT of epoch 1 was said: it may run over there from now on */
 	bool refused;	/* NACK came while it was being sent */
@@ -106,9 +126,10 @@ struct cp_source {
 	uint64_t now_ns, heard_ns, said_ns;
 	uint64_t stop_due_ns, stopped_ns, resumed_ns;
 	uint64_t answer_due_ns; /* UINT64_MAX: nothing is waited for */
+	uint64_t parts_due_ns;	/* all is sent again; UINT64_MAX: not */
 	struct cp_pace pace;
 	struct cp_source_figures figures;
-	struct wh_err why; /* it is in HOLD, FENCED or RELEASED */
+	struct wh_err why; /* it is in DEGRADED, HOLD, FENCED or RELEASED */
 };
 
 /* In IDLE, the guest running. Blocks (at most CP_BLOCKS_MAX) and ops outlive it. */
@@ -119,10 +140,10 @@ void cp_source_init(struct cp_source *source, const struct cp_source_ops *ops, v
 /* There is a connection: begin. */
 void cp_source_start(struct cp_source *source, uint64_t now_ns);
 
-/* Ends of what the ops began. A negative @code with source->why unset is said as errno. */
+/* Ends of what the ops began. @why: it could not be; -ENOSPC: it is too much for one; or NULL */
 void cp_source_synced(struct cp_source *source, uint64_t now_ns);
 void cp_source_stopped(struct cp_source *source, uint64_t now_ns);
-void cp_source_staged(struct cp_source *source, int code, uint64_t now_ns);
+void cp_source_staged(struct cp_source *source, const struct wh_err *why, uint64_t now_ns);
 /* @totals: of all the messages from BEGIN on */
 void cp_source_sent(struct cp_source *source, const struct cp_msg *totals, uint64_t now_ns);
 
@@ -141,8 +162,11 @@ void cp_source_lost(struct cp_source *source, const struct wh_err *why, uint64_t
 /* As much output is held now: before and after each release, and when it grows. */
 void cp_source_held(struct cp_source *source, uint64_t bytes);
 
-/* The next checkpoint is due now: there is a reason not to wait */
-void cp_source_soon(struct cp_source *source, uint64_t now_ns);
+/* A stop now would have as many bytes of pages: while it runs, now and then */
+void cp_source_written(struct cp_source *source, uint64_t bytes, uint64_t now_ns);
+
+/* The guest stands still since too much waits or is written */
+bool cp_source_stalls(const struct cp_source *source);
 
 /* A new pace, from the next checkpoint on */
 void cp_source_pace(struct cp_source *source, const struct cp_pace_settings *pace);

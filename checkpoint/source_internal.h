@@ -15,6 +15,11 @@ void cp_source_end_fenced(struct cp_source *source);
 void cp_source_end_released(struct cp_source *source);
 void cp_source_say(struct cp_source *source, enum cp_kind kind, uint64_t epoch,
 		   const struct cp_msg *msg);
+/*
+ * What goes in parts from here on, the guest running or, where that is wanted, standing still. Of
+ * what was refused, after a while
+ */
+void cp_source_degrade(struct cp_source *source, const struct wh_err *why, enum cp_parts parts);
 /* What is under way was refused */
 void cp_source_send_again(struct cp_source *source);
 /* In order: nothing is under way */

@@ -31,9 +31,10 @@ static void acknowledged(struct cp_source *source)
 	source->figures.ack_ns = source->now_ns - source->resumed_ns;
 	source->figures.acked_at_ns = source->now_ns;
 	source->release_due = source->epoch++;
+	source->closed = source->degraded = false;
 	cp_source_to(source, CP_SOURCE_RUN);
 	cp_source_settle_hold(source);
-	source->stop_due_ns = next_stop(source);
+	source->stop_due_ns = source->full ? source->now_ns : next_stop(source);
 	if (source->leave)
 		cp_source_bye(source);
 }
@@ -50,7 +51,7 @@ static int check_message(const struct cp_source *source, const struct cp_header 
 			       (unsigned long long)header->generation,
 			       (unsigned long long)source->set.generation);
 	if (!cp_source_accepts(source->state, header->kind) ||
-	    (header->kind == CP_NACK && source->committed &&
+	    (header->kind == CP_NACK && source->committed && !source->degraded &&
 	     (source->state == CP_SOURCE_STOP || source->state == CP_SOURCE_STAGE)))
 		return err_set(err, -EPROTO, "checkpoint: %s while in %s", name,
 			       cp_source_state_name(source->state));
@@ -68,16 +69,19 @@ static void hear(struct cp_source *source, const struct cp_header *header, const
 	case CP_READY:
 		source->answer_due_ns = UINT64_MAX;
 		source->set.features &= msg->ready.features;
-		source->ops->sync(source->world);
+		source->ops->sync(source->world, CP_PARTS_ALL);
 		break;
 	case CP_ACK:
 		acknowledged(source);
 		break;
 	case CP_NACK:
+		if (source->state == CP_SOURCE_LEAVING)
+			break;
 		err_set(&source->why, -EREMOTEIO, "%s", msg->nack.reason.text);
-		if (source->state == CP_SOURCE_WAIT_ACK)
+		/* what is being done now comes to its end first */
+		if (source->state == CP_SOURCE_WAIT_ACK || source->state == CP_SOURCE_DEGRADED)
 			cp_source_send_again(source);
-		else if (source->state == CP_SOURCE_SEND)
+		else if (source->state == CP_SOURCE_SEND || source->degraded)
 			source->refused = true;
 		else
 			cp_source_lost(source, &source->why, source->now_ns);

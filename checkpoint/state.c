@@ -16,14 +16,18 @@ static const uint32_t source_next[] = {
 	[CP_SOURCE_SYNC]     = TO(ARMED) | TO(RELEASED),
 	/* held, and still nothing to run from over there: it may be let go */
 	[CP_SOURCE_ARMED]    = TO(STOP) | TO(RELEASED),
-	[CP_SOURCE_RUN]      = TO(STOP) | TO(LEAVING) | TO(HOLD) | TO(FENCED),
+	[CP_SOURCE_RUN]      = TO(STOP) | TO(DEGRADED) | TO(LEAVING) | TO(HOLD) | TO(FENCED),
 	/* RUN: the epoch could not be closed. RELEASED: before the first COMMIT only */
-	[CP_SOURCE_STOP]     = TO(STAGE) | TO(RUN) | TO(ARMED) | TO(HOLD) | TO(FENCED) |
-			       TO(RELEASED),
-	[CP_SOURCE_STAGE]    = TO(SEND) | TO(HOLD) | TO(FENCED) | TO(RELEASED),
-	[CP_SOURCE_SEND]     = TO(WAIT_ACK) | TO(HOLD) | TO(FENCED) | TO(RELEASED),
+	[CP_SOURCE_STOP]     = TO(STAGE) | TO(RUN) | TO(ARMED) | TO(DEGRADED) | TO(HOLD) |
+			       TO(FENCED) | TO(RELEASED),
+	[CP_SOURCE_STAGE]    = TO(SEND) | TO(DEGRADED) | TO(HOLD) | TO(FENCED) | TO(RELEASED),
+	/* DEGRADED: what went in parts is refused */
+	[CP_SOURCE_SEND]     = TO(WAIT_ACK) | TO(DEGRADED) | TO(HOLD) | TO(FENCED) | TO(RELEASED),
 	/* SEND: refused, and sent once more; RELEASED: the first, refused for good */
-	[CP_SOURCE_WAIT_ACK] = TO(RUN) | TO(SEND) | TO(HOLD) | TO(FENCED) | TO(RELEASED),
+	[CP_SOURCE_WAIT_ACK] = TO(RUN) | TO(SEND) | TO(DEGRADED) | TO(HOLD) | TO(FENCED) |
+			       TO(RELEASED),
+	/* the session goes on, and there is no other way to let go than everywhere */
+	[CP_SOURCE_DEGRADED] = TO(STOP) | TO(LEAVING) | TO(HOLD) | TO(FENCED),
 	/* the destination may have heard BYE, or not and run: only its word lets go */
 	[CP_SOURCE_LEAVING]  = TO(RELEASED) | TO(HOLD) | TO(FENCED),
 	[CP_SOURCE_HOLD]     = TO(FENCED) | TO(RELEASED),
@@ -39,13 +43,15 @@ static const uint32_t source_hears[] = {
 	[CP_SOURCE_SYNC]     = SAYS(HEARTBEAT) | SAYS(READY) | SAYS(NACK),
 	[CP_SOURCE_ARMED]    = SAYS(HEARTBEAT) | SAYS(NACK),
 	[CP_SOURCE_RUN]      = ANY_TIME,
-	/* NACK: of the first, which is on its way before; looked at where that is known */
+	/* NACK: of one that goes in parts, before this; looked at where that is known */
 	[CP_SOURCE_STOP]     = ANY_TIME | SAYS(NACK),
 	[CP_SOURCE_STAGE]    = ANY_TIME | SAYS(NACK),
 	/* NACK: it need not have all of it to refuse it */
 	[CP_SOURCE_SEND]     = ANY_TIME | SAYS(NACK),
 	[CP_SOURCE_WAIT_ACK] = ANY_TIME | SAYS(NACK) | SAYS(ACK),
-	[CP_SOURCE_LEAVING]  = ANY_TIME | SAYS(BYE_ACK),
+	[CP_SOURCE_DEGRADED] = ANY_TIME | SAYS(NACK),
+	/* NACK: of parts that were on their way */
+	[CP_SOURCE_LEAVING]  = ANY_TIME | SAYS(BYE_ACK) | SAYS(NACK),
 	/* of a connection that is given up nothing is read, but that the guest is gone */
 	[CP_SOURCE_HOLD]     = ANY_TIME,
 	[CP_SOURCE_FENCED]   = ANY_TIME,
@@ -62,6 +68,7 @@ static const bool source_holds[] = {
 	[CP_SOURCE_STAGE]    = true,
 	[CP_SOURCE_SEND]     = true,
 	[CP_SOURCE_WAIT_ACK] = true,
+	[CP_SOURCE_DEGRADED] = true,
 	[CP_SOURCE_LEAVING]  = true,
 	[CP_SOURCE_HOLD]     = true,
 	[CP_SOURCE_FENCED]   = true,
@@ -78,6 +85,7 @@ static const char *const source_names[] = {
 	[CP_SOURCE_STAGE]    = "stage",
 	[CP_SOURCE_SEND]     = "send",
 	[CP_SOURCE_WAIT_ACK] = "wait-ack",
+	[CP_SOURCE_DEGRADED] = "degraded",
 	[CP_SOURCE_LEAVING]  = "leaving",
 	[CP_SOURCE_HOLD]     = "hold",
 	[CP_SOURCE_FENCED]   = "fenced",
@@ -107,12 +115,12 @@ static const uint32_t dest_next[] = {
 static_assert(COUNT_OF(dest_next) == CP_DEST_STATE_COUNT, "a row for each state");
 
 #define CONTENTS (SAYS(META) | SAYS(PAGES) | SAYS(DEVICE) | SAYS(COMMIT))
-#define PULSE (SAYS(HEARTBEAT) | SAYS(DEGRADE) | SAYS(BYE))
+#define PULSE (SAYS(HEARTBEAT) | SAYS(BYE))
 static const uint32_t dest_hears[] = {
 	/* HELLO first, which is looked at where the list of blocks is */
 	[CP_DEST_SYNC]      = PULSE | SAYS(HELLO) | SAYS(BLOCK) | SAYS(BEGIN) | CONTENTS,
 	/* contents: the rest of what was refused, which is not looked at */
-	[CP_DEST_READY]     = PULSE | SAYS(BEGIN) | CONTENTS,
+	[CP_DEST_READY]     = PULSE | SAYS(BEGIN) | SAYS(DEGRADE) | CONTENTS,
 	[CP_DEST_RECEIVING] = PULSE | CONTENTS,
 	[CP_DEST_COMPLETE]  = PULSE,
 	[CP_DEST_SUSPECT]   = SAYS(HEARTBEAT),
@@ -181,6 +189,19 @@ bool cp_source_ended(enum cp_source_state state)
 bool cp_dest_ended(enum cp_dest_state state)
 {
 	return !dest_next[state];
+}
+
+void cp_reason_set(struct wire_name *reason, const char *text)
+{
+	char line[256];
+	size_t length = 0;
+
+	for (; length < sizeof(line) - 1 && text[length]; length++)
+		line[length] = (char)((unsigned char)text[length] < 0x20 ? '?' : text[length]);
+	if (!length)
+		line[length++] = '-';
+	line[length] = '\0';
+	wire_name_set(reason, line);
 }
 
 const char *cp_source_state_name(enum cp_source_state state)

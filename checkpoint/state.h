@@ -22,6 +22,7 @@ enum cp_source_state {
 	CP_SOURCE_STAGE,    /* it does; the epoch is closed, its pages are being copied */
 	CP_SOURCE_SEND,	    /* it runs again; the copy goes over */
 	CP_SOURCE_WAIT_ACK, /* all of it is on its way, COMMIT is said */
+	CP_SOURCE_DEGRADED, /* more is written than one has room for: it goes over in parts */
 	CP_SOURCE_LEAVING,  /* BYE is said */
 	CP_SOURCE_HOLD,	    /* the peer is lost; somebody has to decide */
 	CP_SOURCE_FENCED,   /* the guest is the other side's: nothing leaves from here */
@@ -56,6 +57,9 @@ bool cp_source_holds(enum cp_source_state state);
 /* Nothing leads out of it */
 bool cp_source_ended(enum cp_source_state state);
 bool cp_dest_ended(enum cp_dest_state state);
+
+/* Why, as a message has it: not empty, no control characters */
+void cp_reason_set(struct wire_name *reason, const char *text);
 
 const char *cp_source_state_name(enum cp_source_state state);
 const char *cp_dest_state_name(enum cp_dest_state state);

@@ -49,6 +49,10 @@ struct wh_protect;
  * @WH_PROTECT_RECEIVING: The next one is
  * @WH_PROTECT_COMPLETE: It is here, and being looked at (of the first: and nothing is complete)
  *
+ * @WH_PROTECT_DEGRADED: Source: more is written than one checkpoint has room for. It goes over in
+ *			parts while the guest runs on or stands still, see enum wh_protect_full;
+ *			when it is there the guest is protected as before. Until then what it sends
+ *			is held, and the destination, which is told, keeps the last complete one
  * @WH_PROTECT_LEAVING:	Source: the destination is told that protection ends
  * @WH_PROTECT_HOLD:	Source: the destination is lost. The guest runs on, what it sends is held
  *			until somebody decides: wh_protect_release() or wh_protect_fence()
@@ -73,6 +77,7 @@ enum wh_protect_state {
 	WH_PROTECT_READY,
 	WH_PROTECT_RECEIVING,
 	WH_PROTECT_COMPLETE,
+	WH_PROTECT_DEGRADED,
 	WH_PROTECT_LEAVING,
 	WH_PROTECT_HOLD,
 	WH_PROTECT_SUSPECT,
@@ -106,11 +111,13 @@ enum wh_protect_authority {
 /**
  * enum wh_protect_full - What becomes of a guest that writes more than @contents_max allows
  * @WH_PROTECT_FULL_STALL: It stands still when it has written three quarters of that, until there
- *		is room. The default
- * @WH_PROTECT_FULL_DEGRADE: It runs on. When it was too much, both ends' status says that protection
- *		is degraded, and the source is in HOLD
+ *		is room; and so while the source is in DEGRADED, should it have been too much. The
+ *		default
+ * @WH_PROTECT_FULL_DEGRADE: It runs on, and when it was too much the source is in DEGRADED until it
+ *		writes less than what goes over. What it sends is held meanwhile, so it stands
+ *		still above @held_max in either case
  *
- * Too much within 50 ms is HOLD in either case. Nothing is let go in either case.
+ * Nothing is let go in either case.
  */
 enum wh_protect_full {
 	WH_PROTECT_FULL_STALL,
@@ -121,7 +128,7 @@ enum wh_protect_full {
  * struct wh_protect_event - It is in another state
  * @epoch:	Source: open, or being closed; destination: of the last complete checkpoint
  * @generation:	Of the session; of a destination in TAKEOVER that under which it runs
- * @err:	Why, where there is a reason (HOLD, SUSPECT, FENCED, RELEASED); else NULL
+ * @err:	Why, where there is a reason (DEGRADED, HOLD, SUSPECT, FENCED, RELEASED); else NULL
  */
 struct wh_protect_event {
 	enum wh_protect_state from, to;
@@ -235,7 +242,7 @@ struct wh_protect_pace {
  *
  * Both, the source's not above the destination's:
  * @contents_max: Bytes of pages in one checkpoint, and room for them in memory. A guest that writes
- *		more between two checkpoints waits, or is not protected: see @full
+ *		more between two checkpoints waits, or is protected less: see @full
  * @device_max: The same of device state
  *
  * @tls:	Both connections speak TLS, with these credentials, which wh_protect_new() reads.
@@ -382,9 +389,10 @@ int wh_protect_set_pace(struct wh_protect *protect, const struct wh_protect_pace
  * @bytes:	On the wire, all together
  * @held_packets, @held_bytes: Output that waits; as of the plug
  * @dropped:	Output that was lost, above the plug's limit
- * @stalled:	Source: the guest stands still, since too much waits
- * @degraded:	There was no room for a checkpoint: see enum wh_protect_full
- * @err:	Why it is in HOLD, SUSPECT, FENCED or RELEASED; its code 0 if there is no reason
+ * @stalled:	Source: the guest stands still, since too much waits or is written
+ * @degraded:	There was no room for a checkpoint, and none was acknowledged since: see enum
+ *		wh_protect_full
+ * @err:	Why it is in DEGRADED, HOLD, SUSPECT, FENCED or RELEASED; its code 0 if there is no reason
  */
 struct wh_protect_status {
 	enum wh_protect_state state;

@@ -439,4 +439,51 @@ TEST_F(dest, the_lease)
 	EXPECT_EQ(1, self->run);
 }
 
+/* Who was told so waits for one in parts, and takes no other; and what it has, it can run from */
+TEST_F(dest, degraded)
+{
+	struct cp_msg msg = { .begin = { .full = 1 } };
+	const struct cp_entry run = { .pages = 6, .bytes = 6 * PAGE };
+
+	ASSERT_EQ(0, hello(self));
+	wire_name_set(&msg.degrade.reason, "too much");
+	EXPECT_EQ(-EPROTO, heard(self, CP_DEGRADE, 1, &msg, 0));
+	self->dest.block_count = self->dest.blocks_seen = 0;
+	self->dest.generation = 0;
+	ASSERT_EQ(0, first(self));
+	msg.begin.full = 1;
+	EXPECT_EQ(-EPROTO, heard(self, CP_BEGIN, 2, &msg, 0));
+	wire_name_set(&msg.degrade.reason, "too much");
+	ASSERT_EQ(0, heard(self, CP_DEGRADE, 2, &msg, 0));
+	EXPECT_EQ(CP_DEST_READY, self->dest.state);
+	EXPECT_EQ(1, self->said[CP_ACK]);
+	EXPECT_EQ(-EPROTO, begin(self, 2));
+	EXPECT_NE(NULL, strstr(self->err.text, "degraded"));
+	msg.begin.full = 1;
+	self->totals = (struct cp_msg){ .commit = { 0 } };
+	ASSERT_EQ(0, heard(self, CP_BEGIN, 2, &msg, 0));
+	/* more than one of the others may have */
+	for (unsigned i = 0; i < 3; i++) {
+		ASSERT_EQ(0, described(self, 2, &run));
+		ASSERT_EQ(0, heard(self, CP_PAGES, 2, NULL, 6 * PAGE));
+	}
+	EXPECT_TRUE(self->dest.degraded);
+	cp_dest_applied(&self->dest, 1);
+	ASSERT_EQ(0, commit(self, 2));
+	/* refused, it is still so */
+	cp_dest_verified(&self->dest, -EIO, 1);
+	EXPECT_EQ(1, self->said[CP_NACK]);
+	EXPECT_TRUE(self->dest.degraded);
+	EXPECT_EQ(1, self->dest.complete);
+	self->totals = (struct cp_msg){ .commit = { 0 } };
+	msg.begin.full = 1;
+	ASSERT_EQ(0, heard(self, CP_BEGIN, 2, &msg, 0));
+	ASSERT_EQ(0, commit(self, 2));
+	cp_dest_verified(&self->dest, 0, 1);
+	EXPECT_FALSE(self->dest.degraded);
+	EXPECT_EQ(2, self->said[CP_ACK]);
+	cp_dest_applied(&self->dest, 1);
+	ASSERT_EQ(0, begin(self, 3));
+}
+
 TEST_HARNESS_MAIN

@@ -6,9 +6,10 @@
  * Looked at after every step:
  *	what was seen outside is a beginning of what the guest has said, without a gap, and,
  *	while the destination can still be told to run, of what the guest there would have said;
- *	a guest that runs at the destination has the memory of that very moment, and from then on
- *	nothing of the source's is seen any more;
- *	the gate never holds more than two epochs.
+ *	what is complete at the destination is the guest's memory as it was copied, and so is that
+ *	of a guest that runs there; from then on nothing of the source's is seen any more;
+ *	the gate never holds more than two epochs;
+ *	nobody gives the other up who is there, however long there is no checkpoint.
  * At the end the guest is seen in one place, or held in one, or everything is dead.
  *
  *	sim [--from N] [--count N]	so many seeds, 20000
@@ -28,6 +29,7 @@
 #define PAGE 4096u
 #define MS UINT64_C(1000000)
 #define QUEUE 64u
+#define ENTRIES 200u
 #define EPOCHS_MAX 400u
 
 struct packet {
@@ -74,12 +76,13 @@ static struct sim {
 	struct guest guest, staged, ram, kept;
 	bool dirty[PAGES], staged_dirty[PAGES];
 	bool synced_due, stopped_due, staged_due, sent_due, verified_due, applied_due;
+	bool syncing, in_parts; /* now; and so the epoch under way was begun */
 	uint64_t send_epoch;
 	struct cp_hash hash;
 	struct cp_msg totals;
 
 	/* The other place: what is on its way */
-	struct cp_entry entries[64];
+	struct cp_entry entries[ENTRIES];
 	unsigned entry_count, entry_at;
 	struct guest coming;
 	bool coming_full;
@@ -88,18 +91,20 @@ static struct sim {
 	uint64_t gate_epoch;	     /* open */
 	uint64_t outside, closed_up; /* packets seen; packets of closed epochs */
 	uint64_t closed_epoch, released_epoch;
-	struct guest at_close[EPOCHS_MAX];
+	struct guest at_copy[EPOCHS_MAX]; /* as it stood still for it the last time */
 	uint64_t survivor_said;
 
 	/* What this seed does to it, in thousandths */
 	unsigned cut_rate, kill_rate, gate_fails, refuses, flips, decide_rate;
-	bool slow;  /* to put it in place takes long */
-	bool quiet; /* nothing goes wrong */
+	unsigned too_much, leave_rate;
+	bool faulty; /* something has gone wrong with who is there, or somebody has decided */
+	bool slow;   /* to put it in place takes long */
+	bool quiet;  /* nothing goes wrong */
 } sim;
 
 static struct {
 	uint64_t checkpoints, took_over, released, fenced, held, refused, flipped, left, on_own,
-		again, dead;
+		again, dead, degraded, back, left_degraded;
 } tally;
 
 static uint64_t draw(void)
@@ -294,8 +299,6 @@ static int gate_turn(void *world, uint64_t epoch, struct wh_err *err)
 	sim.closed_epoch = epoch;
 	sim.closed_up = sim.guest.said;
 	sim.gate_epoch = epoch + 1;
-	if (epoch < EPOCHS_MAX)
-		sim.at_close[epoch] = sim.guest;
 	return 0;
 }
 
@@ -355,16 +358,35 @@ static void tell_held(void)
 
 /* ---- What the source's engine asks for ---------------------------------------- */
 
-static void source_sync(void *world)
+static void source_sync(void *world, enum cp_parts parts)
 {
 	(void)world;
-	sim.send_epoch = 1;
+	sim.syncing = parts != CP_PARTS_NONE;
+	sim.synced_due = false;
+	if (parts == CP_PARTS_NONE || parts == CP_PARTS_MORE)
+		return;
+	sim.in_parts = true;
+	sim.send_epoch = sim.source.epoch;
 	send_begin(true);
+	for (unsigned i = 0; i < PAGES; i++)
+		sim.dirty[i] |= parts == CP_PARTS_ALL;
+}
+
+/* Some pages, while the guest runs; or what is left is for the stop */
+static void send_parts(void)
+{
+	if (sim.pipes[TO_DEST].count > QUEUE / 2)
+		return;
 	for (unsigned i = 0; i < PAGES; i++) {
+		if (!sim.dirty[i] || chance(300))
+			continue;
 		sim.dirty[i] = false;
 		send_page(i, sim.guest.memory[i]);
 	}
-	sim.synced_due = true;
+	if (chance(400)) {
+		sim.syncing = false;
+		sim.synced_due = true;
+	}
 }
 
 static void source_stop(void *world)
@@ -376,8 +398,9 @@ static void source_stop(void *world)
 static void source_stage(void *world, uint64_t epoch)
 {
 	(void)world;
-	(void)epoch;
 	sim.staged = sim.guest;
+	if (epoch < EPOCHS_MAX)
+		sim.at_copy[epoch] = sim.guest;
 	memcpy(sim.staged_dirty, sim.dirty, sizeof(sim.dirty));
 	memset(sim.dirty, 0, sizeof(sim.dirty));
 	sim.staged_due = true;
@@ -394,7 +417,7 @@ static void source_send(void *world, uint64_t epoch)
 
 	(void)world;
 	sim.send_epoch = epoch;
-	if (epoch > 1)
+	if (!sim.in_parts)
 		send_begin(false);
 	for (unsigned i = 0; i < PAGES; i++)
 		if (sim.staged_dirty[i])
@@ -410,8 +433,21 @@ static void source_moved(void *world, enum cp_source_state from, enum cp_source_
 {
 	(void)world;
 	tell("source: %s -> %s", cp_source_state_name(from), cp_source_state_name(to));
+	if (to == CP_SOURCE_DEGRADED && from != CP_SOURCE_STOP)
+		tally.degraded++;
+	if (from == CP_SOURCE_WAIT_ACK && to == CP_SOURCE_RUN) {
+		tally.back += sim.in_parts && sim.source.epoch > 2;
+		sim.in_parts = false;
+	}
+	if (to == CP_SOURCE_LEAVING || to == CP_SOURCE_FENCED)
+		sim.faulty = true;
+	tally.left_degraded += from == CP_SOURCE_DEGRADED && to == CP_SOURCE_LEAVING;
 	if (to == CP_SOURCE_HOLD) {
+		if (!sim.faulty && sim.source.why.code == -ETIMEDOUT)
+			wrong("the destination is given up, which is there: %s",
+			      sim.source.why.text);
 		tally.held++;
+		sim.faulty = true;
 		sim.source_closed = true;
 	}
 }
@@ -444,12 +480,12 @@ static int dest_block(void *world, uint32_t index, const struct cp_block *block,
 static int dest_entry(void *world, const struct cp_entry *entry, bool full, struct wh_err *err)
 {
 	(void)world;
-	if (chance(sim.refuses) || sim.entry_count == 64) {
+	if (chance(sim.refuses) || sim.entry_count == ENTRIES) {
 		tally.refused++;
 		return fails(err, "room for it");
 	}
 	/* the first of them: what is not said has not changed */
-	if (!sim.entry_count && !full)
+	if (!sim.entry_count && sim.dest.complete)
 		sim.coming = sim.kept;
 	sim.coming_full = full;
 	sim.entries[sim.entry_count++] = *entry;
@@ -487,7 +523,8 @@ static void dest_drop(void *world)
 static void dest_keep(void *world, uint64_t epoch)
 {
 	(void)world;
-	(void)epoch;
+	if (memcmp(&sim.coming, &sim.at_copy[epoch], sizeof(sim.coming)))
+		wrong("epoch %llu is complete, and not what was copied", (unsigned long long)epoch);
 	sim.kept = sim.coming;
 	sim.entry_count = sim.entry_at = 0;
 	sim.applied_due = true;
@@ -502,7 +539,7 @@ static int dest_persist(void *world, uint64_t generation, struct wh_err *err)
 
 static void dest_run(void *world)
 {
-	const struct guest *then = &sim.at_close[sim.dest.complete];
+	const struct guest *then = &sim.at_copy[sim.dest.complete];
 
 	(void)world;
 	if (sim.applied_due || sim.entry_count)
@@ -522,6 +559,9 @@ static void dest_moved(void *world, enum cp_dest_state from, enum cp_dest_state 
 {
 	(void)world;
 	tell("dest: %s -> %s", cp_dest_state_name(from), cp_dest_state_name(to));
+	if (!sim.faulty && (to == CP_DEST_SUSPECT || to == CP_DEST_APPLYING))
+		wrong("the source is given up, which is there, in %s",
+		      cp_source_state_name(sim.source.state));
 }
 
 static const struct cp_dest_ops dest_ops = {
@@ -541,6 +581,7 @@ static const struct cp_dest_ops dest_ops = {
 static void lose_source(const struct wh_err *err)
 {
 	sim.source_closed = true;
+	sim.faulty = true;
 	if (!sim.source_dead)
 		cp_source_lost(&sim.source, err, sim.now_ns);
 }
@@ -548,6 +589,7 @@ static void lose_source(const struct wh_err *err)
 static void lose_dest(const struct wh_err *err)
 {
 	sim.dest_closed = true;
+	sim.faulty = true;
 	if (!sim.dest_dead)
 		cp_dest_lost(&sim.dest, err, sim.now_ns);
 }
@@ -611,12 +653,30 @@ static void deliver(unsigned which)
 		lose_source(&err);
 }
 
+/* It could not be copied, since it is too much or for another reason: all of it is to be still */
+static void stage_ends(void)
+{
+	struct wh_err err = { 0 };
+
+	if (chance(sim.too_much) && (sim.source.committed || !sim.quiet)) {
+		fails(&err, "room for all of it");
+		err.code = -ENOSPC;
+	} else if (chance(sim.gate_fails / 4)) {
+		fails(&err, "copying");
+	}
+	for (unsigned i = 0; err.code && i < PAGES; i++)
+		sim.dirty[i] |= sim.staged_dirty[i];
+	cp_source_staged(&sim.source, err.code ? &err : NULL, sim.now_ns);
+}
+
 static void finish_source(void)
 {
 	bool *due[] = { &sim.synced_due, &sim.stopped_due, &sim.staged_due, &sim.sent_due };
-	unsigned which = draw() % 4;
+	unsigned which = draw() % 5;
 
-	if (sim.source_dead || !*due[which])
+	if (which == 4 && sim.syncing && !sim.source_dead)
+		send_parts();
+	if (sim.source_dead || which == 4 || !*due[which])
 		return;
 	*due[which] = false;
 	switch (which) {
@@ -627,7 +687,7 @@ static void finish_source(void)
 		cp_source_stopped(&sim.source, sim.now_ns);
 		break;
 	case 2:
-		cp_source_staged(&sim.source, chance(sim.gate_fails / 4) ? -ENOSPC : 0, sim.now_ns);
+		stage_ends();
 		break;
 	default:
 		cp_source_sent(&sim.source, &sim.totals, sim.now_ns);
@@ -657,6 +717,7 @@ static void go_wrong(void)
 		unsigned which = draw() % PIPES;
 
 		tell("pipe %u is cut", which);
+		sim.faulty = true;
 		sim.pipes[which].cut = true;
 		/* seen by both, by one, by nobody */
 		if (chance(300))
@@ -665,6 +726,7 @@ static void go_wrong(void)
 			lose_dest(NULL);
 	}
 	if (chance(sim.kill_rate) && !sim.dest_dead) {
+		sim.faulty = true;
 		if (chance(500)) {
 			tell("the source dies");
 			/* with the gate as it is: what is held stays held */
@@ -685,6 +747,7 @@ static void decide(void)
 {
 	struct wh_err err = { 0 };
 
+	sim.faulty = true;
 	if (sim.source.state == CP_SOURCE_HOLD && !sim.source_dead &&
 	    (sim.dest_dead || sim.dest.state == CP_DEST_FENCED ||
 	     (chance(300) && !cp_dest_abandon(&sim.dest, &err)))) {
@@ -707,10 +770,10 @@ static void look(void)
 
 	/* as long as it may be told to run, nothing may be outside that it does not know */
 	if (!sim.dest_dead && dest->state != CP_DEST_FENCED && dest->complete &&
-	    sim.outside > sim.at_close[dest->complete].said)
+	    sim.outside > sim.at_copy[dest->complete].said)
 		wrong("packet %llu is outside, epoch %llu ends with %llu",
 		      (unsigned long long)sim.outside, (unsigned long long)dest->complete,
-		      (unsigned long long)sim.at_close[dest->complete].said);
+		      (unsigned long long)sim.at_copy[dest->complete].said);
 	if (dest->state == CP_DEST_TAKEOVER && sim.outside > sim.survivor_said)
 		wrong("both are seen");
 }
@@ -751,6 +814,8 @@ static void begin_seed(uint64_t seed, bool trace)
 		draw();
 	sim.slow = chance(200);
 	sim.quiet = chance(150);
+	sim.too_much = chance(400) ? 100 : 0;
+	source.full_stalls = chance(500);
 	if (!sim.quiet) {
 		sim.cut_rate = chance(500) ? 2 : 0;
 		sim.kill_rate = chance(300) ? 1 : 0;
@@ -758,6 +823,7 @@ static void begin_seed(uint64_t seed, bool trace)
 		sim.refuses = chance(200) ? 30 : 0;
 		sim.flips = chance(200) ? 10 : 0;
 		sim.decide_rate = chance(700) ? 20 : 0;
+		sim.leave_rate = chance(200) ? 2 : 0;
 		dest.authority = chance(400) ? CP_ON_OUR_OWN : CP_ASK;
 	}
 	for (unsigned i = 0; i < PAGES; i++)
@@ -796,6 +862,10 @@ static void one_step(void)
 		go_wrong();
 		if (chance(sim.decide_rate))
 			decide();
+		if (chance(sim.too_much) && !sim.source_dead)
+			cp_source_written(&sim.source, (chance(300) ? 65 : 50) * PAGE, sim.now_ns);
+		if (chance(sim.leave_rate) && !sim.source_dead)
+			(void)cp_source_leave(&sim.source, sim.now_ns, NULL);
 		break;
 	}
 	look();
@@ -805,6 +875,7 @@ static void one_step(void)
 static void settle(void)
 {
 	sim.cut_rate = sim.kill_rate = sim.gate_fails = sim.refuses = sim.flips = 0;
+	sim.too_much = 0;
 	for (unsigned i = 0; i < 60000 && !sim.failed; i++) {
 		if (i == 20000 && sim.quiet)
 			cp_source_leave(&sim.source, sim.now_ns, NULL);
@@ -833,7 +904,7 @@ static void judge(void)
 		wrong("runs at both ends");
 	if (!sim.source_dead && (sim.source.open_due || sim.source.fence_due))
 		wrong("the gate was never opened or fenced");
-	if (!sim.source_dead && !sim.source.stalled && source != CP_SOURCE_FENCED &&
+	if (!sim.source_dead && !cp_source_stalls(&sim.source) && source != CP_SOURCE_FENCED &&
 	    source != CP_SOURCE_STAGE && sim.source.guest == CP_GUEST_STANDS)
 		wrong("the guest stands still in %s", cp_source_state_name(source));
 	if (!sim.source_dead && source >= CP_SOURCE_RUN && source <= CP_SOURCE_LEAVING &&
@@ -890,14 +961,17 @@ int main(int argc, char **argv)
 	printf("%s 1 %llu seeds\n", bad ? "not ok" : "ok", (unsigned long long)count);
 	printf("# %llu checkpoints, %llu refused or again, %llu times held, %llu took over (%llu on "
 	       "their own), %llu released, %llu fenced, %llu bits flipped, %llu left in order, "
-	       "%llu died\n",
+	       "%llu died, %llu times degraded, %llu back, %llu left so\n",
 	       (unsigned long long)tally.checkpoints, (unsigned long long)tally.again,
 	       (unsigned long long)tally.held, (unsigned long long)tally.took_over,
 	       (unsigned long long)tally.on_own, (unsigned long long)tally.released,
 	       (unsigned long long)tally.fenced, (unsigned long long)tally.flipped,
-	       (unsigned long long)tally.left, (unsigned long long)tally.dead);
+	       (unsigned long long)tally.left, (unsigned long long)tally.dead,
+	       (unsigned long long)tally.degraded, (unsigned long long)tally.back,
+	       (unsigned long long)tally.left_degraded);
 	all = tally.checkpoints && tally.again && tally.held && tally.took_over && tally.on_own &&
-	      tally.released && tally.fenced && tally.flipped && tally.left && tally.dead;
+	      tally.released && tally.fenced && tally.flipped && tally.left && tally.dead &&
+	      tally.degraded && tally.back && tally.left_degraded;
 	printf("%s 2 everything was met\n", all ? "ok" : "not ok");
 	return bad || !all;
 }

@@ -4,19 +4,22 @@
  */
 #include "checkpoint/source.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "kselftest_harness.h"
 
 #define MS UINT64_C(1000000)
 #define INTERVAL_NS (50 * MS)
+#define CONTENTS_MAX 100000u
 
 FIXTURE(source)
 {
 	struct cp_source source;
 	struct cp_block block;
 	unsigned said[CP_KIND_COUNT];
-	unsigned opened, stops;
+	unsigned opened, stops, turns, synced;
+	enum cp_parts parts;
 	uint64_t released;
 	bool stands;
 };
@@ -41,7 +44,9 @@ static int on_hold(void *world, struct wh_err *err)
 
 static int on_turn(void *world, uint64_t epoch, struct wh_err *err)
 {
-	(void)world;
+	FIXTURE_DATA(source) *self = world;
+
+	self->turns++;
 	(void)epoch;
 	(void)err;
 	return 0;
@@ -65,9 +70,12 @@ static int on_open(void *world, struct wh_err *err)
 	return 0;
 }
 
-static void on_sync(void *world)
+static void on_sync(void *world, enum cp_parts parts)
 {
-	(void)world;
+	FIXTURE_DATA(source) *self = world;
+
+	self->parts = parts;
+	self->synced++;
 }
 
 static void on_stop(void *world)
@@ -120,6 +128,7 @@ FIXTURE_SETUP(source)
 		.heartbeat_ns = 100 * MS,
 		.lease_ns = 10000 * MS,
 		.answer_ns = 10000 * MS,
+		.contents_max = CONTENTS_MAX,
 		.held_max = 1000,
 		.pace = { .min_ns = INTERVAL_NS, .max_ns = INTERVAL_NS },
 	};
@@ -153,7 +162,7 @@ static uint64_t checkpoint(FIXTURE_DATA(source) *self, uint64_t *now_ns, uint64_
 	}
 	asked_ns = *now_ns;
 	cp_source_stopped(&self->source, *now_ns);
-	cp_source_staged(&self->source, 0, *now_ns += stop_ns);
+	cp_source_staged(&self->source, NULL, *now_ns += stop_ns);
 	cp_source_sent(&self->source, &totals, *now_ns);
 	hear(self, CP_ACK, epoch, *now_ns += ack_ns);
 	return asked_ns;
@@ -196,6 +205,104 @@ TEST_F(source, it_runs_for_as_long_as_it_stood_still)
 	uint64_t now_ns = MS, first_ns = checkpoint(self, &now_ns, 40 * MS, MS);
 
 	EXPECT_EQ(first_ns + 80 * MS, checkpoint(self, &now_ns, 5 * MS, MS));
+}
+
+/* The guest is asked to stop and does, and what is copied of it does not fit */
+static void too_much(FIXTURE_DATA(source) *self, uint64_t *now_ns)
+{
+	const struct wh_err why = { -ENOSPC, "too much" };
+
+	while (!self->stands && *now_ns < 1000000 * MS)
+		*now_ns = cp_source_step(&self->source, *now_ns);
+	cp_source_stopped(&self->source, *now_ns);
+	cp_source_staged(&self->source, &why, *now_ns);
+}
+
+/* The epoch stays closed, nothing is let go, and what it is told is in order */
+TEST_F(source, what_does_not_fit_goes_in_parts)
+{
+	uint64_t now_ns = MS;
+
+	checkpoint(self, &now_ns, MS, MS);
+	too_much(self, &now_ns);
+	EXPECT_EQ(CP_SOURCE_DEGRADED, self->source.state);
+	EXPECT_FALSE(self->stands);
+	EXPECT_EQ(1, self->said[CP_DEGRADE]);
+	EXPECT_EQ(CP_PARTS_WRITTEN, self->parts);
+	EXPECT_EQ(2, self->turns);
+	EXPECT_EQ(1, self->released);
+	/* not fast enough: more of it, and it is not said again */
+	cp_source_synced(&self->source, now_ns);
+	too_much(self, &now_ns);
+	EXPECT_EQ(CP_PARTS_MORE, self->parts);
+	EXPECT_EQ(1, self->said[CP_DEGRADE]);
+	EXPECT_EQ(2, self->turns);
+	cp_source_synced(&self->source, now_ns);
+	checkpoint(self, &now_ns, MS, MS);
+	EXPECT_EQ(CP_SOURCE_RUN, self->source.state);
+	EXPECT_FALSE(self->source.degraded);
+	EXPECT_EQ(2, self->released);
+	EXPECT_EQ(0, self->opened);
+	/* and the next one is as any */
+	checkpoint(self, &now_ns, MS, MS);
+	EXPECT_EQ(3, self->turns);
+	EXPECT_EQ(3, self->released);
+	EXPECT_EQ(3, self->synced);
+}
+
+/* Refused: all of it again, but not at once; and its heart beats meanwhile */
+TEST_F(source, parts_that_are_refused)
+{
+	uint64_t now_ns = MS;
+
+	checkpoint(self, &now_ns, MS, MS);
+	cp_source_written(&self->source, CONTENTS_MAX + 1, now_ns);
+	EXPECT_EQ(CP_SOURCE_DEGRADED, self->source.state);
+	EXPECT_EQ(1, self->turns);
+	ASSERT_EQ(0, hear(self, CP_NACK, 2, now_ns));
+	EXPECT_EQ(CP_SOURCE_DEGRADED, self->source.state);
+	EXPECT_EQ(CP_PARTS_NONE, self->parts);
+	/* what ended meanwhile is of what was given up */
+	cp_source_synced(&self->source, now_ns);
+	for (uint64_t end_ns = now_ns + 9900 * MS; now_ns < end_ns;) {
+		now_ns = cp_source_step(&self->source, now_ns);
+		self->source.heard_ns = now_ns;
+		if (now_ns < end_ns)
+			ASSERT_EQ(CP_PARTS_NONE, self->parts);
+	}
+	EXPECT_LE(90, self->said[CP_HEARTBEAT]);
+	EXPECT_FALSE(self->stands);
+	self->source.heard_ns = now_ns += 200 * MS;
+	cp_source_step(&self->source, now_ns);
+	EXPECT_EQ(CP_PARTS_ALL, self->parts);
+	cp_source_synced(&self->source, now_ns);
+	checkpoint(self, &now_ns, MS, MS);
+	EXPECT_EQ(2, self->released);
+}
+
+/* Where that is wanted the guest waits before it is too much, and while it is */
+TEST_F(source, a_guest_that_waits)
+{
+	uint64_t now_ns = MS;
+
+	checkpoint(self, &now_ns, MS, MS);
+	cp_source_written(&self->source, CONTENTS_MAX - CONTENTS_MAX / 8, now_ns);
+	EXPECT_FALSE(self->stands);
+	self->source.set.full_stalls = true;
+	cp_source_written(&self->source, CONTENTS_MAX - CONTENTS_MAX / 8, now_ns);
+	EXPECT_TRUE(self->stands);
+	EXPECT_TRUE(cp_source_stalls(&self->source));
+	cp_source_stopped(&self->source, now_ns);
+	cp_source_step(&self->source, now_ns);
+	EXPECT_EQ(CP_SOURCE_STAGE, self->source.state);
+	too_much(self, &now_ns);
+	EXPECT_EQ(CP_SOURCE_DEGRADED, self->source.state);
+	EXPECT_TRUE(self->stands);
+	cp_source_synced(&self->source, now_ns);
+	cp_source_step(&self->source, now_ns);
+	checkpoint(self, &now_ns, MS, MS);
+	EXPECT_FALSE(self->stands);
+	EXPECT_FALSE(cp_source_stalls(&self->source));
 }
 
 TEST_HARNESS_MAIN

@@ -59,7 +59,7 @@ static struct through {
 } t;
 
 static struct {
-	uint64_t epochs, refused, cut, zero, same, delta, packed, plain, ahead;
+	uint64_t epochs, refused, cut, zero, same, delta, packed, plain, ahead, parts;
 } tally;
 
 static bool chance(unsigned thousandths)
@@ -167,7 +167,7 @@ static int block(void *world, uint32_t index, const struct cp_block *block, stru
 static int entry(void *world, const struct cp_entry *entry, bool full, struct wh_err *err)
 {
 	(void)world;
-	if (!full && chance(t.refuses))
+	if ((!full || t.dest.complete) && chance(t.refuses))
 		return err_set(err, -ENOSPC, "no room, as the seed has it");
 	return cp_store_entry(t.store, entry, full, err);
 }
@@ -242,7 +242,7 @@ static void finish(void)
 	ret = cp_store_verify(t.store, t.full_due, &err);
 	if (ret < 0)
 		wrong("verify: %s", err.text);
-	if (!ret && !t.full_due && chance(10 * t.refuses))
+	if (!ret && (!t.full_due || t.dest.complete) && chance(10 * t.refuses))
 		ret = -EIO;
 	cp_dest_verified(&t.dest, ret, 1);
 }
@@ -358,11 +358,11 @@ static void stop(void)
 }
 
 /* All of it, up to the destination's answer. Return: false: cut, or refused for good */
-static bool send_epoch(uint64_t epoch, unsigned cuts)
+static bool send_epoch(uint64_t epoch, unsigned cuts, unsigned tries)
 {
 	uint64_t acks = t.acks;
 
-	for (unsigned i = 0; i < TRIES && !t.failed; i++) {
+	for (unsigned i = 0; i < tries && !t.failed; i++) {
 		struct cp_msg totals;
 
 		t.nacked = false;
@@ -376,18 +376,19 @@ static bool send_epoch(uint64_t epoch, unsigned cuts)
 		if (!t.nacked)
 			wrong("epoch %llu has no answer", (unsigned long long)epoch);
 		tally.refused++;
-		cp_stage_rewind(t.stage);
+		if (tries > 1)
+			cp_stage_rewind(t.stage);
 	}
 	return false;
 }
 
-/* Passes over memory while the guest runs. Return: false: cut */
-static bool send_all(unsigned cuts)
+/* Passes over what there is while the guest runs. Return: false: cut, or refused */
+static bool send_parts(uint64_t epoch, unsigned cuts)
 {
 	struct wh_err err = { 0 };
 	int64_t ret;
 
-	cp_stage_begin(t.stage, t.features);
+	t.nacked = false;
 	for (unsigned parts = 0; parts < PARTS_MAX && !t.failed; parts++) {
 		ret = cp_stage_copy(t.stage, CP_PAGE * (1 + random_below(&t.random, 2000)), &err);
 		if (ret < 0)
@@ -399,9 +400,9 @@ static bool send_all(unsigned cuts)
 			continue;
 		}
 		guest_writes(3);
-		if (cp_stage_pack(t.stage, 1, &err) < 0)
+		if (cp_stage_pack(t.stage, epoch, &err) < 0)
 			wrong("pack: %s", err.text);
-		if (!send_part(cuts))
+		if (!send_part(cuts) || t.nacked)
 			return false;
 		cp_stage_forget(t.stage);
 	}
@@ -435,26 +436,59 @@ static void cut(void)
 		compare("after a cut");
 }
 
+/* The guest stands still, and what is left goes over. Return: false: cut, or refused for good */
+static bool checkpoint(uint64_t epoch, unsigned cuts, unsigned tries)
+{
+	struct wh_err err = { 0 };
+
+	stop();
+	guest_writes(10);
+	if (cp_stage_pack(t.stage, epoch, &err) < 0)
+		wrong("pack: %s", err.text);
+	return send_epoch(epoch, cuts, tries);
+}
+
+/* It is too much for one. Again with all of memory for as long as it is refused */
+static bool checkpoint_in_parts(uint64_t epoch, unsigned cuts)
+{
+	struct cp_msg msg;
+	bool all = false;
+
+	wire_name_set(&msg.degrade.reason, "as the seed has it");
+	hear_msg(CP_DEGRADE, epoch, &msg);
+	do {
+		/* what was refused at last comes through */
+		if (all)
+			t.refuses /= 2;
+		tally.parts++;
+		cp_stage_again(t.stage, all);
+		all = true;
+		if (send_parts(epoch, cuts) && checkpoint(epoch, cuts, 1))
+			return true;
+	} while (t.nacked && !t.failed);
+	return false;
+}
+
 static void session(void)
 {
 	unsigned cuts = chance(300) ? 20 : 0;
 	struct wh_err err = { 0 };
 
-	if (!send_all(cuts)) {
+	cp_stage_begin(t.stage, t.features);
+	if (!send_parts(1, cuts)) {
 		cut();
 		return;
 	}
 	for (uint64_t epoch = 1; epoch <= EPOCHS && !t.failed; epoch++) {
+		bool too_much = epoch > 1 && chance(200);
+
 		guest_writes(40);
 		if (epoch > 1 && chance(400))
 			copy_ahead();
 		if (chance(500) && cp_stage_ready(t.stage, &err) < 0 && err.code != -ENOSPC)
 			wrong("ready: %s", err.text);
-		stop();
-		guest_writes(10);
-		if (cp_stage_pack(t.stage, epoch, &err) < 0)
-			wrong("pack: %s", err.text);
-		if (!send_epoch(epoch, cuts)) {
+		if (too_much ? !checkpoint_in_parts(epoch, cuts) :
+			       !checkpoint(epoch, cuts, TRIES)) {
 			cut();
 			return;
 		}
@@ -588,15 +622,15 @@ int main(int argc, char **argv)
 		       (unsigned long long)seed, t.why);
 	}
 	printf("%s 1 %llu seeds\n", bad ? "not ok" : "ok", (unsigned long long)count);
-	printf("# %llu epochs, %llu refused, %llu cut, %llu times ahead; pages: %llu zero, %llu the "
+	printf("# %llu epochs, %llu refused, %llu cut, %llu times ahead, %llu in parts; pages: %llu zero, %llu the "
 	       "same, %llu differences, %llu packed, %llu plain\n",
 	       (unsigned long long)tally.epochs, (unsigned long long)tally.refused,
 	       (unsigned long long)tally.cut, (unsigned long long)tally.ahead,
-	       (unsigned long long)tally.zero, (unsigned long long)tally.same,
-	       (unsigned long long)tally.delta, (unsigned long long)tally.packed,
-	       (unsigned long long)tally.plain);
-	all = tally.epochs && tally.refused && tally.cut && tally.ahead && tally.zero &&
-	      tally.same && tally.delta && tally.packed && tally.plain;
+	       (unsigned long long)tally.parts, (unsigned long long)tally.zero,
+	       (unsigned long long)tally.same, (unsigned long long)tally.delta,
+	       (unsigned long long)tally.packed, (unsigned long long)tally.plain);
+	all = tally.epochs && tally.refused && tally.cut && tally.ahead && tally.parts &&
+	      tally.zero && tally.same && tally.delta && tally.packed && tally.plain;
 	printf("%s 2 everything was met\n", all || count == 1 ? "ok" : "not ok");
 	return bad || (!all && count > 1);
 }

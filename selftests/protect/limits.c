@@ -164,62 +164,6 @@ TEST_F(limits, a_guest_that_writes_much_waits)
 	EXPECT_TRUE(survives(pair));
 }
 
-/* It writes more at once than there is room for: no checkpoint, and nothing is let go */
-static void write_too_much(struct protected *pair, enum wh_protect_full full,
-			   struct __test_metadata *_metadata)
-{
-	struct wh_protect_status status;
-	struct wh_err err;
-	uint64_t seen;
-
-	pair->source_config.full = full;
-	pair->guest.touch = pair->replica.touch = 16;
-	pair->source_config.contents_max = pair->dest_config.contents_max = 1 << 20;
-	pair->source_config.pace.min_ns = pair->source_config.pace.max_ns = 200000000;
-	ASSERT_EQ(0, protected_start(pair, &err)) TH_LOG("%s", err.text);
-	if (!protected_goes_on(pair->source, 2) && has_no_cow(pair, &err))
-		SKIP(return, "%s", err.text);
-	wh_protect_get_status(pair->source, &status);
-	ASSERT_LE(2, status.checkpoints);
-	pthread_mutex_lock(&pair->guest.lock);
-	for (unsigned page = 100; page < 100 + 4 * 256; page++)
-		pair->guest.memory[page * 4096] = 1;
-	pthread_mutex_unlock(&pair->guest.lock);
-	ASSERT_TRUE(protected_comes_to(pair->source, WH_PROTECT_HOLD));
-	wh_protect_get_status(pair->source, &status);
-	EXPECT_EQ(-ENOSPC, status.err.code) TH_LOG("%s", status.err.text);
-	seen = speaker_seen(pair->world);
-	/* what cannot be copied may be written all the same, and nobody waits for that */
-	pthread_mutex_lock(&pair->guest.lock);
-	for (unsigned page = 100; page < 100 + 4 * 256; page++)
-		pair->guest.memory[page * 4096] = 2;
-	pthread_mutex_unlock(&pair->guest.lock);
-	usleep(50000);
-	EXPECT_EQ(seen, speaker_seen(pair->world));
-	EXPECT_EQ(full == WH_PROTECT_FULL_DEGRADE, status.degraded);
-	ASSERT_TRUE(protected_comes_to(pair->dest, WH_PROTECT_SUSPECT));
-	wh_protect_get_status(pair->dest, &status);
-	EXPECT_EQ(full == WH_PROTECT_FULL_DEGRADE, status.degraded);
-	EXPECT_TRUE(survives(pair));
-}
-
-TEST_F(limits, more_is_written_than_there_is_room_for)
-{
-	write_too_much(&self->pair, WH_PROTECT_FULL_STALL, _metadata);
-}
-
-TEST_F(limits, more_is_written_and_both_ends_say_so)
-{
-	write_too_much(&self->pair, WH_PROTECT_FULL_DEGRADE, _metadata);
-}
-
-/* A stop that is found to be too much when everything is write-protected already */
-TEST_F(limits, more_is_written_by_a_guest_that_is_copied_after_its_stop)
-{
-	self->pair.source_config.copy_on_write = true;
-	write_too_much(&self->pair, WH_PROTECT_FULL_DEGRADE, _metadata);
-}
-
 /* From here on no userfaultfd is to be had, in either way */
 static bool refuse_userfaultfd(unsigned code)
 {
