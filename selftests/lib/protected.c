@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WAIT_US 10000000u
+#define WAIT_US 25000000u
 
 static int fails(struct wh_err *err, const char *what)
 {

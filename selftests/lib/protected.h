@@ -46,7 +46,7 @@ int protected_start_source(struct protected *pair, struct wh_err *err);
 int protected_start(struct protected *pair, struct wh_err *err);
 void protected_fini(struct protected *pair);
 
-/* Is it there within ten seconds? */
+/* Is it there within 25 seconds? */
 bool protected_comes_to(struct wh_protect *protect, enum wh_protect_state state);
 /* So many more checkpoints within that time? */
 bool protected_goes_on(struct wh_protect *protect, uint64_t checkpoints);

@@ -100,7 +100,7 @@ TEST_F(limits, a_guest_that_is_copied_after_its_stop)
 	pair->source_config.pace.min_ns = pair->source_config.pace.max_ns = 40000000;
 	pair->source_calls.dirty_sync = never_asked;
 	ASSERT_OK(protected_start(pair, &self->err));
-	if (!protected_goes_on(pair->source, 10)) {
+	if (!protected_goes_on(pair->source, 5)) {
 		if (has_no_cow(pair, &self->err))
 			SKIP(return, "%s", self->err.text);
 		ASSERT_TRUE(false) TH_LOG("%s", self->err.text);
@@ -146,7 +146,7 @@ TEST_F(limits, a_guest_that_writes_much_waits)
 	struct protected *pair = &self->pair;
 	struct wh_protect_status status = { 0 };
 
-	pair->guest.rest_us = 20;
+	pair->guest.rest_us = 200;
 	pair->source_config.contents_max = pair->dest_config.contents_max = 8 << 20;
 	ASSERT_OK(protected_start(pair, &self->err));
 	ASSERT_TRUE(protected_goes_on(pair->source, 3));
