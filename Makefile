@@ -319,7 +319,7 @@ QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd rdma netplug 
 # programs of ours, so that those which they start are of the same folder
 ASAN_NAMES := $(filter base/% wire/% rdma/% recover/% postcopy/% checkpoint/% protect/% ring/% uffd/% cli/% e2e/two \
 	        e2e/recover e2e/agent,$(TEST_NAMES))
-TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads protect/% ring/% uffd/% \
+TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads checkpoint/cow protect/% ring/% uffd/% \
 	        e2e/two e2e/faults e2e/cuts e2e/recover e2e/agent postcopy/ahead postcopy/agent_% \
 	        cli/qmp cli/qmp_clients,$(TEST_NAMES))
 SLOW_CHECKS := check-clang-tidy check-cppcheck check-dist check-builds check-install check-fuzz
