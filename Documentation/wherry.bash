@@ -59,7 +59,7 @@ _wherry()
 			;;
 		receive:*)
 			words='--out --force --reserve --postcopy --urgent --switchover-ack --multifd --touch --memory --hugetlb
-				--verify --device-max --recover --timeout --tls --json --quiet --help'
+				--verify --device-max --pin-max --recover --timeout --tls --json --quiet --help'
 			;;
 		relay:*)
 			words='--out --reserve --postcopy --urgent --return-path --multifd --multifd-compression
@@ -68,7 +68,7 @@ _wherry()
 			;;
 		send:*)
 			words='--from --mapped-ram --force --postcopy --urgent --return-path --switchover-ack --multifd
-				--multifd-compression --multifd-level --multifd-sync --pin-all --bandwidth --machine
+				--multifd-compression --multifd-level --multifd-sync --pin-all --pin-max --bandwidth --machine
 				--page-size --recover --verify --timeout --tls --json --quiet --help'
 			;;
 		protect:* | qmp:* | top:*)

@@ -114,6 +114,10 @@ static const struct parameter {
 	  .at = offsetof(struct qmp_settings, config.auto_recover_ns),
 	  .unit = NS_PER_MS,
 	  .max = INT64_MAX / NS_PER_MS },
+	{ .name = "x-wherry-rdma-pin-max",
+	  .at = offsetof(struct qmp_settings, config.rdma_pin_max),
+	  .unit = 1,
+	  .max = INT64_MAX },
 };
 
 void qmp_settings_init(struct qmp_settings *settings, const struct wh_config *defaults)

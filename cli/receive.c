@@ -42,6 +42,7 @@ static const char usage[] =
 	"  --verify[=on|off]       a digest of each page, so that damage can be found later (on)\n"
 	"  --hugetlb               fail if a block of huge pages cannot have them here too\n"
 	"  --device-max SIZE       bytes of device state taken (256M)\n"
+	"  --pin-max SIZE          over RDMA: no more memory than this is registered at a time\n"
 	"  --tls WORDS             dir=DIR and more: every connection speaks TLS (tls.rst)\n"
 	"  --timeout SECONDS       until a connection says what it is, and until a silent\n"
 	"                          peer is taken for dead (10)\n"
@@ -65,6 +66,7 @@ enum {
 	OPTION_HUGETLB,
 	OPTION_VERIFY,
 	OPTION_DEVICE_MAX,
+	OPTION_PIN_MAX,
 	OPTION_TIMEOUT,
 	OPTION_TLS,
 	OPTION_RECOVER,
@@ -86,6 +88,7 @@ static const struct option options[] = {
 	{ "hugetlb", no_argument, NULL, OPTION_HUGETLB },
 	{ "verify", optional_argument, NULL, OPTION_VERIFY },
 	{ "device-max", required_argument, NULL, OPTION_DEVICE_MAX },
+	{ "pin-max", required_argument, NULL, OPTION_PIN_MAX },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
 	{ "tls", required_argument, NULL, OPTION_TLS },
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
@@ -287,6 +290,9 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 	case OPTION_DEVICE_MAX:
 		ret = cli_number("receive", "device-max", optarg, UINT64_C(1) << 32,
 				 &config->device_state_max);
+		break;
+	case OPTION_PIN_MAX:
+		ret = cli_number("receive", "pin-max", optarg, INT64_MAX, &config->rdma_pin_max);
 		break;
 	case OPTION_TIMEOUT:
 		ret = cli_number("receive", "timeout", optarg, 86400, &number);

@@ -76,8 +76,8 @@ struct bridge {
 	uint64_t mute_ns; /* there is something to say, and no way to */
 };
 
-/* Before the thread begins: the engine, and a connection that was accepted */
-void bridge_thread_init(struct bridge *bridge, bool pin_all, int fd);
+/* Before the thread begins: the engine, and a connection that was accepted; @flags: what was agreed */
+void bridge_thread_init(struct bridge *bridge, uint32_t flags, int fd);
 void *bridge_thread(void *arg);
 void bridge_watch(struct bridge *bridge, struct op *op, int fd, short events);
 

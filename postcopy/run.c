@@ -102,6 +102,8 @@ static int check_config(const struct wh_config *config, enum wh_role role, struc
 			       (unsigned long long)config->device_state_max);
 	if (config->fault_cpu >= CPU_SETSIZE || config->fault_cpu < WH_FAULT_CPU_ANY)
 		return err_set(err, -EINVAL, "config: fault_cpu %d", config->fault_cpu);
+	if (config->rdma_pin_all && config->rdma_pin_max)
+		return err_set(err, -EINVAL, "config: rdma_pin_all, and rdma_pin_max");
 	if (config->multifd) {
 		int ret = check_multifd(config, role, err);
 

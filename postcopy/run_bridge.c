@@ -76,13 +76,15 @@ void bridge_free(struct wh_migration *m)
 #define BRIDGE_ENTRIES 32
 #define SOCKET_BYTES (1 << 20)
 
-/* Pages are not read from one who resumes: run_read.c */
+/* Pages are not read from one who resumes: run_read.c. Under a limit of its own it does not pin all */
 static struct control_hello answer_to(const struct bridge *bridge,
 				      const struct control_hello *hello)
 {
 	const struct wh_migration *m = bridge->m;
-	uint32_t known = CONTROL_PIN_ALL | CONTROL_SEVERAL;
+	uint32_t known = CONTROL_SEVERAL | CONTROL_NO_ROOM;
 
+	if (!m->config.rdma_pin_max)
+		known |= CONTROL_PIN_ALL;
 	if (m->config.postcopy && wh_get_phase(m) != WH_PHASE_PAUSED)
 		known |= CONTROL_READS;
 	return (struct control_hello){ CONTROL_VERSION, hello->flags & known };
@@ -103,7 +105,7 @@ static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
 	ret = vlink_accept(&bridge->link, id, &answer, m->config.dead_peer_ns, err);
 	if (ret < 0)
 		goto out_loop;
-	bridge_thread_init(bridge, answer.flags & CONTROL_PIN_ALL, fd);
+	bridge_thread_init(bridge, answer.flags, fd);
 	ret = pthread_create(&bridge->thread, NULL, bridge_thread, bridge);
 	if (ret == 0) {
 		bridge->running = true;

@@ -77,6 +77,7 @@ static int open_memory(struct bridge *bridge, struct wh_err *err)
 	int ret;
 
 	ret = vmem_open(&bridge->memory, bridge->link.pd, false, dest->blocks, err);
+	bridge->memory.max = bridge->m->config.rdma_pin_max;
 	for (unsigned i = 0; i < dest->blocks && ret == 0; i++) {
 		uint8_t *addr = dest->block[i].region->addr;
 
@@ -470,9 +471,10 @@ void *bridge_thread(void *arg)
 	return NULL;
 }
 
-void bridge_thread_init(struct bridge *bridge, bool pin_all, int fd)
+void bridge_thread_init(struct bridge *bridge, uint32_t flags, int fd)
 {
-	vdest_init(&bridge->engine, &bridge_ops, bridge, pin_all);
+	vdest_init(&bridge->engine, &bridge_ops, bridge, flags & CONTROL_PIN_ALL,
+		   flags & CONTROL_NO_ROOM);
 	bridge->event.done = bridge->receive.done = bridge->send.done = polled;
 	bridge->reader.done = bridge->room.done = bridge->timer.done = polled;
 	bridge->probe.done = polled;

@@ -20,6 +20,7 @@
 	(UINT64_C(64) << 10) /* which never were touched: slow, and less than that */
 
 static_assert(VSOURCE_BLOCKS_MAX >= RAM_BLOCKS_MAX, "every block is one of its own");
+static_assert(VSOURCE_WRITES_MAX >= VLINK_WRITES, "so many are counted");
 static_assert(VLINK_SEND_MAX >= CONTROL_HEADER + (size_t)VSOURCE_ASK_MAX * 24, "it fits");
 static_assert(VLINK_SEND_MAX >= CONTROL_HEADER + (size_t)RAM_BLOCKS_MAX * 32, "so does a list");
 
@@ -45,6 +46,25 @@ static int pin(struct ferry *ferry, const struct vsource_write *write, uint32_t 
 		return vmem_grant_whole(&ferry->memory, write->block, lkey, err);
 	return vmem_grant(&ferry->memory, write->block, write->offset >> CONTROL_CHUNK_BITS, lkey,
 			  err);
+}
+
+/* Without room for it what is registered has to do, if there is any */
+static int pin_chunk(struct ferry *ferry, const struct vsource_write *write, struct wh_err *err)
+{
+	struct wh_err full = { 0 };
+	uint32_t lkey;
+	int ret = pin(ferry, write, &lkey, &full);
+
+	if (ret == -ENOMEM && vsource_not_pinned(&ferry->engine))
+		return 0;
+	if (ret < 0)
+		*err = full;
+	return ret;
+}
+
+static int unpin_chunk(struct ferry *ferry, const struct vsource_write *write, struct wh_err *err)
+{
+	return vmem_revoke(&ferry->memory, write->block, write->offset >> CONTROL_CHUNK_BITS, err);
 }
 
 static int write_memory(struct ferry *ferry, const struct vsource_write *write, struct wh_err *err)
@@ -76,6 +96,12 @@ static int do_next(struct ferry *ferry, struct wh_err *err)
 			break;
 		case VSOURCE_WRITE:
 			ret = write_memory(ferry, &write, err);
+			break;
+		case VSOURCE_PIN:
+			ret = pin_chunk(ferry, &write, err);
+			break;
+		case VSOURCE_UNPIN:
+			ret = unpin_chunk(ferry, &write, err);
 			break;
 		case VSOURCE_WAIT:
 			return 0;

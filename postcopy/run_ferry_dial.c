@@ -98,7 +98,7 @@ static int dial(struct ferry *ferry, struct vlink *link, uint32_t flags, struct 
 {
 	const struct wh_config *config = &ferry->m->config;
 	const struct address *address = &ferry->address[ferry->next - 1];
-	struct control_hello hello = { CONTROL_VERSION, CONTROL_SEVERAL | flags };
+	struct control_hello hello = { CONTROL_VERSION, CONTROL_SEVERAL | CONTROL_NO_ROOM | flags };
 	uint64_t now_ns = clock_now_ns(), left_ms = 0;
 
 	if (config->rdma_pin_all)
@@ -221,6 +221,7 @@ int ferry_begin(struct ferry *ferry, struct wh_err *err)
 
 	vsource_init(&ferry->engine, flags & CONTROL_PIN_ALL, flags & CONTROL_SEVERAL,
 		     VLINK_WRITES);
+	vsource_limit(&ferry->engine, ferry->m->config.rdma_pin_max, flags & CONTROL_NO_ROOM);
 	/* in a recovery all of it is on the stream */
 	if (wh_get_phase(ferry->m) != WH_PHASE_PAUSED)
 		ret = begin_beside(ferry, err);

@@ -37,24 +37,42 @@ int vmem_add(struct vmem *vmem, uint8_t *addr, uint64_t length, struct wh_err *e
 	return 0;
 }
 
-static int failed(const struct vmem *vmem, uint64_t bytes, int code, struct wh_err *err)
+static unsigned long long kib(uint64_t bytes)
 {
-	unsigned long long limit_kib = 0, have_kib = vmem->bytes >> 10;
+	return bytes >> 10;
+}
+
+/* What may be pinned has been: whoever gives some of it back may have more. Which limit it is, is told */
+static int no_room(const struct vmem *vmem, uint64_t bytes, int code, struct wh_err *err)
+{
 	struct rlimit limit = { 0 };
 
-	if (code == EFAULT)
-		return err_set(err, -EFAULT,
-			       "rdma: pinning %llu KiB: it is not all there, or cannot be written",
-			       (unsigned long long)bytes >> 10);
 	(void)getrlimit(RLIMIT_MEMLOCK, &limit);
-	limit_kib = limit.rlim_cur >> 10;
-	if (code == ENOMEM && limit.rlim_cur != RLIM_INFINITY)
+	if (!code)
+		return err_set(err, -ENOMEM,
+			       "rdma: pinning %llu KiB beside %llu KiB: the limit is %llu KiB",
+			       kib(bytes), kib(vmem->bytes), kib(vmem->max));
+	if (code != EAGAIN && limit.rlim_cur != RLIM_INFINITY)
 		return err_set(err, -ENOMEM,
 			       "rdma: pinning %llu KiB beside %llu KiB: the limit is %llu KiB "
 			       "(ulimit -l)",
-			       (unsigned long long)bytes >> 10, have_kib, limit_kib);
-	return err_sys(err, code, "rdma: pinning %llu KiB beside %llu KiB",
-		       (unsigned long long)bytes >> 10, have_kib);
+			       kib(bytes), kib(vmem->bytes), kib(limit.rlim_cur));
+	return err_set(err, -ENOMEM, "rdma: pinning %llu KiB beside %llu KiB: %s", kib(bytes),
+		       kib(vmem->bytes),
+		       code == EAGAIN ? "the control group may have no more (rdma.max)" :
+					"there is no memory");
+}
+
+static int failed(const struct vmem *vmem, uint64_t bytes, int code, struct wh_err *err)
+{
+	if (code == EFAULT)
+		return err_set(err, -EFAULT,
+			       "rdma: pinning %llu KiB: it is not all there, or cannot be written",
+			       kib(bytes));
+	if (code == ENOMEM || code == EAGAIN || code == EPERM)
+		return no_room(vmem, bytes, code, err);
+	return err_sys(err, code, "rdma: pinning %llu KiB beside %llu KiB", kib(bytes),
+		       kib(vmem->bytes));
 }
 
 /* QEMU takes a key of 0 for none: if a device gives that, it is asked for another */
@@ -77,6 +95,8 @@ static struct ibv_mr *pin(const struct vmem *vmem, void *addr, uint64_t bytes)
 static int grant(struct vmem *vmem, struct ibv_mr **mr, uint8_t *addr, uint64_t bytes,
 		 uint32_t *key, struct wh_err *err)
 {
+	if (!*mr && vmem->max && bytes > vmem->max - vmem->bytes)
+		return no_room(vmem, bytes, 0, err);
 	if (!*mr) {
 		*mr = pin(vmem, addr, bytes);
 		if (!*mr)
@@ -115,8 +135,7 @@ static int take_back(struct vmem *vmem, struct ibv_mr **mr, struct wh_err *err)
 	bytes = (*mr)->length;
 	ret = ibv_dereg_mr(*mr);
 	if (ret)
-		return err_sys(err, ret, "rdma: unpinning %llu KiB",
-			       (unsigned long long)bytes >> 10);
+		return err_sys(err, ret, "rdma: unpinning %llu KiB", kib(bytes));
 	vmem->bytes -= bytes;
 	*mr = NULL;
 	return 0;

@@ -28,6 +28,7 @@ struct vmem {
 	} * block;
 	unsigned blocks;
 	uint64_t bytes; /* registered now */
+	uint64_t max;	/* no more than so many; 0: as many as the kernel lets */
 };
 
 /* @pd outlives it: first vlink_disconnect(), then vmem_close(), then vlink_close() */
@@ -39,7 +40,7 @@ void vmem_close(struct vmem *vmem);
 
 /*
  * The peer may write to a chunk, or the block; no-op if it may. @key: the peer's, never 0; of what
- * is local, ours
+ * is local, ours. Return: -ENOMEM: there is a limit, whosever it is, and no room
  */
 int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *key,
 	       struct wh_err *err);

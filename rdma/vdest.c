@@ -18,12 +18,14 @@ static unsigned long long ull(uint64_t value)
 	return value;
 }
 
-void vdest_init(struct vdest *dest, const struct vdest_ops *ops, void *ctx, bool pin_all)
+void vdest_init(struct vdest *dest, const struct vdest_ops *ops, void *ctx, bool pin_all,
+		bool no_room)
 {
 	memset(dest, 0, sizeof(*dest));
 	dest->ops = ops;
 	dest->ctx = ctx;
 	dest->pin_all = pin_all;
+	dest->no_room = no_room;
 }
 
 /* Its addresses are ours to choose: one block behind the other, each with a hole behind it */
@@ -106,12 +108,21 @@ static int clear(struct vdest *dest, const struct control *control, struct wh_er
 	return 0;
 }
 
+/* A peer that knows how, and has keys, can give some back; nobody else can be helped */
+static bool may_refuse(const struct vdest *dest, int ret)
+{
+	return ret == -ENOMEM && dest->no_room && dest->registers > dest->unregisters;
+}
+
 static int register_chunks(struct vdest *dest, const struct control *control, uint8_t *answer,
 			   size_t *length, struct wh_err *err)
 {
+	bool full = false;
+
 	for (uint32_t i = 0; i < control->count; i++) {
 		struct control_grant grant = { 0 };
 		struct control_ask ask = { 0 };
+		struct wh_err why = { 0 };
 		uint64_t offset = 0;
 		int ret;
 
@@ -123,13 +134,19 @@ static int register_chunks(struct vdest *dest, const struct control *control, ui
 			return err_set(err, -EPROTO,
 				       "rdma: REGISTER_REQUEST of %llu further chunks at once",
 				       ull(ask.chunks));
-		ret = dest->ops->grant(dest->ctx, ask.block, offset >> CONTROL_CHUNK_BITS,
-				       &grant.rkey, err);
-		if (ret < 0)
+		if (!full)
+			ret = dest->ops->grant(dest->ctx, ask.block, offset >> CONTROL_CHUNK_BITS,
+					       &grant.rkey, &why);
+		full |= may_refuse(dest, ret);
+		if (ret < 0 && !full) {
+			*err = why;
 			return ret;
+		}
+		if (full)
+			grant.rkey = 0;
 		grant.host = dest->block[ask.block].host;
 		control_put_grant(answer, i, &grant);
-		dest->registers++;
+		dest->registers += !full;
 	}
 	*length = control_put(answer, CONTROL_REGISTER_RESULT, control->count, 0);
 	return 0;

@@ -33,7 +33,8 @@ struct vdest_block {
 
 /**
  * struct vdest_ops - What it does to memory
- * @grant:	Register a chunk (it may be), or the whole block (@chunk VDEST_WHOLE); rkey, never 0
+ * @grant:	Register a chunk (it may be), or the whole block (@chunk VDEST_WHOLE); rkey, never 0;
+ *		-ENOMEM: there is no room for more
  * @revoke:	A chunk is not to be written any more; it need not be registered
  * @clear:	The range reads as zeros; within the block, of whole pages
  */
@@ -52,6 +53,7 @@ struct vdest {
 	struct vdest_block block[VDEST_BLOCKS_MAX];
 	unsigned blocks;
 	bool pin_all;
+	bool no_room;	  /* agreed: a key of 0 says that there is none until some are given back */
 	bool listed;	  /* the peer has the list */
 	bool bracket;	  /* it is in one */
 	uint64_t hooks;	  /* that the stream has announced */
@@ -66,7 +68,8 @@ enum vdest_next {
 	VDEST_WAIT,   /* nothing was done: again when vdest_hook() was called */
 };
 
-void vdest_init(struct vdest *dest, const struct vdest_ops *ops, void *ctx, bool pin_all);
+void vdest_init(struct vdest *dest, const struct vdest_ops *ops, void *ctx, bool pin_all,
+		bool no_room);
 
 /* The stream's list has come; before the first vdest_hook() */
 void vdest_blocks(struct vdest *dest, const struct vdest_block *block, unsigned count);

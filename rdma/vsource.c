@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Engine: see vsource.h.
+ * Engine: see vsource.h; what is registered is in vsource_keep.c.
  *
  * A message needs the peer's room for it (READY), and there is room for one. So what needs one is
  * looked for ahead of what is to be written: while a chunk's contents are on their way the key of
@@ -9,10 +9,9 @@
  * There may be any number of writes into one chunk: in a bracket no byte is written twice, and a
  * bracket ends when all writes of it are complete.
  */
-#include "rdma/vsource.h"
-
 #include "base/err.h"
 #include "base/zero.h"
+#include "rdma/vsource_internal.h"
 
 #include <errno.h>
 #include <string.h>
@@ -30,6 +29,7 @@ void vsource_init(struct vsource *source, bool pin_all, bool several, unsigned w
 	source->pin_all = pin_all;
 	source->several = several;
 	source->writes_max = writes_max;
+	vsource_limit(source, 0, false);
 }
 
 void vsource_add_block(struct vsource *source, const uint8_t *addr, uint64_t length,
@@ -58,18 +58,13 @@ bool vsource_is_open(const struct vsource *source)
 	return source->step != VSOURCE_STREAM;
 }
 
-static struct vsource_range *range_at(struct vsource *source, unsigned at)
-{
-	return &source->range[(source->first + at) % VSOURCE_RANGES];
-}
-
 bool vsource_range(struct vsource *source, unsigned block, uint64_t offset, uint64_t length)
 {
 	struct vsource_range *last;
 
 	/* one that was looked at already is what it was then */
 	if (source->ranges > source->looked) {
-		last = range_at(source, source->ranges - 1);
+		last = vsource_range_at(source, source->ranges - 1);
 		if (last->block == block && last->offset + last->length == offset &&
 		    last->content == CONTENT_UNKNOWN &&
 		    last->offset >> CONTROL_CHUNK_BITS == offset >> CONTROL_CHUNK_BITS) {
@@ -79,7 +74,7 @@ bool vsource_range(struct vsource *source, unsigned block, uint64_t offset, uint
 	}
 	if (source->ranges == VSOURCE_RANGES)
 		return false;
-	*range_at(source, source->ranges++) = (struct vsource_range){
+	*vsource_range_at(source, source->ranges++) = (struct vsource_range){
 		.block = block,
 		.offset = offset,
 		.length = length,
@@ -98,24 +93,20 @@ bool vsource_may_stream(struct vsource *source)
 
 /* ---- What is to be done ----------------------------------------------------------- */
 
-static size_t say(struct vsource *source, uint8_t *message, enum control_kind kind, uint32_t count)
+size_t vsource_say(struct vsource *source, uint8_t *message, enum control_kind kind, uint32_t count)
 {
 	source->credit = false;
 	source->messages++;
 	return control_put(message, kind, count, 0);
 }
 
-static struct vsource_chunk *chunk_of(struct vsource *source, const struct vsource_range *range)
-{
-	return &source->block[range->block].chunk[range->offset >> CONTROL_CHUNK_BITS];
-}
-
 static uint32_t key_of(struct vsource *source, const struct vsource_range *range)
 {
-	return source->pin_all ? source->block[range->block].rkey : chunk_of(source, range)->rkey;
+	return source->pin_all ? source->block[range->block].rkey :
+				 vsource_chunk_of(source, range)->rkey;
 }
 
-static bool is_zero(const struct vsource *source, struct vsource_range *range)
+bool vsource_is_zero(const struct vsource *source, struct vsource_range *range)
 {
 	const uint8_t *at = source->block[range->block].addr + range->offset;
 
@@ -130,63 +121,34 @@ static bool is_zero(const struct vsource *source, struct vsource_range *range)
 	return range->content == CONTENT_ZERO;
 }
 
-static uint64_t peers_address(const struct vsource *source, const struct vsource_range *range)
-{
-	return source->block[range->block].start + range->offset;
-}
-
 static size_t say_zero(struct vsource *source, struct vsource_range *range, uint8_t *message)
 {
 	struct control_zero zero = {
 		.block = range->block,
-		.address = peers_address(source, range),
+		.address = vsource_peers_address(source, range),
 		.length = range->length,
 	};
 
 	control_put_zero(message, 0, &zero);
 	source->zero_bytes += range->length;
 	range->length = 0;
-	return say(source, message, CONTROL_ZERO, 1);
-}
-
-/* Keys for this range and, where they can be asked for together, for what comes behind it */
-static size_t say_register(struct vsource *source, uint8_t *message)
-{
-	unsigned most = source->several ? VSOURCE_ASK_MAX : 1;
-
-	source->asked = 0;
-	for (unsigned i = source->looked; i < source->ranges && source->asked < most; i++) {
-		struct vsource_range *range = range_at(source, i);
-		struct vsource_chunk *chunk = chunk_of(source, range);
-		struct control_ask ask = {
-			.block = range->block,
-			.address = peers_address(source, range),
-		};
-
-		if (chunk->rkey || chunk->asked || is_zero(source, range))
-			continue;
-		chunk->asked = true;
-		source->ask[source->asked].block = range->block;
-		source->ask[source->asked].chunk = range->offset >> CONTROL_CHUNK_BITS;
-		control_put_ask(message, source->asked++, &ask);
-	}
-	source->registers += source->asked;
-	source->owed = CONTROL_REGISTER_RESULT;
-	return say(source, message, CONTROL_REGISTER_REQUEST, source->asked);
+	return vsource_say(source, message, CONTROL_ZERO, 1);
 }
 
 /* What has to be said before the ranges can be written, the next of it. Return: 0, nothing now */
 static size_t say_ahead(struct vsource *source, uint8_t *message)
 {
 	for (; source->looked < source->ranges; source->looked++) {
-		struct vsource_range *range = range_at(source, source->looked);
+		struct vsource_range *range = vsource_range_at(source, source->looked);
 
-		if (key_of(source, range))
+		if (key_of(source, range)) {
+			vsource_chunk_of(source, range)->waiting++;
 			continue;
+		}
 		if (!source->credit || source->owed)
 			return 0;
-		if (!is_zero(source, range))
-			return say_register(source, message);
+		if (!vsource_is_zero(source, range))
+			return keep_say(source, message);
 		source->looked++;
 		return say_zero(source, range, message);
 	}
@@ -199,7 +161,7 @@ static struct vsource_range *writable(struct vsource *source)
 	struct vsource_range *range;
 
 	for (; source->looked; source->looked--, source->ranges--) {
-		range = range_at(source, 0);
+		range = vsource_range_at(source, 0);
 		if (range->length)
 			return range;
 		source->first = (source->first + 1) % VSOURCE_RANGES;
@@ -207,9 +169,22 @@ static struct vsource_range *writable(struct vsource *source)
 	return NULL;
 }
 
+/* It is under way, until vsource_written() says that it is not */
+static void begin_write(struct vsource *source, struct vsource_chunk *chunk)
+{
+	chunk->waiting--;
+	chunk->writes++;
+	source->under_way[(source->writes_first + source->writes) % VSOURCE_WRITES_MAX] = chunk;
+	source->writes++;
+	if (vlru_has(&chunk->there))
+		vlru_use(&source->there, &chunk->there);
+	if (vlru_has(&chunk->here))
+		vlru_use(&source->here, &chunk->here);
+}
+
 static void write_front(struct vsource *source, struct vsource_write *write)
 {
-	struct vsource_range *range = range_at(source, 0);
+	struct vsource_range *range = vsource_range_at(source, 0);
 
 	*write = (struct vsource_write){
 		.block = range->block,
@@ -220,12 +195,28 @@ static void write_front(struct vsource *source, struct vsource_write *write)
 	};
 	source->written_bytes += range->length;
 	range->length = 0;
-	source->writes++;
+	begin_write(source, vsource_chunk_of(source, range));
 	/* whoever is the last for now tells of all in front of him */
+	range = writable(source);
 	write->signal = ++source->quiet == VSOURCE_SIGNAL || source->writes == source->writes_max ||
-			!writable(source);
+			!range || !keep_has(source, vsource_chunk_of(source, range));
 	if (write->signal)
 		source->quiet = 0;
+}
+
+/* The range in front is written, if its chunk is registered on this side */
+static enum vsource_next next_write(struct vsource *source, struct vsource_write *write)
+{
+	struct vsource_range *range = writable(source);
+	struct vsource_chunk *chunk;
+
+	if (!range)
+		return VSOURCE_WAIT;
+	chunk = vsource_chunk_of(source, range);
+	if (!keep_has(source, chunk))
+		return keep_pin(source, chunk, write);
+	write_front(source, write);
+	return VSOURCE_WRITE;
 }
 
 enum vsource_next vsource_next(struct vsource *source, uint8_t *message, size_t *bytes,
@@ -234,17 +225,21 @@ enum vsource_next vsource_next(struct vsource *source, uint8_t *message, size_t 
 	*bytes = 0;
 	if (source->step == VSOURCE_LIST && source->credit && !source->owed) {
 		source->owed = CONTROL_BLOCKS_RESULT;
-		*bytes = say(source, message, CONTROL_BLOCKS_REQUEST, 1);
+		*bytes = vsource_say(source, message, CONTROL_BLOCKS_REQUEST, 1);
 	} else if (source->step == VSOURCE_MEMORY) {
+		enum vsource_next next;
+
+		(void)writable(source); /* what is dealt with in front is not counted */
+		if (keep_unpin(source, write))
+			return VSOURCE_UNPIN;
 		*bytes = say_ahead(source, message);
-		if (!*bytes && source->writes < source->writes_max && writable(source)) {
-			write_front(source, write);
-			return VSOURCE_WRITE;
-		}
+		if (!*bytes && source->writes < source->writes_max &&
+		    (next = next_write(source, write)) != VSOURCE_WAIT)
+			return next;
 		if (!*bytes && source->closing && !source->ranges && !source->writes &&
 		    source->credit && !source->owed) {
 			source->step = VSOURCE_STREAM;
-			*bytes = say(source, message, CONTROL_REGISTER_FINISHED, 1);
+			*bytes = vsource_say(source, message, CONTROL_REGISTER_FINISHED, 1);
 		}
 	}
 	return *bytes ? VSOURCE_SAY : VSOURCE_WAIT;
@@ -252,7 +247,10 @@ enum vsource_next vsource_next(struct vsource *source, uint8_t *message, size_t 
 
 void vsource_written(struct vsource *source, unsigned writes)
 {
-	source->writes -= writes;
+	for (; writes; writes--, source->writes--) {
+		source->under_way[source->writes_first]->writes--;
+		source->writes_first = (source->writes_first + 1) % VSOURCE_WRITES_MAX;
+	}
 }
 
 /* ---- What the peer says ------------------------------------------------------------ */
@@ -286,28 +284,6 @@ static int take_list(struct vsource *source, const struct control *control, stru
 	return 0;
 }
 
-static int take_grants(struct vsource *source, const struct control *control, struct wh_err *err)
-{
-	if (control->count != source->asked)
-		return err_set(err, -EPROTO, "rdma: REGISTER_RESULT of %u chunks, %u were wanted",
-			       control->count, source->asked);
-	for (unsigned i = 0; i < source->asked; i++) {
-		struct vsource_block *block = &source->block[source->ask[i].block];
-		struct vsource_chunk *chunk = &block->chunk[source->ask[i].chunk];
-		struct control_grant grant = { 0 };
-
-		control_get_grant(control, i, &grant);
-		if (!grant.rkey || grant.host > UINT64_MAX - block->length)
-			return err_set(err, -EPROTO,
-				       "rdma: REGISTER_RESULT: key 0x%x of block %u at 0x%llx",
-				       grant.rkey, source->ask[i].block, ull(grant.host));
-		chunk->rkey = grant.rkey;
-		block->host = grant.host;
-	}
-	source->asked = 0;
-	return 0;
-}
-
 int vsource_take(struct vsource *source, const uint8_t *message, size_t bytes, struct wh_err *err)
 {
 	enum control_kind owed = source->owed;
@@ -329,6 +305,9 @@ int vsource_take(struct vsource *source, const uint8_t *message, size_t bytes, s
 		return err_set(err, -EPROTO, "rdma: %s, which was not asked for",
 			       control_name(control.kind));
 	source->owed = (enum control_kind)0;
-	return owed == CONTROL_BLOCKS_RESULT ? take_list(source, &control, err) :
-					       take_grants(source, &control, err);
+	if (owed == CONTROL_BLOCKS_RESULT)
+		return take_list(source, &control, err);
+	if (owed == CONTROL_REGISTER_RESULT)
+		return keep_take_grants(source, &control, err);
+	return keep_take_finished(source, &control, err);
 }

@@ -2,6 +2,7 @@
 #ifndef RDMA_VSOURCE_H
 #define RDMA_VSOURCE_H
 
+#include "rdma/vlru.h"
 #include "wire/control.h"
 
 #include <stdbool.h>
@@ -22,10 +23,17 @@
 #define VSOURCE_ASK_MAX VSOURCE_RANGES
 #define VSOURCE_SIGNAL 8u /* one write in so many says when it is complete, at least */
 
+#define VSOURCE_WRITES_MAX 64u
+
 /* Of CONTROL_CHUNK bytes. A key of 0 is none */
 struct vsource_chunk {
+	struct vlru_node there; /* among those with a key */
+	struct vlru_node here;	/* among those that are registered on this side */
 	uint32_t rkey;
-	bool asked;
+	uint16_t block;
+	uint16_t waiting; /* ranges that wait to be written with this key */
+	uint16_t writes;  /* under way */
+	bool asked;	  /* for a key: the message is put together, or on its way */
 };
 
 /**
@@ -72,6 +80,7 @@ struct vsource {
 	unsigned blocks;
 	bool pin_all; /* agreed: keys are of blocks, and nothing is asked for */
 	bool several; /* agreed: a request may be of more than one chunk */
+	bool no_room; /* agreed: a key of 0 says that there is none until some are given back */
 	enum vsource_step step;
 	bool listed;
 	bool closing;
@@ -79,18 +88,25 @@ struct vsource {
 	enum control_kind owed; /* an answer, 0: none */
 	struct vsource_range range[VSOURCE_RANGES];
 	unsigned first, ranges, looked; /* so many of them have a key, or are dealt with */
-	struct {
-		unsigned block;
-		uint64_t chunk;
-	} ask[VSOURCE_ASK_MAX];
+	struct vsource_chunk *ask[VSOURCE_ASK_MAX]; /* whose keys are asked for, or given back */
 	unsigned asked;
+	unsigned to_unpin;	   /* of those that are given back: on this side too */
+	struct vlru there, here;   /* chunks that are registered */
+	struct vsource_chunk *pin; /* that was to be, last */
+	struct vsource_chunk *under_way[VSOURCE_WRITES_MAX]; /* whose writes */
+	unsigned writes_first;
 	unsigned writes_max, writes, quiet; /* under way; of them behind the last signal */
 	/* counters */
-	uint64_t written_bytes, zero_bytes, registers, messages;
+	uint64_t written_bytes, zero_bytes, registers, unregisters, messages;
 };
 
-/* @writes_max: under way at once */
+/* @writes_max: under way at once, VSOURCE_WRITES_MAX at most */
 void vsource_init(struct vsource *source, bool pin_all, bool several, unsigned writes_max);
+/*
+ * No more than so many bytes are registered on either side, but one chunk; 0: no limit. @no_room:
+ * the peer may say that he has no room, and is to get some back
+ */
+void vsource_limit(struct vsource *source, uint64_t bytes_max, bool no_room);
 /* In the order of the stream's list; at most VSOURCE_BLOCKS_MAX */
 void vsource_add_block(struct vsource *source, const uint8_t *addr, uint64_t length,
 		       struct vsource_chunk *chunk);
@@ -127,6 +143,8 @@ enum vsource_next {
 	VSOURCE_WAIT,  /* for the peer, for writes to be complete, or for ranges */
 	VSOURCE_SAY,   /* @message of @bytes */
 	VSOURCE_WRITE, /* @write */
+	VSOURCE_PIN,   /* register the chunk of @write on this side; or vsource_not_pinned() */
+	VSOURCE_UNPIN, /* it is not read any more */
 };
 
 /**
@@ -135,6 +153,11 @@ enum vsource_next {
  */
 enum vsource_next vsource_next(struct vsource *source, uint8_t *message, size_t *bytes,
 			       struct vsource_write *write);
+/*
+ * The chunk that was to be registered is not: there is no room. Return: it goes on with those that
+ * are, or waits for them; false, there are none
+ */
+bool vsource_not_pinned(struct vsource *source);
 /* So many of the writes are complete, in their order */
 void vsource_written(struct vsource *source, unsigned writes);
 

@@ -89,6 +89,8 @@ const char *control_name(enum control_kind kind);
 /* Ours, too: in postcopy the destination may read pages, on a connection that says it is for that */
 #define CONTROL_READS 0x10000000u
 #define CONTROL_READER 0x08000000u
+/* Ours: in a REGISTER_RESULT a key of 0 says that there is no room until some are given back */
+#define CONTROL_NO_ROOM 0x20000000u
 
 #define CONTROL_HELLO 8u
 struct control_hello {

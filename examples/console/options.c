@@ -54,6 +54,7 @@ static const struct option options[] = {
 	{ "--return-path off|on", AT(config.return_path), 0, "in precopy (on)" },
 	{ "--pin-all off|on", AT(config.rdma_pin_all), 0, "over RDMA (off)" },
 	{ "--read-max SIZE", AT(config.rdma_read_max), 1, "over RDMA, that the other end reads (1G)" },
+	{ "--pin-max SIZE", AT(config.rdma_pin_max), 1, "registered at a time (0: no limit)" },
 	{ "--connect-timeout MS", AT(config.connect_timeout_ns), MS, "" },
 	{ "--auto-recover MS", AT(config.auto_recover_ns), MS, "a broken postcopy comes back" },
 	{ "--dead-peer MS", AT(config.dead_peer_ns), MS, "silent for so long is gone" },

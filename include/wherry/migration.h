@@ -243,6 +243,11 @@ struct wh_tls;
  * @rdma_read_max:	Source, over RDMA: bytes that a destination of ours may have registered in
  *			postcopy, to read pages that its guest waits for by itself; of what is
  *			beyond it asks for them. 0: it asks for all
+ * @rdma_pin_max:	Over RDMA: so many bytes of memory are registered here at a time, rounded down
+ *			to MiB, one at least; 0: as many as the kernel lets. What was written to least
+ *			lately is given up for what is to be. At a source it is so at the other end
+ *			too; at a destination a QEMU that wants more than that is refused. Not with
+ *			rdma_pin_all, which a destination then does not agree to
  *
  * @bandwidth:		Source, bytes a second in precopy, 0: no limit
  * @postcopy_bandwidth:	The same for the background pages of postcopy
@@ -300,6 +305,7 @@ struct wh_config {
 	int multifd_level;
 	bool rdma_pin_all;
 	uint64_t rdma_read_max;
+	uint64_t rdma_pin_max;
 
 	uint64_t bandwidth;
 	uint64_t postcopy_bandwidth;

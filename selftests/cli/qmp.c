@@ -253,6 +253,10 @@ TEST_F(qmp, rdma)
 			      CAPABILITY("rdma-pin-all", true)));
 	EXPECT_TRUE(talk_does(self->talk, "migrate", "{\"uri\":\"rdma:1.2.3.4:5\"}"));
 	EXPECT_TRUE(self->m->config.rdma_pin_all);
+	EXPECT_TRUE(talk_does(self->talk, "migrate-set-parameters",
+			      "{\"x-wherry-rdma-pin-max\":33554432}"));
+	EXPECT_TRUE(talk_does(self->talk, "migrate", "{\"uri\":\"rdma:1.2.3.4:5\"}"));
+	EXPECT_EQ(33554432, self->m->config.rdma_pin_max);
 }
 
 /* The VMM's credentials have a name; without them nothing has */

@@ -154,7 +154,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 	if (!length)
 		return 0;
 	memset(&play, 0, sizeof(play));
-	vdest_init(&play.dest, &ops, &play, *bytes++ & 1);
+	vdest_init(&play.dest, &ops, &play, *bytes & 1, *bytes & 2);
+	bytes++;
 	for (unsigned i = 0; i < BLOCKS; i++)
 		block[i] = (struct vdest_block){ .host = host(i), .length = lengths[i] };
 	vdest_blocks(&play.dest, block, BLOCKS);

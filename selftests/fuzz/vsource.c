@@ -2,11 +2,13 @@
 /*
  * The source's end of RDMA's control channel among strangers. An input is a list of what happens:
  * messages of the peer, as they are or as they ought to be; ranges, brackets; writes that are
- * complete. Whatever it is, nothing is written from or to outside of a block, no more is under way
- * than may be, and a bracket that ends has moved all that was handed over.
+ * complete; registering that fails. Whatever it is, nothing is written from or to outside of a block or
+ * of what is registered, no more is under way or registered than may be, and a bracket that ends has
+ * moved all that was handed over.
  */
 #include "rdma/vsource.h"
 
+#include "base/bytes.h"
 #include "base/err.h"
 
 #include <errno.h>
@@ -18,6 +20,7 @@
 #define MIB (UINT64_C(1) << 20)
 #define BLOCKS 2u
 #define PAGES 300u
+#define CHUNKS 3u
 #define HOST UINT64_C(0x7f0000000000)
 
 #define check(what)                                                                          \
@@ -48,6 +51,11 @@ struct play {
 	enum control_kind owed;
 	bool credit;
 	bool listed;
+	unsigned limit; /* chunks, of CHUNKS at most */
+	bool there[BLOCKS][2], here[BLOCKS][2];
+	unsigned busy[BLOCKS][2]; /* writes under way, and of which chunks */
+	unsigned *order[VSOURCE_WRITES_MAX];
+	unsigned first;
 	unsigned most, under_way;
 	bool signalled; /* the last one under way */
 };
@@ -58,6 +66,15 @@ static unsigned take(struct input *in)
 		return 0;
 	in->left--;
 	return *in->at++;
+}
+
+static unsigned count(const bool of[BLOCKS][2])
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < BLOCKS * 2; i++)
+		n += of[i / 2][i % 2];
+	return n;
 }
 
 static void moved(struct play *p, unsigned block, uint64_t offset, uint64_t length, bool zero)
@@ -96,7 +113,20 @@ static void said(struct play *p, size_t bytes)
 		p->asked = control.count;
 		for (uint32_t i = 0; i < control.count; i++)
 			control_get_ask(&control, i, &p->ask[i]);
+		check(count(p->there) + p->asked <= p->limit);
 		p->owed = CONTROL_REGISTER_RESULT;
+		break;
+	case CONTROL_UNREGISTER_REQUEST:
+		p->asked = control.count;
+		for (uint32_t i = 0; i < control.count; i++) {
+			struct control_ask ask;
+
+			control_get_ask(&control, i, &ask);
+			check(ask.block < BLOCKS && ask.address < 2 && !ask.chunks);
+			check(p->there[ask.block][ask.address] && !p->busy[ask.block][ask.address]);
+			p->there[ask.block][ask.address] = false;
+		}
+		p->owed = CONTROL_UNREGISTER_FINISHED;
 		break;
 	default:
 		check(control.kind == CONTROL_REGISTER_FINISHED);
@@ -114,13 +144,43 @@ static void written(struct play *p, const struct vsource_write *write)
 
 	moved(p, write->block, write->offset, write->length, false);
 	check(write->offset >> 20 == (write->offset + write->length - 1) >> 20);
+	if (!p->source.pin_all)
+		check(p->there[write->block][write->offset >> 20] &&
+		      p->here[write->block][write->offset >> 20]);
+	p->order[(p->first + p->under_way) % VSOURCE_WRITES_MAX] =
+		&p->busy[write->block][write->offset >> 20];
+	p->busy[write->block][write->offset >> 20]++;
 	check(write->rkey && write->address == block->host + write->offset);
 	check(write->address <= UINT64_MAX - write->length);
 	check(p->listed && ++p->under_way <= p->most);
 	p->signalled = write->signal;
 }
 
-static void do_next(struct play *p)
+/* Return: it goes on */
+static bool pinned(struct play *p, const struct vsource_write *write, bool works)
+{
+	bool *here = &p->here[write->block][write->offset >> 20];
+	unsigned before = count(p->here);
+
+	check(!*here && !p->source.pin_all && before < p->limit);
+	if (!works) {
+		check(vsource_not_pinned(&p->source) == (before > 0));
+		return before > 0;
+	}
+	*here = true;
+	return true;
+}
+
+static void unpinned(struct play *p, const struct vsource_write *write)
+{
+	bool *here = &p->here[write->block][write->offset >> 20];
+
+	check(*here && !p->busy[write->block][write->offset >> 20]);
+	*here = false;
+}
+
+/* Return: the connection goes on */
+static bool do_next(struct play *p, bool works)
 {
 	struct vsource_write write = { 0 };
 	size_t bytes;
@@ -132,11 +192,17 @@ static void do_next(struct play *p)
 	case VSOURCE_WRITE:
 		written(p, &write);
 		break;
+	case VSOURCE_PIN:
+		return pinned(p, &write, works);
+	case VSOURCE_UNPIN:
+		unpinned(p, &write);
+		break;
 	case VSOURCE_WAIT:
 		/* else nobody would hear that they are complete */
 		check(!p->under_way || p->signalled);
 		break;
 	}
+	return true;
 }
 
 /* Pages of a chunk, once in a bracket */
@@ -156,6 +222,20 @@ static void do_range(struct play *p, struct input *in)
 	memset(&p->to_move[block][from], 1, i);
 }
 
+/* Keys, of which some may be none */
+static void given(struct play *p, const uint8_t *message)
+{
+	for (uint32_t i = 0; i < p->asked; i++) {
+		const struct control_ask *ask = &p->ask[i];
+		uint64_t chunk = (ask->address - p->source.block[ask->block].start) >> 20;
+		bool key = get_be32(message + CONTROL_HEADER + i * 16);
+
+		check(key || p->source.no_room);
+		p->there[ask->block][chunk] = key;
+	}
+	check(count(p->there) && count(p->there) <= p->limit);
+}
+
 /* Return: the connection goes on */
 static bool hear(struct play *p, const uint8_t *message, size_t bytes)
 {
@@ -173,6 +253,8 @@ static bool hear(struct play *p, const uint8_t *message, size_t bytes)
 		p->credit = true;
 	} else {
 		check(owed && message[7] == owed);
+		if (owed == CONTROL_REGISTER_RESULT)
+			given(p, message);
 		p->listed |= owed == CONTROL_BLOCKS_RESULT;
 		p->owed = (enum control_kind)0;
 	}
@@ -198,11 +280,13 @@ static bool do_answer(struct play *p, struct input *in)
 		}
 		return hear(p, answer, control_put(answer, p->owed, wrong == 5 ? 1 : BLOCKS, 0));
 	}
+	if (p->owed == CONTROL_UNREGISTER_FINISHED)
+		return hear(p, answer, control_put(answer, p->owed, p->asked + (wrong == 9), 0));
 	if (p->owed != CONTROL_REGISTER_RESULT)
 		return true;
 	for (uint32_t i = 0; i < p->asked; i++) {
 		struct control_grant grant = {
-			.rkey = wrong != 6,
+			.rkey = wrong != 6 && wrong != 10 + i,
 			.host = wrong == 7 ? UINT64_MAX - PAGE : HOST + (p->ask[i].block << 28),
 		};
 
@@ -231,12 +315,21 @@ static bool do_raw(struct play *p, struct input *in)
 	return up;
 }
 
+static void complete(struct play *p, unsigned writes)
+{
+	vsource_written(&p->source, writes);
+	p->under_way -= writes;
+	for (; writes; writes--) {
+		--*p->order[p->first];
+		p->first = (p->first + 1) % VSOURCE_WRITES_MAX;
+	}
+}
+
 static bool do_one(struct play *p, struct input *in)
 {
 	uint8_t ready[CONTROL_HEADER];
-	unsigned count;
 
-	switch (take(in) % 9) {
+	switch (take(in) % 10) {
 	case 0:
 		return do_raw(p, in);
 	case 1:
@@ -255,9 +348,7 @@ static bool do_one(struct play *p, struct input *in)
 			vsource_close(&p->source);
 		break;
 	case 6:
-		count = take(in) % (p->under_way + 1);
-		vsource_written(&p->source, count);
-		p->under_way -= count;
+		complete(p, take(in) % (p->under_way + 1));
 		break;
 	case 7:
 		if (vsource_may_stream(&p->source)) {
@@ -265,9 +356,10 @@ static bool do_one(struct play *p, struct input *in)
 			p->credit = false;
 		}
 		break;
+	case 8:
+		return do_next(p, true);
 	default:
-		do_next(p);
-		break;
+		return do_next(p, false);
 	}
 	return true;
 }
@@ -285,6 +377,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 		memory[0][page * PAGE] = 1;
 	play.most = 1 + (how >> 2 & 3);
 	vsource_init(&play.source, how & 1, how & 2, play.most);
+	play.limit = how >> 4 & 3 ? how >> 4 & 3 : CHUNKS;
+	vsource_limit(&play.source, (how >> 4 & 3) * MIB, how & 64);
 	for (unsigned i = 0; i < BLOCKS; i++)
 		vsource_add_block(&play.source, memory[i], lengths[i], play.chunk[i]);
 	for (unsigned n = 0; in.left && n < 2000 && do_one(&play, &in); n++)

@@ -247,7 +247,7 @@ static void be_destination(FIXTURE_DATA(conversation) *self, bool pin_all)
 {
 	struct vdest_block block[BLOCKS];
 
-	vdest_init(&self->dest, &ops, self, pin_all);
+	vdest_init(&self->dest, &ops, self, pin_all, false);
 	for (unsigned i = 0; i < self->blocks; i++)
 		block[i] = (struct vdest_block){ .host = self->block[i].host,
 						 .length = self->block[i].length };
@@ -324,7 +324,7 @@ TEST_F(conversation, as_the_destination)
 
 static void be_source(FIXTURE_DATA(conversation) *self, bool pin_all)
 {
-	vsource_init(&self->source, pin_all, false, VSOURCE_RANGES);
+	vsource_init(&self->source, pin_all, false, VSOURCE_WRITES_MAX);
 	for (unsigned i = 0; i < self->blocks; i++) {
 		uint64_t length = self->block[i].length;
 
@@ -391,6 +391,9 @@ static bool go_on(FIXTURE_DATA(conversation) *self)
 	case VSOURCE_WRITE:
 		self->write[self->writes++] = write;
 		self->under_way++;
+		return true;
+	case VSOURCE_PIN:
+	case VSOURCE_UNPIN:
 		return true;
 	case VSOURCE_WAIT:
 		break;

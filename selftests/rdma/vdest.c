@@ -26,6 +26,7 @@ FIXTURE(vdest)
 	uint64_t clear_offset, clear_length;
 	unsigned clear_block;
 	int fail;
+	unsigned room; /* for grants from now on, of which the last one, and all behind it, fail; 0: for all */
 	uint8_t message[CONTROL_MSG_MAX];
 	uint8_t answer[VDEST_ANSWER_MAX];
 	size_t answered;
@@ -38,6 +39,8 @@ static int grant(void *ctx, unsigned block, uint64_t chunk, uint32_t *rkey, stru
 	FIXTURE_DATA(vdest) *self = ctx;
 
 	self->touched++;
+	if (self->room && !--self->room)
+		self->fail = -ENOMEM;
 	if (self->fail) {
 		snprintf(err->text, sizeof(err->text), "no memory to pin");
 		return err->code = self->fail;
@@ -83,7 +86,7 @@ static const struct vdest_ops ops = { grant, take_back, clear };
 FIXTURE_SETUP(vdest)
 {
 	memset(self, 0, sizeof(*self));
-	vdest_init(&self->dest, &ops, self, false);
+	vdest_init(&self->dest, &ops, self, false, false);
 }
 
 FIXTURE_TEARDOWN(vdest)
@@ -259,6 +262,53 @@ TEST_F(vdest, unregister)
 	EXPECT_EQ(1, self->revoked[1][2]);
 	EXPECT_EQ(CONTROL_UNREGISTER_FINISHED, self->result.kind);
 	EXPECT_EQ(2, self->result.count);
+}
+
+/* QEMU's own end would die of it */
+TEST_F(vdest, what_never_was_registered)
+{
+	struct control_ask item = { .address = 3, .block = 0 };
+
+	set_up(self);
+	EXPECT_EQ(VDEST_READY, ask(self, CONTROL_UNREGISTER_REQUEST, 1, 2, 0));
+	EXPECT_EQ(CONTROL_UNREGISTER_FINISHED, self->result.kind);
+	EXPECT_EQ(1, self->revoked[1][2]);
+	/* the same one twice */
+	control_put_ask(self->message, 0, &item);
+	control_put_ask(self->message, 1, &item);
+	EXPECT_EQ(VDEST_READY,
+		  take(self, control_put(self->message, CONTROL_UNREGISTER_REQUEST, 2, 0)));
+	EXPECT_EQ(2, self->result.count);
+}
+
+/* Without room: a peer that can give some back hears of it, any other is given up */
+TEST_F(vdest, no_room_for_more)
+{
+	struct control_ask item[3] = { { .address = 0 },
+				       { .address = MIB },
+				       { .address = 2 * MIB } };
+	struct control_grant got;
+
+	self->dest.no_room = true;
+	set_up(self);
+	self->room = 2;
+	for (unsigned i = 0; i < 3; i++)
+		control_put_ask(self->message, i, &item[i]);
+	ASSERT_EQ(VDEST_READY,
+		  take(self, control_put(self->message, CONTROL_REGISTER_REQUEST, 3, 0)));
+	for (unsigned i = 0; i < 3; i++) {
+		control_get_grant(&self->result, i, &got);
+		EXPECT_EQ(i ? 0 : 0x100, got.rkey);
+	}
+	/* nothing of it can be given back any more */
+	EXPECT_EQ(VDEST_READY, ask(self, CONTROL_UNREGISTER_REQUEST, 0, 0, 0));
+	EXPECT_EQ(-ENOMEM, ask(self, CONTROL_REGISTER_REQUEST, 0, MIB, 0));
+	EXPECT_STREQ("no memory to pin", self->err.text);
+	self->dest.no_room = false;
+	self->room = 2;
+	self->fail = 0;
+	EXPECT_EQ(VDEST_READY, ask(self, CONTROL_REGISTER_REQUEST, 0, MIB, 0));
+	EXPECT_EQ(-ENOMEM, ask(self, CONTROL_REGISTER_REQUEST, 0, MIB, 0));
 }
 
 TEST_F(vdest, as_many_as_fit)

@@ -33,10 +33,16 @@ FIXTURE(vsource)
 	uint8_t *from[BLOCKS], *to[BLOCKS];
 	struct vdest dest;
 	bool granted[BLOCKS][CHUNKS], whole[BLOCKS];
+	bool here[BLOCKS][CHUNKS]; /* registered at the source */
+	unsigned there_count, here_count, there_most, here_most;
+	unsigned there_room, here_room; /* 0: for all */
+	unsigned busy[BLOCKS][CHUNKS];	/* writes under way, and which */
+	struct vsource_write log[UNDER_WAY];
 	unsigned unsignalled, under_way, most, writes, signals;
 	unsigned kinds[CONTROL_COUNT];
-	unsigned asked_at_once;
-	bool wrong; /* a write that no key allows, or the same */
+	unsigned asked_at_once, given_back,
+		given_back_busy; /* and of these while writes were on their way */
+	bool wrong;		 /* a write that no key allows, or the same */
 	uint8_t message[VLINK_SEND_MAX], answer[VDEST_ANSWER_MAX];
 	struct wh_err err;
 };
@@ -50,18 +56,31 @@ static int grant(void *ctx, unsigned block, uint64_t chunk, uint32_t *rkey, stru
 {
 	FIXTURE_DATA(vsource) *self = ctx;
 
-	(void)err;
 	*rkey = key(block, chunk);
-	if (chunk == VDEST_WHOLE)
+	if (chunk == VDEST_WHOLE) {
 		self->whole[block] = true;
-	else
-		self->granted[block][chunk] = true;
+		return 0;
+	}
+	if (self->there_room && self->there_count >= self->there_room) {
+		snprintf(err->text, sizeof(err->text), "no room");
+		return err->code = -ENOMEM;
+	}
+	self->there_count += !self->granted[block][chunk];
+	if (self->there_count > self->there_most)
+		self->there_most = self->there_count;
+	self->granted[block][chunk] = true;
 	return 0;
 }
 
+/* What is written to at this time the device would still need */
 static int take_back(void *ctx, unsigned block, uint64_t chunk, struct wh_err *err)
 {
-	(void)ctx, (void)block, (void)chunk, (void)err;
+	FIXTURE_DATA(vsource) *self = ctx;
+
+	(void)err;
+	self->wrong |= self->busy[block][chunk] || !self->granted[block][chunk];
+	self->there_count--;
+	self->granted[block][chunk] = false;
 	return 0;
 }
 
@@ -76,6 +95,10 @@ static void begin(FIXTURE_DATA(vsource) *self, bool pin_all, bool several)
 {
 	vsource_init(&self->source, pin_all, several, WRITES);
 	memset(self->chunk, 0, sizeof(self->chunk));
+	memset(self->granted, 0, sizeof(self->granted));
+	memset(self->here, 0, sizeof(self->here));
+	self->there_count = self->here_count = self->there_most = self->here_most = 0;
+	self->given_back = self->given_back_busy = 0;
 	for (unsigned i = 0; i < BLOCKS; i++)
 		vsource_add_block(&self->source, self->from[i], lengths[i], self->chunk[i]);
 }
@@ -117,6 +140,10 @@ static void carry(FIXTURE_DATA(vsource) *self, const struct vsource_write *write
 	uint8_t *host = self->to[write->block];
 	uint64_t chunk = write->offset >> 20;
 
+	if (!self->source.pin_all)
+		self->wrong |= !self->here[write->block][chunk];
+	self->log[self->writes % UNDER_WAY] = *write;
+	self->busy[write->block][chunk]++;
 	self->writes++;
 	self->signals += write->signal;
 	if (write->address != (uintptr_t)host + write->offset || !write->length ||
@@ -153,9 +180,51 @@ static int tell(FIXTURE_DATA(vsource) *self, size_t bytes)
 	self->kinds[control.kind]++;
 	if (control.kind == CONTROL_REGISTER_REQUEST && control.count > self->asked_at_once)
 		self->asked_at_once = control.count;
+	if (control.kind == CONTROL_UNREGISTER_REQUEST) {
+		self->given_back += control.count;
+		if (self->under_way)
+			self->given_back_busy += control.count;
+	}
 	if (length)
 		ret = hear(self, length);
 	return ret < 0 ? ret : ready(self);
+}
+
+static bool pin(FIXTURE_DATA(vsource) *self, const struct vsource_write *write)
+{
+	bool *here = &self->here[write->block][write->offset >> 20];
+
+	self->wrong |= *here || write->offset % MIB;
+	if (self->here_room && self->here_count >= self->here_room)
+		return vsource_not_pinned(&self->source);
+	*here = true;
+	if (++self->here_count > self->here_most)
+		self->here_most = self->here_count;
+	return true;
+}
+
+static void unpin(FIXTURE_DATA(vsource) *self, const struct vsource_write *write)
+{
+	bool *here = &self->here[write->block][write->offset >> 20];
+
+	self->wrong |=
+		!*here || write->offset % MIB || self->busy[write->block][write->offset >> 20];
+	*here = false;
+	self->here_count--;
+}
+
+/* So many of those under way, the first ones */
+static void complete(FIXTURE_DATA(vsource) *self, unsigned count)
+{
+	unsigned first = self->writes - self->under_way - self->unsignalled;
+
+	for (unsigned i = first; i < first + count; i++) {
+		const struct vsource_write *write = &self->log[i % UNDER_WAY];
+
+		self->busy[write->block][write->offset >> 20]--;
+	}
+	self->under_way -= count;
+	vsource_written(&self->source, count);
 }
 
 /* Until it has to wait for more. Return: 0, or an error of either side */
@@ -175,12 +244,18 @@ static int turn(FIXTURE_DATA(vsource) *self)
 		case VSOURCE_WRITE:
 			carry(self, &write);
 			break;
+		case VSOURCE_PIN:
+			if (!pin(self, &write))
+				return -ENOMEM;
+			break;
+		case VSOURCE_UNPIN:
+			unpin(self, &write);
+			break;
 		case VSOURCE_WAIT:
 			/* without a signal nobody hears of a write */
 			if (!self->under_way)
 				return self->unsignalled ? -EDEADLK : 0;
-			vsource_written(&self->source, self->under_way);
-			self->under_way = 0;
+			complete(self, self->under_way);
 			break;
 		}
 	}
@@ -192,7 +267,7 @@ static int meet(FIXTURE_DATA(vsource) *self)
 	struct vdest_block block[BLOCKS];
 	int ret;
 
-	vdest_init(&self->dest, &ops, self, self->source.pin_all);
+	vdest_init(&self->dest, &ops, self, self->source.pin_all, self->source.no_room);
 	for (unsigned i = 0; i < BLOCKS; i++)
 		block[i] = (struct vdest_block){ .host = (uintptr_t)self->to[i],
 						 .length = lengths[i] };
@@ -418,9 +493,328 @@ TEST_F(vsource, it_asks_ahead)
 	ASSERT_EQ(0, ready(self));
 	ASSERT_EQ(VSOURCE_SAY, vsource_next(&self->source, self->message, &bytes, &write));
 	EXPECT_EQ(CONTROL_REGISTER_REQUEST, get_be32(self->message + 4));
+	ASSERT_EQ(VSOURCE_PIN, vsource_next(&self->source, self->message, &bytes, &write));
 	ASSERT_EQ(VSOURCE_WRITE, vsource_next(&self->source, self->message, &bytes, &write));
 	EXPECT_EQ(MIB, write.length);
 	EXPECT_TRUE(write.signal);
+}
+
+/* ---- Not all of it can be registered --------------------------------------------------- */
+
+static void write_all(FIXTURE_DATA(vsource) *self, int byte)
+{
+	for (unsigned i = 0; i < BLOCKS; i++)
+		memset(self->from[i], byte, lengths[i]);
+}
+
+static int move_all(FIXTURE_DATA(vsource) *self)
+{
+	open_bracket(self);
+	for (unsigned i = 0; i < BLOCKS; i++)
+		if (!hand_over(self, i, 0, lengths[i] / PAGE))
+			return -ENOBUFS;
+	return close_bracket(self);
+}
+
+TEST_F(vsource, under_a_limit)
+{
+	static const unsigned limits[] = { 1, 2, 3, 7 };
+
+	for (unsigned how = 0; how < 8; how++) {
+		unsigned limit = limits[how / 2];
+
+		begin(self, false, how & 1);
+		vsource_limit(&self->source, limit * MIB, false);
+		ASSERT_EQ(0, meet(self));
+		for (int round = 1; round < 4; round++) {
+			write_all(self, round);
+			ASSERT_EQ(0, move_all(self)) TH_LOG("%s", self->err.text);
+			ASSERT_TRUE(same(self)) TH_LOG("how %u, round %d", how, round);
+		}
+		EXPECT_EQ(limit, self->there_most);
+		EXPECT_EQ(limit, self->here_most);
+		EXPECT_EQ(self->source.registers - self->there_count, self->source.unregisters);
+	}
+}
+
+TEST_F(vsource, less_than_a_chunk_is_one)
+{
+	vsource_limit(&self->source, 4096, false);
+	ASSERT_EQ(0, meet(self));
+	write_all(self, 1);
+	ASSERT_EQ(0, move_all(self)) TH_LOG("%s", self->err.text);
+	EXPECT_TRUE(same(self));
+	EXPECT_EQ(1, self->there_most);
+}
+
+/* Nobody has said how much it may be, on one side or the other, or both */
+TEST_F(vsource, a_limit_that_is_found_out)
+{
+	for (unsigned how = 0; how < 6; how++) {
+		begin(self, false, how & 1);
+		vsource_limit(&self->source, 0, true);
+		self->there_room = how / 2 == 1 ? 0 : 3;
+		self->here_room = how / 2 == 2 ? 0 : 2;
+		ASSERT_EQ(0, meet(self));
+		for (int round = 1; round < 4; round++) {
+			write_all(self, round);
+			ASSERT_EQ(0, move_all(self)) TH_LOG("%s", self->err.text);
+			ASSERT_TRUE(same(self)) TH_LOG("how %u, round %d", how, round);
+		}
+		EXPECT_EQ(self->there_room ? 3 : 8, self->there_most);
+		EXPECT_EQ(self->here_room ? 2 : self->there_most, self->here_most);
+		EXPECT_EQ(self->there_room != 0, self->given_back > 0);
+	}
+}
+
+/* A destination that says so gives up itself; the source, if it has nothing to unpin */
+TEST_F(vsource, no_room_for_anything)
+{
+	vsource_limit(&self->source, 0, true);
+	ASSERT_EQ(0, meet(self));
+	write_all(self, 1);
+	self->there_room = 1;
+	self->there_count = 1; /* not the source's */
+	EXPECT_EQ(-ENOMEM, move_all(self));
+	EXPECT_STREQ("no room", self->err.text);
+
+	memset(&self->err, 0, sizeof(self->err));
+	begin(self, false, true);
+	vsource_limit(&self->source, 0, true);
+	self->there_room = 0;
+	ASSERT_EQ(0, meet(self));
+	self->here_room = 1;
+	self->here_count = 1;
+	EXPECT_EQ(-ENOMEM, move_all(self));
+}
+
+/* Ours under a limit of two, with keys of the first two chunks: written, and @done of that complete */
+static void write_two(FIXTURE_DATA(vsource) *self, bool done)
+{
+	struct vsource_write write;
+	size_t bytes;
+
+	vsource_limit(&self->source, 2 * MIB, true);
+	meet(self);
+	memset(self->from[0], 1, 4 * MIB);
+	open_bracket(self);
+	hand_over(self, 0, 0, 512);
+	while (self->writes < 2)
+		switch (vsource_next(&self->source, self->message, &bytes, &write)) {
+		case VSOURCE_SAY:
+			tell(self, bytes);
+			break;
+		case VSOURCE_WRITE:
+			carry(self, &write);
+			break;
+		case VSOURCE_PIN:
+			pin(self, &write);
+			break;
+		case VSOURCE_UNPIN:
+		case VSOURCE_WAIT:
+			return;
+		}
+	if (done)
+		complete(self, 2);
+}
+
+/* What it says next, and what it does before that. Return: its kind; or 0, it waits */
+static enum control_kind says(FIXTURE_DATA(vsource) *self, struct control *control)
+{
+	struct vsource_write write;
+	size_t bytes;
+
+	for (;;) {
+		switch (vsource_next(&self->source, self->message, &bytes, &write)) {
+		case VSOURCE_SAY:
+			(void)control_get(self->message, bytes, control, &self->err);
+			return control->kind;
+		case VSOURCE_WRITE:
+			carry(self, &write);
+			break;
+		case VSOURCE_PIN:
+			pin(self, &write);
+			break;
+		case VSOURCE_UNPIN:
+			unpin(self, &write);
+			break;
+		case VSOURCE_WAIT:
+			return (enum control_kind)0;
+		}
+	}
+}
+
+static uint64_t chunk_said(const struct control *control)
+{
+	struct control_ask ask = { .address = 99 };
+
+	control_get_ask(control, 0, &ask);
+	return ask.address;
+}
+
+TEST_F(vsource, what_is_being_written_stays)
+{
+	struct control control;
+
+	write_two(self, false);
+	ASSERT_EQ(2, self->under_way);
+	hand_over(self, 0, 512, 1);
+	EXPECT_EQ(0, says(self, &control));
+	complete(self, 1);
+	ASSERT_EQ(CONTROL_UNREGISTER_REQUEST, says(self, &control));
+	EXPECT_EQ(1, control.count);
+	EXPECT_EQ(0, chunk_said(&control));
+	EXPECT_EQ(1, self->under_way);
+}
+
+TEST_F(vsource, the_least_lately_used_goes)
+{
+	struct control control;
+
+	write_two(self, true);
+	ASSERT_EQ(0, close_bracket(self));
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 0, 0, 1));
+	ASSERT_EQ(0, close_bracket(self));
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 0, 512, 1));
+	ASSERT_EQ(CONTROL_UNREGISTER_REQUEST, says(self, &control));
+	EXPECT_EQ(1, chunk_said(&control));
+}
+
+static int give_key(FIXTURE_DATA(vsource) *self, uint64_t chunk)
+{
+	struct control_grant got = { .rkey = key(0, chunk), .host = (uintptr_t)self->to[0] };
+	int ret;
+
+	self->granted[0][chunk] = true;
+	control_put_grant(self->answer, 0, &got);
+	ret = hear(self, control_put(self->answer, CONTROL_REGISTER_RESULT, 1, 0));
+	return ret < 0 ? ret : ready(self);
+}
+
+static int give_finished(FIXTURE_DATA(vsource) *self, uint64_t chunk)
+{
+	int ret;
+
+	self->granted[0][chunk] = false;
+	ret = hear(self, control_put(self->answer, CONTROL_UNREGISTER_FINISHED, 1, 0));
+	return ret < 0 ? ret : ready(self);
+}
+
+/* It is not read here any more, either, while the answer is on its way */
+TEST_F(vsource, wanted_while_it_is_given_back)
+{
+	struct control control;
+
+	write_two(self, true);
+	ASSERT_EQ(0, close_bracket(self));
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 0, 512, 1));
+	ASSERT_EQ(CONTROL_UNREGISTER_REQUEST, says(self, &control));
+	ASSERT_EQ(0, chunk_said(&control));
+	ASSERT_TRUE(hand_over(self, 0, 0, 1));
+	EXPECT_EQ(0, says(self, &control));
+	EXPECT_FALSE(self->here[0][0]);
+	EXPECT_EQ(2, self->writes);
+	ASSERT_EQ(0, give_finished(self, 0));
+	/* what came first, then this: with a key that it is given anew */
+	ASSERT_EQ(CONTROL_REGISTER_REQUEST, says(self, &control));
+	EXPECT_EQ(2 * MIB, chunk_said(&control));
+	ASSERT_EQ(0, give_key(self, 2));
+	ASSERT_EQ(CONTROL_UNREGISTER_REQUEST, says(self, &control));
+	EXPECT_EQ(1, chunk_said(&control));
+	EXPECT_EQ(0, says(self, &control));
+	EXPECT_EQ(3, self->writes);
+	ASSERT_EQ(0, give_finished(self, 1));
+	ASSERT_EQ(CONTROL_REGISTER_REQUEST, says(self, &control));
+	EXPECT_EQ(0, chunk_said(&control));
+	ASSERT_EQ(0, give_key(self, 0));
+	EXPECT_EQ(0, says(self, &control));
+	EXPECT_EQ(4, self->writes);
+	EXPECT_FALSE(self->wrong);
+}
+
+TEST_F(vsource, it_is_never_given_back)
+{
+	static const struct {
+		enum control_kind kind;
+		uint32_t count;
+		int ret;
+	} answers[] = { { CONTROL_READY, 1, -EPROTO },
+			{ CONTROL_REGISTER_RESULT, 1, -EPROTO },
+			{ CONTROL_UNREGISTER_FINISHED, 2, -EPROTO },
+			{ CONTROL_UNREGISTER_FINISHED, 1, 0 } };
+	struct control control;
+
+	for (unsigned i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+		begin(self, false, false);
+		self->writes = 0;
+		write_two(self, true);
+		ASSERT_TRUE(hand_over(self, 0, 512, 1));
+		ASSERT_EQ(CONTROL_UNREGISTER_REQUEST, says(self, &control));
+		vsource_close(&self->source);
+		EXPECT_EQ(0, says(self, &control));
+		EXPECT_TRUE(vsource_is_open(&self->source));
+		EXPECT_EQ(answers[i].ret, hear(self, control_put(self->answer, answers[i].kind,
+								 answers[i].count, 0)))
+		TH_LOG("answer %u", i);
+		EXPECT_EQ(answers[i].ret != 0, self->err.text[0] != 0);
+	}
+}
+
+/* Some in one message, and the others are being written meanwhile */
+TEST_F(vsource, given_back_in_batches)
+{
+	struct vsource_chunk chunk[16] = { 0 };
+	struct vsource_write write;
+	unsigned under_way = 0, requests = 0, most = 0, busy = 0;
+	uint8_t *memory = malloc(16 * MIB);
+	size_t bytes;
+
+	memset(memory, 1, 16 * MIB);
+	vsource_init(&self->source, false, true, WRITES);
+	vsource_limit(&self->source, 8 * MIB, false);
+	vsource_add_block(&self->source, memory, 16 * MIB, chunk);
+	self->source.listed = true;
+	vsource_open(&self->source);
+	ASSERT_EQ(0, ready(self));
+	for (unsigned i = 0; i < 16; i++)
+		ASSERT_TRUE(vsource_range(&self->source, 0, i * MIB, MIB));
+	vsource_close(&self->source);
+	while (vsource_is_open(&self->source)) {
+		enum vsource_next next = vsource_next(&self->source, self->message, &bytes, &write);
+		struct control_grant got = { .rkey = 1 };
+		struct control control;
+
+		under_way += next == VSOURCE_WRITE;
+		if (next == VSOURCE_WAIT) {
+			ASSERT_LT(0, under_way--);
+			vsource_written(&self->source, 1);
+		}
+		if (next != VSOURCE_SAY)
+			continue;
+		ASSERT_EQ(0, control_get(self->message, bytes, &control, &self->err));
+		if (control.kind == CONTROL_UNREGISTER_REQUEST) {
+			requests++;
+			busy += under_way > 0;
+			if (control.count > most)
+				most = control.count;
+			ASSERT_EQ(0,
+				  hear(self, control_put(self->answer, CONTROL_UNREGISTER_FINISHED,
+							 control.count, 0)));
+		} else if (control.kind == CONTROL_REGISTER_REQUEST) {
+			for (unsigned i = 0; i < control.count; i++)
+				control_put_grant(self->answer, i, &got);
+			ASSERT_EQ(0, hear(self, control_put(self->answer, CONTROL_REGISTER_RESULT,
+							    control.count, 0)));
+		}
+		ASSERT_EQ(0, ready(self));
+	}
+	EXPECT_EQ(2, most);
+	EXPECT_EQ(4, requests);
+	EXPECT_LE(3, busy);
+	free(memory);
 }
 
 /* ---- A stranger ------------------------------------------------------------------ */
@@ -553,8 +947,10 @@ TEST_F(vsource, random_rounds)
 {
 	struct random random = { 7 };
 
-	for (unsigned how = 0; how < 4; how++) {
-		begin(self, how & 1, how & 2);
+	for (unsigned how = 0; how < 8; how++) {
+		begin(self, how < 4 && how & 1, how & 2);
+		vsource_limit(&self->source, how & 4 ? 3 * MIB : 0, how == 5);
+		self->there_room = how == 5 ? 2 : 0;
 		ASSERT_EQ(0, meet(self));
 		for (unsigned round = 0; round < 40; round++) {
 			open_bracket(self);
@@ -579,6 +975,7 @@ TEST_F(vsource, random_rounds)
 			ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
 			ASSERT_TRUE(same(self)) TH_LOG("how %u, round %u", how, round);
 		}
+		EXPECT_EQ(how >= 4, self->source.unregisters != 0);
 	}
 }
 
