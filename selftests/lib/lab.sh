@@ -59,10 +59,11 @@ unpinned()
 	! rdma resource show mr | grep wherry && ! rdma resource show qp | grep wherry
 }
 
-# COMMAND...: in the place of this shell. root may pin what it likes, unless it may not
+# COMMAND...: in the place of this shell. root may pin what it likes, unless it may not: $little KiB
+little=2048
 pinning_little()
 {
-	ulimit -l 2048
+	ulimit -l $little
 	exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock "$@"
 }
 

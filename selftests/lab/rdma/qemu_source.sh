@@ -9,6 +9,7 @@ set -u
 patience="timeout 50"
 size=$((33 * 1024 + 8)) # KiB
 ram=/tmp/ram
+pin_max=''
 dd if=/dev/zero of=$ram bs=1k count=0 seek=$size 2>/dev/null
 dd if=/dev/urandom of=$ram bs=1M seek=3 count=6 conv=notrunc 2>/dev/null
 dd if=/dev/urandom of=$ram bs=4k seek=4000 count=1 conv=notrunc 2>/dev/null
@@ -18,7 +19,8 @@ dd if=/dev/urandom of=$ram bs=4k seek=$((size / 4 - 1)) count=1 conv=notrunc 2>/
 migrate()
 {
 	rm -rf /tmp/out
-	"$WH_BUILD/wherry" receive --out /tmp/out --timeout 20 rdma:$here:4444 >/tmp/receive 2>&1 &
+	# shellcheck disable=SC2086 # words
+	"$WH_BUILD/wherry" receive --out /tmp/out --timeout 20 $pin_max rdma:$here:4444 >/tmp/receive 2>&1 &
 	receiver=$!
 	until_says listening /tmp/receive || { cat /tmp/receive; return 1; }
 	{
@@ -49,6 +51,11 @@ try "nothing stays registered" test "$(pinned)" = 0
 try "pinned as a whole" migrate 'migrate_set_capability rdma-pin-all on'
 try "the memory is the same again" cmp $ram /tmp/out/mem.ram
 try "nothing stays registered again" test "$(pinned)" = 0
+
+pin_max='--pin-max 4M'
+migrate >/tmp/said 2>&1
+try "it cannot give up what it has registered, and is refused" \
+	grep 'beside 4096 KiB: the limit is 4096 KiB' /tmp/receive
 
 "$WH_BUILD/wherry" receive --out /tmp/out3 rdma:10.9.9.9:4444 >/tmp/receive 2>&1
 try "an address of no RDMA device is told" grep 'no RDMA device has this address' /tmp/receive

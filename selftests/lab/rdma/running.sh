@@ -92,10 +92,10 @@ kill -9 $dest
 now "the destination is killed" goes_on 'rdma: '
 finish "killed"
 
-limits=pinning_little
-now "one into a destination that may pin 2 MiB" begin
+limits=pinning_little little=1024
+now "one into a destination that may pin its messages and no MiB" begin
 now "it has given up" goes_on 'destination gave up'
-now "and says why" until_says 'the limit is 2048 KiB' /tmp/dest
+now "and says why" until_says 'the limit is 1024 KiB' /tmp/dest
 finish "limited"
 limits=''
 

@@ -19,6 +19,7 @@ dd if=/dev/urandom of=$ram bs=4k seek=$((size / 4 - 1)) count=1 conv=notrunc 2>/
 receive()
 {
 	rm -rf "$1"
+	: >/tmp/receive
 	"$WH_BUILD/wherry" receive --out "$1" --timeout 20 "$2" >/tmp/receive 2>&1 &
 	receiver=$!
 	until_says listening /tmp/receive || { cat /tmp/receive; return 1; }
@@ -98,6 +99,8 @@ capability=postcopy-ram
 try "with a return path, into a QEMU" into_qemu --return-path on
 capability=''
 try "nothing stays registered again" pinned
+try "all at once, and some at a time" refused 'rdma_pin_all, and rdma_pin_max' rdma:$here:4445 \
+	--pin-all --pin-max 4M
 try "nobody listens" refused 'refused: nobody listens' rdma:$here:4445
 try "an address of no RDMA device" refused 'rdma: the way there: No such device' rdma:127.0.0.1:4444
 ip -6 addr add fd09::1/128 dev v1 nodad
