@@ -386,6 +386,8 @@ int dest_side_pause(struct wh_migration *m, const struct uri *uri, struct wh_err
 int dest_side_recover(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
 /* Nothing is left of the old connection: wait for the source there */
 int dest_side_again(struct wh_migration *m, const struct uri *uri, struct wh_err *err);
+/* Nobody can come any more to where it listens */
+void dest_side_deaf(struct wh_migration *m, const struct wh_err *err);
 /* true: it has ended */
 bool dest_side_turn(struct wh_migration *m);
 void dest_side_fault_turn(struct wh_migration *m);
@@ -435,6 +437,8 @@ int bridge_hook(struct wh_migration *m, struct wh_err *err);
 void bridge_unhook(struct wh_migration *m);
 /* The same, all has come: without a return path nothing is said any more either */
 void bridge_fence(struct wh_migration *m);
+/* In a pause: nobody has come, or who has is lost again. The next one may */
+void bridge_refuse(struct wh_migration *m, const struct wh_err *why);
 /* Return: something of it is under way yet */
 bool bridge_close(struct wh_migration *m);
 /* Loops are closed */

@@ -52,6 +52,11 @@ void bridge_fence(struct wh_migration *m)
 	(void)m;
 }
 
+void bridge_refuse(struct wh_migration *m, const struct wh_err *why)
+{
+	(void)m, (void)why;
+}
+
 bool bridge_close(struct wh_migration *m)
 {
 	(void)m;
@@ -134,10 +139,16 @@ static void stop(struct bridge *bridge)
 
 static void end_thread(struct bridge *bridge)
 {
+	struct wh_migration *m = bridge->m;
+
 	if (!bridge->running)
 		return;
 	stop(bridge);
 	pthread_join(bridge->thread, NULL);
+	/* what it failed by is of no connection any more */
+	pthread_mutex_lock(&m->post_lock);
+	m->post.bridge_failed = false;
+	pthread_mutex_unlock(&m->post_lock);
 	loop_close(bridge->loop);
 	close(bridge->fd);
 	vlink_close(&bridge->back);
@@ -250,7 +261,7 @@ static void requested(struct op *op, int result)
 	if (ret == 0)
 		loop_poll(bridge->m->bulk, op, vcm_fd(cm), POLLIN);
 	else
-		dest_link_lost(&bridge->m->dest->engine, CHANNEL_MAIN, &err);
+		dest_side_deaf(bridge->m, &err);
 }
 
 static int listen_at(struct bridge *bridge, struct uri *uri, struct wh_err *err)
@@ -386,6 +397,15 @@ void bridge_fence(struct wh_migration *m)
 		bridge_unhook(m);
 	else
 		end_thread(m->dest->bridge);
+}
+
+void bridge_refuse(struct wh_migration *m, const struct wh_err *why)
+{
+	struct bridge *bridge = m->dest->bridge;
+
+	run_log(m, WH_LOG_WARNING, "a connection was refused: %s", why->text);
+	if (bridge && bridge->running)
+		stop(bridge);
 }
 
 bool bridge_close(struct wh_migration *m)

@@ -432,6 +432,8 @@ static void tell_failure(struct bridge *bridge)
 	loop_wake(m->bulk);
 	while (!is_decided(bridge) && loop_step(bridge->loop, -1, &err) >= 0)
 		;
+	/* and if it was none, whoever waits for what the stream begins with waits no longer */
+	shutdown(bridge->fd, SHUT_WR);
 }
 
 /*

@@ -89,7 +89,10 @@ static void dest_mail(struct wh_migration *m)
 	if (post.urgent_lost && !side->closing)
 		dest_link_lost(&side->engine, CHANNEL_URGENT,
 			       post.urgent_err.code ? &post.urgent_err : NULL);
-	if (post.bridge_failed && !side->closing)
+	if (post.bridge_failed && !side->closing && !side->main_up &&
+	    wh_get_phase(m) == WH_PHASE_PAUSED)
+		bridge_refuse(m, &post.bridge_err);
+	else if (post.bridge_failed && !side->closing)
 		dest_link_lost(&side->engine, CHANNEL_MAIN, &post.bridge_err);
 	if (post.fault_failed) {
 		run_log(m, WH_LOG_ERROR, "faults are not served any more: %s", post.fault_err.text);
@@ -188,6 +191,21 @@ int dest_side_recover(struct wh_migration *m, const struct uri *uri, struct wh_e
 	if (ret == 0)
 		again_by_hand(m);
 	return ret;
+}
+
+void dest_side_deaf(struct wh_migration *m, const struct wh_err *err)
+{
+	if (wh_get_phase(m) != WH_PHASE_PAUSED || m->dest->main_up) {
+		dest_link_lost(&m->dest->engine, CHANNEL_MAIN, err);
+		return;
+	}
+	m->dest->closing = true;
+	if (m->again.on) {
+		again_failed(m, err);
+		return;
+	}
+	run_forget_result(m);
+	run_moved(m, WH_PHASE_PAUSED, err);
 }
 
 static uint64_t counter(const uint64_t *at)
