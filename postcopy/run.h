@@ -172,6 +172,7 @@ struct again {
 	uint64_t until_ns;
 	uint64_t next_ns;
 	uint64_t wait_ns;
+	uint64_t runs_ns; /* since when it runs; 0: not since it was brought back */
 	struct op timer;
 	uint64_t timer_ns;
 	struct wh_err reason; /* why it is paused, or the last try was none */

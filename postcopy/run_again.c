@@ -3,9 +3,10 @@
  * Joining: a postcopy whose link broke, brought back by itself (auto_recover_ns).
  *
  * The destination listens again where it did, as soon as nothing is left of the old
- * connection. The source connects again where it did, after 50 ms, and if that was nothing
- * twice as long each time, to a second at most: the other end may not have noticed yet that
- * the link is gone, and listens when it has. Both go on until it runs again, or until the
+ * connection, or 50 ms after one came that was nothing. The source connects again where it did, after
+ * 50 ms, and if that was nothing twice as long each time, to a second at most: the other end may
+ * not have noticed yet that the link is gone, and listens when it has. A link that breaks as soon
+ * as it runs was nothing, too. Both go on until it runs again, or until the
  * time is over: then it is paused as any other, and whoever waits is told.
  *
  * All of it is done in the turns of the bulk loop, as what wh_recover() and wh_resume() do;
@@ -21,6 +22,8 @@
 
 #define AGAIN_FIRST_NS (50 * NS_PER_MS)
 #define AGAIN_MOST_NS NS_PER_S
+#define PROVEN_NS \
+	(2 * NS_PER_S) /* whoever runs so long is no longer what it was brought back from */
 #define FOR_EVER_NS ((uint64_t)INT64_MAX / 2)
 
 static bool has_way_back(const struct wh_migration *m)
@@ -34,27 +37,30 @@ static bool has_way_back(const struct wh_migration *m)
 void again_paused(struct wh_migration *m, const struct wh_err *err)
 {
 	struct again *again = &m->again;
+	uint64_t now_ns = clock_now_ns();
 
 	if (err)
 		again->reason = *err;
-	/* whoever it was this time: the source shall not find it closed for that */
+	/* whoever it was this time: the source shall not find it closed for long */
 	if (m->role == WH_DEST)
-		again->next_ns = 0;
+		again->next_ns = again->on ? now_ns + AGAIN_FIRST_NS : 0;
 	if (again->on || again->off || !m->config.auto_recover_ns || !has_way_back(m))
 		return;
 	again->on = true;
 	again->until_ns =
-		clock_now_ns() +
+		now_ns +
 		(m->config.auto_recover_ns < FOR_EVER_NS ? m->config.auto_recover_ns : FOR_EVER_NS);
-	again->wait_ns = AGAIN_FIRST_NS;
+	if (!again->runs_ns || now_ns - again->runs_ns >= PROVEN_NS)
+		again->wait_ns = AGAIN_FIRST_NS;
 	if (m->role == WH_SOURCE)
-		again->next_ns = clock_now_ns() + AGAIN_FIRST_NS;
+		again->next_ns = now_ns + again->wait_ns;
 	run_log(m, WH_LOG_INFO, "it is brought back by itself, for %llu ms",
 		(unsigned long long)(m->config.auto_recover_ns / NS_PER_MS));
 }
 
 void again_runs(struct wh_migration *m)
 {
+	m->again.runs_ns = m->again.on ? clock_now_ns() : 0;
 	m->again.on = m->again.off = false;
 	if (op_busy(&m->again.timer))
 		loop_cancel(m->bulk, &m->again.timer);

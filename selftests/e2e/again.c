@@ -210,6 +210,66 @@ TEST_F(again, strangers_learn_nothing)
 	ends_well(self, _metadata);
 }
 
+static const FIXTURE_VARIANT(again) plainly = { .urgent = WH_URGENT_OFF };
+
+/* Whoever begins as the source does and goes cannot make it pause as often as he likes. */
+TEST(strangers_make_no_haste)
+{
+	static const uint8_t hello[21] = { 8, 0, 29, 0, 16 };
+	FIXTURE_DATA(again) data = { 0 }, *self = &data;
+	struct end *source = &self->pair.source, *dest = &self->pair.dest;
+	uint64_t begun_ns;
+	char uri[64] = "";
+	unsigned pauses;
+
+	begin(self, _metadata, &plainly, 60 * NS_PER_S);
+	strncpy(uri, wh_listen_uri(dest->migration), sizeof(uri) - 1);
+	proxy_end(self->proxy);
+	ASSERT_TRUE(end_pauses(dest, 1));
+	begun_ns = clock_now_ns();
+	while ((pauses = __atomic_load_n(&dest->pauses, __ATOMIC_ACQUIRE)) < 11) {
+		int fd = connect_to(uri);
+
+		ASSERT_LE(0, fd);
+		(void)!send(fd, hello, sizeof(hello), MSG_NOSIGNAL);
+		close(fd);
+		/* it may have been about to close when he came: then it does not pause for him */
+		for (unsigned i = 0; i < 300; i++, usleep(1000))
+			if (__atomic_load_n(&dest->pauses, __ATOMIC_ACQUIRE) > pauses)
+				break;
+		ASSERT_GT(SECONDS * NS_PER_S, clock_now_ns() - begun_ns);
+	}
+	EXPECT_LE(9 * 50 * NS_PER_MS, clock_now_ns() - begun_ns);
+	/* nor does it listen yet, behind the last of them */
+	while (wh_get_phase(dest->migration) != WH_PHASE_DONE &&
+	       clock_now_ns() - begun_ns < SECONDS * NS_PER_S) {
+		(void)end_tell(source, WISH_AGAIN, uri, &self->err);
+		usleep(100000);
+	}
+	ends_well(self, _metadata);
+}
+
+/* Each time that it runs it is cut: it is tried again after 50 ms, 100, 200, 400, 800 */
+TEST(slower_where_it_breaks_at_once)
+{
+	FIXTURE_DATA(again) data = { 0 }, *self = &data;
+	struct end *source = &self->pair.source;
+	uint64_t begun_ns = 0;
+
+	begin(self, _metadata, &plainly, 60 * NS_PER_S);
+	for (unsigned i = 1; i <= 6; i++) {
+		ASSERT_TRUE(end_phase(source, WH_PHASE_POSTCOPY)) TH_LOG("%u", i);
+		proxy_cut(self->proxy);
+		while (__atomic_load_n(&source->pauses, __ATOMIC_ACQUIRE) < i)
+			usleep(200);
+		if (!begun_ns)
+			begun_ns = clock_now_ns();
+	}
+	EXPECT_LE(1500 * NS_PER_MS, clock_now_ns() - begun_ns);
+	ends_well(self, _metadata);
+	proxy_end(self->proxy);
+}
+
 /* Both are freed all the same, whatever they are about to do. */
 TEST_F(again, freed_while_it_looks)
 {
