@@ -78,10 +78,25 @@ qemu()
 		-S -nodefaults -display none -monitor stdio "$@"
 }
 
-# After rdma link delete rxe0
+# DEVICE: rxe0 or rxe1, after rdma link delete, which waits for the process: librdmacm lets go of a
+# device when that ends
 device_back()
 {
-	rdma link add rxe0 type rxe netdev v1
+	rdma link add "$1" type rxe netdev "v$((${1#rxe} + 1))"
 	# Its address comes a little later
-	soon 20 sh -c 'cat /sys/class/infiniband/rxe0/ports/1/gids/* 2>/dev/null | grep -q :ffff:'
+	soon 20 sh -c "cat /sys/class/infiniband/$1/ports/1/gids/* 2>/dev/null | grep -q :ffff:"
+}
+
+# PERCENT: of what is sent over the cable, either way, so much is lost. With 0 first, in
+# front of connecting: while a qdisc takes the place of another a packet can fail to be sent, behind
+# which soft-RoCE connects no more
+cable_loses()
+{
+	for end in v1 v2; do
+		if tc qdisc show dev $end | grep -q netem; then
+			tc qdisc change dev $end root netem limit 1000 loss "$1%"
+		else
+			tc qdisc add dev $end root netem limit 1000 loss "$1%"
+		fi
+	done
 }

@@ -78,6 +78,7 @@ now "all of it is there" ends
 now "pinned as a whole, in a file" begin_postcopy rdma:$here:4444 --pin-all on --memory memfd
 now "all of that is there" ends
 
+cable_loses 0
 now "one to be paused" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 512K
 echo pause >&3
 now "it is paused" paused
@@ -92,13 +93,40 @@ now "it is paused for the third time" paused
 now "over RDMA from there" again rdma:$here:4447
 now "all of it is there in the end" ends
 
+# Each cut is another chance for whatever has to come in time
+now "one that brings itself back" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 512K \
+	--auto-recover 60000 --dead-peer 1000
+for wait in 0 0.5; do
+	: >/tmp/source
+	: >/tmp/dest
+	cable_loses 100
+	now "the cable is cut" paused
+	sleep $wait
+	cable_loses 0
+	now "and it goes on by itself" until_says '"phase":"postcopy-active"' /tmp/dest
+	now "nobody has tried without pause" [ "$(grep -vc '"kind":"status"' /tmp/source)" -lt 100 ]
+done
+now "all of it is there in the end, too" ends
+
+now "one whose destination waits" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 1M
+echo pause >&3
+now "it is paused, too" paused
+: >/tmp/dest
+now "it waits over RDMA" insist /tmp/dest 4 "recover rdma:$here:4449" '"kind":"listening"'
+rdma link delete rxe1 &
+delete=$!
+now "until its device is gone" until_says '"phase":"postcopy-paused".*the device was removed' /tmp/dest
+now "it waits over TCP then" again tcp:$here:4450
+now "all of it is there in spite of that" ends
+wait $delete
+device_back rxe1
+
 now "one that loses its device" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 1M
-# It waits for the process: librdmacm lets go of a device when that ends
 rdma link delete rxe0 &
 delete=$!
 now "the device is gone" paused
 now "it needs none" again tcp:$here:4448
 now "all of it is there without" ends
 wait $delete
-device_back
+device_back rxe0
 tap_end

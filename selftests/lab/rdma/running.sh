@@ -99,16 +99,12 @@ now "and says why" until_says 'the limit is 1024 KiB' /tmp/dest
 finish "limited"
 limits=''
 
-# While one takes the place of another a packet can fail to be sent, which is another reason to end
-tc qdisc add dev v1 root netem limit 1000
-tc qdisc add dev v2 root netem limit 1000
+cable_loses 0
 now "another migration begins, to be cut" begin_slowly
-tc qdisc change dev v1 root netem loss 100%
-tc qdisc change dev v2 root netem loss 100%
+cable_loses 100
 now "the cable swallows what is sent" goes_on 'acknowledges nothing'
 finish "cut"
-tc qdisc del dev v1 root
-tc qdisc del dev v2 root
+cable_loses 0
 
 now "another migration begins, to be cancelled" begin_slowly
 echo cancel >&3
@@ -117,11 +113,10 @@ now "the destination hears of it" until_says 'source has given up' /tmp/dest
 finish "cancelled"
 
 now "another migration begins, to lose its device" begin_slowly
-# It waits for the process: librdmacm lets go of a device when that ends
 rdma link delete rxe0 &
 delete=$!
 now "the device is gone" goes_on 'the device was removed'
 finish "deleted"
 wait $delete
-device_back
+device_back rxe0
 tap_end

@@ -93,14 +93,13 @@ now "nothing of it is left a third time" unpinned
 finish
 limits=''
 
+cable_loses 0
 now "another one begins" begin
-tc qdisc add dev v1 root netem loss 100%
-tc qdisc add dev v2 root netem loss 100%
+cable_loses 100
 now "the cable swallows what is sent" fails 'acknowledges nothing'
 now "nothing of it is left either" unpinned
 finish
-tc qdisc del dev v1 root
-tc qdisc del dev v2 root
+cable_loses 0
 
 now "the last one begins" begin
 ip link set v2 down
