@@ -15,14 +15,14 @@
  * and never two guests are seen. Whatever nobody decides about stays held.
  *
  * What is wrong on purpose, each to be found: RELEASE_LOST, COMMIT_LATE, ACK_FIRST, ACK_AFTER,
- * BYE_UNANSWERED, MANAGER_GUESSES, NO_GENERATION.
+ * BYE_UNANSWERED, MANAGER_GUESSES, NO_GENERATION, DEGRADED_RELEASES, DEGRADED_ACKED.
  */
 #ifndef EPOCHS
 #define EPOCHS 3
 #endif
 
-mtype = { BEGIN, COMMIT, ACK, NACK, BYE, BYE_ACK, NOTICE };
-mtype = { SYNC, ARMED, RUN, WAIT_ACK, LEAVING, HOLD, FENCED, RELEASED,
+mtype = { BEGIN, COMMIT, ACK, NACK, DEGRADE, BYE, BYE_ACK, NOTICE };
+mtype = { SYNC, ARMED, RUN, WAIT_ACK, DEGRADED, LEAVING, HOLD, FENCED, RELEASED,
 	  READY, RECEIVING, COMPLETE, SUSPECT, APPLYING, TAKEOVER };
 
 /* kind, generation, epoch */
@@ -85,13 +85,13 @@ active proctype the_source()
 		/* held, and nobody decides: that is an end as well */
 end_held:	if
 		:: source_dead -> goto end
-		:: (source == ARMED || source == RUN) && epoch <= EPOCHS ->
+		:: (source == ARMED || source == RUN || source == DEGRADED) && epoch <= EPOCHS ->
 			/* the guest stands still: the epoch is closed, its pages are copied */
-			assert(!closed);
+			assert(!closed || source == DEGRADED && closed == epoch);
 			closed = epoch;
 			tries = 0;
 			if
-			:: epoch > 1 -> TO_DEST(BEGIN, epoch)
+			:: epoch > 1 && source != DEGRADED -> TO_DEST(BEGIN, epoch)
 			:: else
 			fi;
 send:
@@ -107,7 +107,19 @@ send:
 			TO_DEST(COMMIT, epoch);
 #endif
 			source = WAIT_ACK
-		:: source == RUN ->
+		/* more than there is room for, seen in the stop or before: it goes in parts */
+		:: source == RUN && epoch <= EPOCHS ->
+			if
+			:: closed = epoch
+			:: true
+			fi;
+			TO_DEST(DEGRADE, epoch);
+			TO_DEST(BEGIN, epoch);
+#ifdef DEGRADED_RELEASES
+			atomic { let_go(epoch); closed = 0 };
+#endif
+			source = DEGRADED
+		:: source == RUN || source == DEGRADED ->
 			TO_DEST(BYE, epoch);
 #ifdef BYE_UNANSWERED
 			atomic { source = RELEASED; open_gate() }; goto end
@@ -180,6 +192,12 @@ end_suspect:	if
 			assert(e == complete + 1);
 			part = e;
 			dest = (dest == READY -> RECEIVING : dest) }
+		:: atomic { dest == READY && to_dest?[DEGRADE,_,_] ->
+			to_dest?DEGRADE,g,e;
+#ifdef DEGRADED_ACKED
+			TO_SOURCE(ACK, e);
+#endif
+			assert(e == complete + 1) }
 		:: (dest == SYNC || dest == RECEIVING) && part && to_dest?[COMMIT,_,_] ->
 			to_dest?COMMIT,g,e;
 			assert(e == part);

@@ -55,7 +55,7 @@ found()
 all "somebody decides" ""
 all "the destination on its own" "-DOWN"
 for wrong in RELEASE_LOST COMMIT_LATE ACK_FIRST ACK_AFTER BYE_UNANSWERED MANAGER_GUESSES \
-	NO_GENERATION; do
+	NO_GENERATION DEGRADED_RELEASES DEGRADED_ACKED; do
 	found "$wrong" "-D$wrong"
 done
 tap_end
