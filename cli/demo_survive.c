@@ -57,6 +57,7 @@ static void outcome_of(const struct demo_protect *p, int ret, struct outcome *o)
 {
 	const struct demo_child *replica = &p->demo.child[DEMO_DEST];
 	const struct demo_child *primary = &p->demo.child[DEMO_SOURCE];
+	const struct demo_child *survivor = &p->demo.child[p->survivor];
 	const char *error = *primary->error ? primary->error : replica->error;
 	json_object *at = figures(p), *verified;
 
@@ -68,7 +69,7 @@ static void outcome_of(const struct demo_protect *p, int ret, struct outcome *o)
 	o->stop_ns = o->checkpoints ? demo_number(at, "stop_sum_ns") / o->checkpoints : 0;
 	o->stop_max_ns = demo_number(at, "stop_max_ns");
 	o->dirty_bytes = demo_number(at, "dirty_bytes");
-	o->verified = json_object_object_get_ex(replica->summary, "verified", &verified) &&
+	o->verified = json_object_object_get_ex(survivor->summary, "verified", &verified) &&
 		      json_object_get_boolean(verified);
 	if (ret == -EINTR)
 		snprintf(o->reason, sizeof(o->reason), "interrupted");
@@ -78,9 +79,9 @@ static void outcome_of(const struct demo_protect *p, int ret, struct outcome *o)
 			 *error ? ": " : "", error);
 	else if (o->verdict.missing || p->witness.lost)
 		snprintf(o->reason, sizeof(o->reason), "the survivor has forgotten what was said");
-	else if (!o->verified && p->survivor == DEMO_DEST)
+	else if (!o->verified)
 		snprintf(o->reason, sizeof(o->reason), "memory: %s",
-			 demo_string(replica->summary, "error"));
+			 demo_string(survivor->summary, "error"));
 	o->right = !*o->reason;
 }
 

@@ -39,6 +39,7 @@ struct console {
 	int wake_fd;			/* an eventfd: drive_step() has work */
 	struct wh_qmp *monitor;		/* NULL: none was asked for */
 	bool quitting;
+	bool verified; /* every byte of the guest, at the end */
 };
 
 /* options.c: ends the process if they are wrong */

@@ -9,7 +9,8 @@
  * a monitor, since there may be more to ask.
  *
  * A guest can be protected by a process that is its replica (--replica). Both stay until they
- * are told to quit, and a replica that has taken over looks at every byte then.
+ * are told to quit, and the one whose guest goes on looks at every byte then: a replica that has
+ * taken over, a source that was released.
  */
 #include "console.h"
 
@@ -21,7 +22,7 @@
 #include <unistd.h>
 
 #define STATUS_MS 200
-#define RUN_ON_US 100000 /* the moved guest, before it is verified */
+#define RUN_ON_US 100000 /* before it is verified */
 
 static int console_open(struct console *console, struct wh_err *err)
 {
@@ -39,19 +40,33 @@ static int console_open(struct console *console, struct wh_err *err)
 	return drive_begin(console, listen, &console->config, err);
 }
 
-/* The guest was moved: what is left to be done before the end */
-static int finish(const struct console *console, struct wh_err *err)
-{
-	if (!console->guest.incoming)
-		return 0;
-	usleep(RUN_ON_US);
-	return guest_park(console->vmm, err) ? err->code : ram_verify(console->vmm, err);
-}
-
 static bool moved(const struct console *console)
 {
-	return drive_phase(console) == WH_PHASE_DONE ||
-	       (console->replica && guard_state(console) == WH_PROTECT_TAKEOVER);
+	return drive_phase(console) == WH_PHASE_DONE;
+}
+
+/* Of the two that there were it is the guest here that goes on */
+static bool survived(const struct console *console)
+{
+	enum wh_protect_state state = guard_state(console);
+
+	if (console->replica)
+		return state == WH_PROTECT_TAKEOVER;
+	return console->complete && state == WH_PROTECT_RELEASED &&
+	       drive_phase(console) == WH_PHASE_SETUP;
+}
+
+/* It was moved, or has survived: what is left to be done before the end */
+static int finish(struct console *console, struct wh_err *err)
+{
+	int ret;
+
+	if (!console->guest.incoming && !survived(console))
+		return 0;
+	usleep(RUN_ON_US);
+	ret = guest_park(console->vmm, err) ? err->code : ram_verify(console->vmm, err);
+	console->verified = !ret;
+	return ret;
 }
 
 /* Return: 1 it goes on, or this process does; 0 moved; or a negative errno */
@@ -90,7 +105,7 @@ static int console_loop(struct console *console, struct wh_err *err)
 		if (console->monitor && wh_qmp_process(console->monitor, err))
 			return err->code;
 		if (console->quitting)
-			return moved(console) ? finish(console, err) : -EINTR;
+			return moved(console) || survived(console) ? finish(console, err) : -EINTR;
 	}
 	return ret;
 }

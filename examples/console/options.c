@@ -76,7 +76,8 @@ static void usage(void)
 	     "replica takeover, abandon\n");
 	for (size_t i = 0; i < OPTION_COUNT; i++)
 		printf("  %-32s%s\n", options[i].name, options[i].help);
-	puts("\nExit status: 0 moved, and at the destination verified; 1 not; 2 usage.");
+	puts("\nExit status: 0 moved, and at the destination verified, or the guest goes on here\n"
+	     "without its replica, and is verified; 1 not; 2 usage.");
 }
 
 /* Which of the words between bars it is */

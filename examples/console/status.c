@@ -66,7 +66,7 @@ void say_summary(const struct console *console, int ret, const struct wh_err *er
 
 	n = snprintf(more, sizeof(more), "%s,\"verified\":%s%s,\"vcpus\":[",
 		     member("result", ret ? "failed" : "ok").text,
-		     !ret && console->guest.incoming ? "true" : "false",
+		     console->verified ? "true" : "false",
 		     member("error", ret ? err->text : "").text);
 	if (console->listen && console->migration)
 		count = wh_get_thread_waits(console->migration, waits, WAITS_MAX);
