@@ -30,12 +30,16 @@ bool ferry_read_offered(const struct ferry *ferry)
 static uint32_t op_key(void *ctx, unsigned block, uint64_t chunk)
 {
 	struct ferry *ferry = ctx;
+	const struct wh_config *config = &ferry->m->config;
 	struct vmem *lent = &ferry->lent;
 	struct wh_err err = { 0 };
+	uint64_t bytes = lent->bytes + CONTROL_CHUNK;
 	uint32_t key = 0;
 
+	/* what precopy has registered is so until the end */
 	if (!lent->block[block].chunk[chunk].mr &&
-	    lent->bytes + CONTROL_CHUNK > ferry->m->config.rdma_read_max)
+	    (bytes > config->rdma_read_max ||
+	     (config->rdma_pin_max && bytes + ferry->memory.bytes > config->rdma_pin_max)))
 		return 0;
 	return vmem_grant(lent, block, chunk, &key, &err) < 0 ? 0 : key;
 }
