@@ -229,7 +229,6 @@ enum vsource_next vsource_next(struct vsource *source, uint8_t *message, size_t 
 	} else if (source->step == VSOURCE_MEMORY) {
 		enum vsource_next next;
 
-		(void)writable(source); /* what is dealt with in front is not counted */
 		if (keep_unpin(source, write))
 			return VSOURCE_UNPIN;
 		*bytes = say_ahead(source, message);

@@ -4,10 +4,9 @@
  * has the least lately used in front, and a limit, which was given or is found out: if there is no
  * room for one more, the limit is what there is.
  *
- * There: some keys are given back in one message, when there are enough that nobody needs, or when
- * nothing else is to be done. Nobody needs a key if no write with it is under way, and no range that
- * was found to have one waits. So while some chunks are given back and others asked for, the rest is
- * being written.
+ * There: some keys are given back in one message, when there are enough that nobody needs. A key is
+ * needed if a write with it is under way, or a range that was found to have one waits. So while some
+ * chunks are given back and others asked for, the rest is being written.
  *
  * Here: no message is needed, and so only writes that are under way keep a chunk.
  */
@@ -113,7 +112,6 @@ static size_t say_register(struct vsource *source, uint8_t *message, uint64_t ro
 
 size_t keep_say(struct vsource *source, uint8_t *message)
 {
-	bool idle = !source->writes && !source->looked;
 	unsigned wanted = source->ranges - source->looked, some = wanted, found = 0;
 	uint64_t room = vlru_room(&source->there), quarter = source->there.max / 4;
 
@@ -121,7 +119,8 @@ size_t keep_say(struct vsource *source, uint8_t *message)
 		some = quarter ? (unsigned)quarter : 1;
 	if (room < wanted && room <= quarter)
 		found = find_idle(source, some);
-	if (found == some || (found && !room && idle))
+	/* and if nothing is under way or waits, nobody needs any of them: there are enough */
+	if (found == some)
 		return say_unregister(source, message, found);
 	return room ? say_register(source, message, room) : 0;
 }
