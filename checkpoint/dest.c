@@ -150,7 +150,7 @@ int cp_dest_refuse(struct cp_dest *dest, const struct wh_err *why, struct wh_err
  * From here on it can be run from: all of it is here and right. The acknowledgement says so;
  * whether it arrives is of no account to this end.
  */
-void cp_dest_verified(struct cp_dest *dest, int code, uint64_t now_ns)
+void cp_dest_verified(struct cp_dest *dest, const struct wh_err *why, uint64_t now_ns)
 {
 	struct wh_err err = { 0 };
 	int ret;
@@ -159,9 +159,8 @@ void cp_dest_verified(struct cp_dest *dest, int code, uint64_t now_ns)
 	if (dest->state != CP_DEST_COMPLETE || !dest->verifying)
 		return;
 	dest->verifying = false;
-	if (code < 0) {
-		err_sys(&err, code, "unpacking it");
-		ret = cp_dest_refuse(dest, &err, &err);
+	if (why) {
+		ret = cp_dest_refuse(dest, why, &err);
 	} else {
 		dest->begun = dest->degraded = false;
 		dest->complete = dest->epoch;

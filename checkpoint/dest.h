@@ -103,8 +103,8 @@ int cp_dest_message(struct cp_dest *dest, const struct cp_header *header, const 
 /* May this message come now, and its payload be taken? Return: as above; 1: take it and drop it */
 int cp_dest_expects(struct cp_dest *dest, const struct cp_header *header, struct wh_err *err);
 
-/* Ends of what the ops began. */
-void cp_dest_verified(struct cp_dest *dest, int code, uint64_t now_ns);
+/* Ends of what the ops began. @why: it cannot be run from, and the source is told; or NULL */
+void cp_dest_verified(struct cp_dest *dest, const struct wh_err *why, uint64_t now_ns);
 void cp_dest_applied(struct cp_dest *dest, uint64_t now_ns);
 
 void cp_dest_lost(struct cp_dest *dest, const struct wh_err *why, uint64_t now_ns);

@@ -192,6 +192,9 @@ int protect_dest_heard(struct protect_link *link, const struct cp_header *header
 		protect_moved(link->p, WH_PROTECT_SYNC, 0, side->engine.generation, NULL);
 		admit_session(side);
 	}
+	if (ret == 0 && header->kind == CP_DEGRADE)
+		protect_log_peer(link->p, "checkpoint %llu: more is written than there is room for",
+				 (unsigned long long)header->epoch);
 	return ret;
 }
 
@@ -213,7 +216,7 @@ static void verify(struct protect_dest *side)
 	if (ret < 0)
 		protect_log_peer(p, "checkpoint %llu is refused: %s",
 				 (unsigned long long)side->engine.epoch, protect_said(&err, ret));
-	cp_dest_verified(&side->engine, ret, clock_now_ns());
+	cp_dest_verified(&side->engine, ret < 0 ? &err : NULL, clock_now_ns());
 }
 
 static void apply(struct protect_dest *side)

@@ -15,9 +15,10 @@
 static int migrate(struct console *console, const char *uri, struct wh_err *err)
 {
 	int ret = drive_begin(console, uri, &console->config, err);
+	struct wh_err why = *err;
 
 	if (ret == -EBUSY)
-		return fail(err, ret, "not now: migrate (%s)", err->text);
+		return fail(err, ret, "not now: migrate (%s)", why.text);
 	if (ret)
 		say_phase(WH_PHASE_FAILED, err->text);
 	return 0;

@@ -164,15 +164,24 @@ int guest_save(void *opaque, void **data, size_t *length, struct wh_err *err)
 	return 0;
 }
 
+/* Of a header that may be anything */
+static bool has_nic(const char *header, size_t length)
+{
+	return memmem(header, length, ", network", sizeof(", network") - 1);
+}
+
 /* It comes from a stranger: nothing is used that was not looked at. */
 int guest_load(struct vmm *vmm, const void *data, size_t length, struct wh_err *err)
 {
+	size_t header = length < STATE_HEADER_BYTES ? length : STATE_HEADER_BYTES;
 	struct guest_state here, state;
 
 	state_of(vmm, &here);
+	if (has_nic(data, header) != (vmm->config.nic != NULL))
+		return fail(err, -EPROTO, "the guest has %s network card there and %s here: --nic",
+			    vmm->config.nic ? "no" : "a", vmm->config.nic ? "one" : "none");
 	if (length != state_bytes(vmm) || memcmp(data, here.header, STATE_HEADER_BYTES))
-		return fail(err, -EPROTO, "device state is of '%.*s', here is '%s'",
-			    (int)(length < STATE_HEADER_BYTES ? length : STATE_HEADER_BYTES),
+		return fail(err, -EPROTO, "device state is of '%.*s', here is '%s'", (int)header,
 			    (const char *)data, here.header);
 	memcpy(&state, data, length);
 	for (struct cpu *cpu = vmm->cpu; cpu < vmm->cpu + vmm->cpus; cpu++) {

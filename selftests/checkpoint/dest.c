@@ -24,6 +24,7 @@ FIXTURE(dest)
 	struct cp_msg totals;
 	uint8_t bytes[CP_HEADER + 4096 * CP_ENTRY];
 	unsigned said[CP_KIND_COUNT];
+	char reason[256]; /* of the last NACK */
 	unsigned entries, verify, drop, keep, run, persist;
 	int entry_ret, persist_ret;
 };
@@ -32,9 +33,10 @@ static int say(void *world, struct cp_header *header, const struct cp_msg *msg, 
 {
 	FIXTURE_DATA(dest) *self = world;
 
-	(void)msg;
 	(void)err;
 	self->said[header->kind]++;
+	if (header->kind == CP_NACK)
+		strcpy(self->reason, msg->nack.reason.text);
 	return 0;
 }
 
@@ -197,7 +199,7 @@ static int first(FIXTURE_DATA(dest) *self)
 	if (!ret)
 		ret = commit(self, 1);
 	if (!ret)
-		cp_dest_verified(&self->dest, 0, 1);
+		cp_dest_verified(&self->dest, NULL, 1);
 	cp_dest_applied(&self->dest, 1);
 	return ret;
 }
@@ -363,7 +365,7 @@ TEST_F(dest, epochs_out_of_turn)
 	REFUSED(heard(self, CP_DEVICE, 2, NULL, 1), "outside of it");
 	self->hash = hash;
 	ASSERT_EQ(0, commit(self, 1));
-	cp_dest_verified(&self->dest, 0, 1);
+	cp_dest_verified(&self->dest, NULL, 1);
 	EXPECT_EQ(1, self->said[CP_ACK]);
 	REFUSED(begin(self, 1), "behind 1");
 	REFUSED(begin(self, 3), "behind 1");
@@ -389,7 +391,7 @@ TEST_F(dest, no_room)
 	EXPECT_EQ(0, described(self, 2, &plain));
 	EXPECT_EQ(0, heard(self, CP_PAGES, 2, NULL, PAGE));
 	EXPECT_EQ(0, commit(self, 2));
-	cp_dest_verified(&self->dest, 0, 1);
+	cp_dest_verified(&self->dest, NULL, 1);
 	EXPECT_EQ(2, self->said[CP_ACK]);
 	EXPECT_EQ(2, self->dest.complete);
 }
@@ -444,6 +446,7 @@ TEST_F(dest, degraded)
 {
 	struct cp_msg msg = { .begin = { .full = 1 } };
 	const struct cp_entry run = { .pages = 6, .bytes = 6 * PAGE };
+	const struct wh_err why = { -EIO, "not like this" };
 
 	ASSERT_EQ(0, hello(self));
 	wire_name_set(&msg.degrade.reason, "too much");
@@ -471,15 +474,16 @@ TEST_F(dest, degraded)
 	cp_dest_applied(&self->dest, 1);
 	ASSERT_EQ(0, commit(self, 2));
 	/* refused, it is still so */
-	cp_dest_verified(&self->dest, -EIO, 1);
+	cp_dest_verified(&self->dest, &why, 1);
 	EXPECT_EQ(1, self->said[CP_NACK]);
+	EXPECT_STREQ("not like this", self->reason);
 	EXPECT_TRUE(self->dest.degraded);
 	EXPECT_EQ(1, self->dest.complete);
 	self->totals = (struct cp_msg){ .commit = { 0 } };
 	msg.begin.full = 1;
 	ASSERT_EQ(0, heard(self, CP_BEGIN, 2, &msg, 0));
 	ASSERT_EQ(0, commit(self, 2));
-	cp_dest_verified(&self->dest, 0, 1);
+	cp_dest_verified(&self->dest, NULL, 1);
 	EXPECT_FALSE(self->dest.degraded);
 	EXPECT_EQ(2, self->said[CP_ACK]);
 	cp_dest_applied(&self->dest, 1);

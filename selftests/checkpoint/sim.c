@@ -697,6 +697,8 @@ static void finish_source(void)
 
 static void finish_dest(void)
 {
+	struct wh_err err = { 0 };
+
 	if (sim.dest_dead)
 		return;
 	if (sim.applied_due && chance(sim.slow ? 40 : 500)) {
@@ -707,7 +709,9 @@ static void finish_dest(void)
 		sim.verified_due = false;
 		if (sim.applied_due)
 			wrong("unpacked while the last one is being put in place");
-		cp_dest_verified(&sim.dest, chance(sim.refuses) ? -EILSEQ : 0, sim.now_ns);
+		if (chance(sim.refuses))
+			fails(&err, "unpacking");
+		cp_dest_verified(&sim.dest, err.code ? &err : NULL, sim.now_ns);
 	}
 }
 

@@ -243,8 +243,8 @@ static void finish(void)
 	if (ret < 0)
 		wrong("verify: %s", err.text);
 	if (!ret && (!t.full_due || t.dest.complete) && chance(10 * t.refuses))
-		ret = -EIO;
-	cp_dest_verified(&t.dest, ret, 1);
+		ret = err_set(&err, -EIO, "as the seed has it");
+	cp_dest_verified(&t.dest, ret < 0 ? &err : NULL, 1);
 }
 
 /* A message as it lies in t.message. Return: what the engine says */
