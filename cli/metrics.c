@@ -81,7 +81,9 @@ static const struct family protection[] = {
 	{ "held_packets", "wherry_protect_held_packets", "packets", false, "That wait" },
 	{ "held_bytes", "wherry_protect_held_bytes", "bytes", false, "Of packets that wait" },
 	{ "stalled", "wherry_protect_stalled", NULL, false,
-	  "1: the guest stands still, too much waits" },
+	  "1: the guest stands still, too much waits or is written" },
+	{ "degraded", "wherry_protect_degraded", NULL, false,
+	  "1: more is written than a checkpoint has room for" },
 	{ "dropped", "wherry_protect_dropped_packets", "packets", true, "Above the limit" },
 };
 

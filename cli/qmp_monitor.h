@@ -97,7 +97,8 @@ struct wh_qmp {
 	/* Under note_lock, for which nobody waits long */
 	pthread_mutex_t note_lock;
 	bool running;
-	bool complete; /* that there is a checkpoint was noted */
+	bool complete; /* that there is a checkpoint was noted, */
+	bool degraded; /* or will be again */
 	unsigned notes;
 	struct qmp_note note[QMP_NOTES_MAX];
 	char error[WH_ERR_TEXT];

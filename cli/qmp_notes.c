@@ -102,7 +102,10 @@ void wh_qmp_set_migration(struct wh_qmp *qmp, struct wh_migration *migration, en
 	pthread_mutex_unlock(&qmp->note_lock);
 }
 
-/* The first checkpoint that is complete is one of many, and not told as such. */
+/*
+ * A checkpoint that is complete is one of many, and not told as such; but the first is, and the
+ * first behind a time without any.
+ */
 void wh_qmp_protect_event(struct wh_qmp *qmp, const struct wh_protect_event *event)
 {
 	bool complete = event->to == WH_PROTECT_RUN || event->to == WH_PROTECT_READY;
@@ -119,8 +122,9 @@ void wh_qmp_protect_event(struct wh_qmp *qmp, const struct wh_protect_event *eve
 	qmp_make_utf8(note.reason);
 	pthread_mutex_lock(&qmp->note_lock);
 	if (complete && !qmp->complete)
-		note.from = WH_PROTECT_SYNC;
-	qmp->complete |= complete;
+		note.from = qmp->degraded ? WH_PROTECT_DEGRADED : WH_PROTECT_SYNC;
+	qmp->degraded = !complete && (qmp->degraded || event->to == WH_PROTECT_DEGRADED);
+	qmp->complete = complete || (qmp->complete && event->to != WH_PROTECT_DEGRADED);
 	leave(qmp, note);
 	pthread_mutex_unlock(&qmp->note_lock);
 }
@@ -132,7 +136,7 @@ void wh_qmp_set_protect(struct wh_qmp *qmp, struct wh_protect *protect, enum wh_
 	qmp->protect_role = role;
 	pthread_mutex_unlock(&qmp->migration_lock);
 	pthread_mutex_lock(&qmp->note_lock);
-	qmp->complete = false;
+	qmp->complete = qmp->degraded = false;
 	pthread_mutex_unlock(&qmp->note_lock);
 }
 

@@ -60,6 +60,7 @@ struct json_object *qmp_view_checkpoint(const struct qmp_view *view)
 			qmp_add_number(info, figures[i].name, value);
 	}
 	qmp_add_flag(info, "stalled", status->stalled);
+	qmp_add_flag(info, "degraded", status->degraded);
 	if (status->err.code) {
 		memcpy(reason, status->err.text, sizeof(reason));
 		qmp_make_utf8(reason);

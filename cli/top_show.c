@@ -232,12 +232,23 @@ static void thread_rows(FILE *out, struct json_object *info)
 	}
 }
 
+/* Where it is so */
+static void flag_row(FILE *out, struct json_object *at, const char *label, const char *name)
+{
+	struct json_object *flag = NULL;
+
+	if (json_object_object_get_ex(at, name, &flag) && json_object_get_boolean(flag))
+		row(out, label, "yes");
+}
+
 static void checkpoint_view(FILE *out, struct json_object *at)
 {
 	row(out, "protection", word(at, "state").text);
 	row(out, "role", word(at, "role").text);
 	if (json_object_object_get_ex(at, "reason", NULL))
 		row(out, "reason", word(at, "reason").text);
+	flag_row(out, at, "stalled", "stalled");
+	flag_row(out, at, "degraded", "degraded");
 	figure_row(out, at, "generation", "generation", UNIT_COUNT);
 	figure_row(out, at, "epoch", "epoch", UNIT_COUNT);
 	figure_row(out, at, "checkpoints", "checkpoints", UNIT_COUNT);

@@ -22,7 +22,7 @@ void guard_event(void *opaque, const struct wh_protect_event *event)
 		    member("state", wh_protect_state_name(event->to)).text,
 		    member("from", wh_protect_state_name(event->from)).text, event->epoch,
 		    event->generation, member("error", event->err ? event->err->text : "").text);
-	console->complete |= complete;
+	console->complete = complete || (console->complete && event->to != WH_PROTECT_DEGRADED);
 	eventfd_write(console->wake_fd, 1);
 }
 

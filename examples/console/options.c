@@ -41,6 +41,8 @@ static const struct option options[] = {
 	{ "--authority manual|fence|alone", AT(protection.authority), 0, "to take over (manual)" },
 	{ "--hold queue|plug|none", AT(hold), 0, "what keeps a protected guest's output (queue)" },
 	{ "--interval MS", AT(interval_ns), MS, "between checkpoints (0: as it needs)" },
+	{ "--checkpoint-max SIZE", AT(protection.contents_max), 1, "of one, not less there (256M)" },
+	{ "--too-much stall|degrade", AT(protection.full), 0, "a guest that writes more (stall)" },
 	{ "--copy-on-write", AT(protection.copy_on_write), 0, "a checkpoint's pages, after its stop" },
 	{ "--heartbeat MS", AT(protection.heartbeat_ns), MS, "of a protection (100)" },
 	{ "--lease MS", AT(protection.lease_ns), MS, "silent for longer is lost (1000)" },

@@ -232,6 +232,7 @@ FIXTURE_SETUP(protection)
 		.held_bytes = 1140,
 		.dropped = 7,
 		.stalled = true,
+		.degraded = true,
 		.err = { .code = -EPIPE, .text = "lost \xff" },
 	};
 	self->view.protection = true;
@@ -296,6 +297,7 @@ TEST_F(protection, every_figure_is_a_metric)
 		"\nwherry_protect_held_packets 19\n",
 		"\nwherry_protect_held_bytes 1140\n",
 		"\nwherry_protect_stalled 1\n",
+		"\nwherry_protect_degraded 1\n",
 		"\nwherry_protect_dropped_packets_total 7\n",
 	};
 

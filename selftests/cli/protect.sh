@@ -14,6 +14,7 @@ b=$temp/b.qmp
 primary=
 replica=
 watcher=
+moved=
 
 # Commands of theirs come by QMP
 start()
@@ -38,12 +39,12 @@ start_replica()
 
 end()
 {
-	for child in $primary $replica $watcher; do
+	for child in $primary $replica $watcher $moved; do
 		kill -9 "$child" 2>/dev/null
 		wait "$child" 2>/dev/null
 	done
-	primary='' replica='' watcher=''
-	rm -f "$temp"/*.link "$temp"/*.qmp "$temp"/*.generation
+	primary='' replica='' watcher='' moved=''
+	rm -f "$temp"/*.link "$temp"/*.qmp "$temp"/*.generation "$temp/lines"
 }
 # "try" runs its command in a shell of its own: what starts or reaps a process is not for it.
 # said LABEL: of the command before
@@ -58,7 +59,7 @@ until_true()
 	n=0
 	until "$@"; do
 		n=$((n + 1))
-		[ "$n" -lt 200 ] || return 1
+		[ "$n" -lt 600 ] || return 1
 		sleep 0.05
 	done
 }
@@ -183,6 +184,31 @@ watched 0 "without protection"
 said "and so it ends"
 try "the replica has forgotten it" until_true tells "$b" '"state": ?"fenced"'
 try "the guest runs" sh -c "'$wherry' qmp '$a' query-status | grep -qE '\"running\": ?true'"
+start c.log --listen "unix:$temp/c.link"
+moved=$!
+until_true test -S "$temp/c.link"
+try "and is migrated away" "$wherry" qmp "$a" migrate "uri=unix:$temp/c.link"
+wait "$moved"
+try "every byte is right there" [ $? = 0 ]
+moved=
+end
+
+# Lines of stdin instead of QMP
+start_replica
+mkfifo "$temp/lines"
+"$build/wherry-vmm" --ram 16M --vcpus 2 --rate 2000 --qmp "$a" --generation "$temp/a.generation" \
+	>"$temp/a.log" 2>&1 <"$temp/lines" &
+primary=$!
+exec 3>"$temp/lines"
+until_true listens "$a" && until_true listens "$b" && once
+said "protected, and told what to do by lines"
+echo "migrate unix:$temp/c.link" >&3
+try "a migration is refused" until_true grep -qF "the guest is protected" "$temp/a.log"
+try "which changes nothing" tells "$a" '"state": ?"(run|stop|stage|send|wait-ack)"'
+echo unprotect >&3
+try "it is ended in order" until_true tells "$a" '"state": ?"released"'
+try "and so it is there" until_true tells "$b" '"state": ?"fenced"'
+exec 3>&-
 end
 
 # With a key that both have, and one that only one of them has
@@ -237,6 +263,48 @@ wait "$replica" 2>/dev/null
 replica=
 watched 0 "without protection"
 said "it goes on alone"
+end
+
+# The primary's network card is of a namespace of its own
+if unshare -rn ip tuntap add mode tap name wh0 2>/dev/null; then
+	start_replica
+	unshare -rn sh -c 'ip tuntap add mode tap name wh0; exec "$@"' sh \
+		"$build/wherry-vmm" --ram 16M --vcpus 2 --rate 2000 --nic wh0 --hold none \
+		--qmp "$a" --generation "$temp/a.generation" >"$temp/a.log" 2>&1 </dev/null &
+	primary=$!
+	until_true listens "$a" && until_true listens "$b"
+	said "a guest with a network card, a replica without"
+	try "it is not protected" refused "" "$wherry" protect --once "$a" "$b"
+	try "and it is said why" tells "$a" '"reason": ?".*a network card there and none here: --nic'
+	end
+else
+	skip "a replica without a network card" "there are no taps to be had here"
+fi
+
+# It writes more than a checkpoint has room for when they come seldom
+protected --rate 200 --checkpoint-max 1M --too-much degrade
+said "protected, and little fits into one"
+"$wherry" qmp --events --timeout 60 "$a" >"$temp/told_of" 2>&1 &
+teller=$!
+try "somebody listens" until_true told_events "$a"
+"$wherry" qmp "$a" migrate-set-mc-delay value=10000 >"$temp/out" 2>&1
+try "too much is written" until_true grep -q '"state": *"degraded".*there is room for' "$temp/told_of"
+"$wherry" qmp "$a" migrate-set-mc-delay value=20 >"$temp/out" 2>&1
+try "it is protected again" until_true grep -q '"state": *"run", *"from": *"degraded"' "$temp/told_of"
+try "and stays so" until_true tells "$a" '"degraded": ?false'
+try "nobody was lost by that" tells "$b" '"state": ?"(ready|receiving|complete)"'
+kill "$teller"
+wait "$teller" 2>/dev/null
+kill -9 "$primary"
+wait "$primary" 2>/dev/null
+primary=
+try "its machine dies" until_true tells "$b" '"state": ?"suspect"'
+try "the replica takes over" "$wherry" qmp "$b" checkpoint-takeover
+try "it does" until_true tells "$b" '"state": ?"takeover"'
+quit "$b"
+wait "$replica"
+try "every byte is right" [ $? = 0 ]
+replica=
 end
 
 # The source gives up the guest

@@ -93,13 +93,14 @@ static void happens(struct monitor *m, enum wh_protect_state from, enum wh_prote
 		    uint64_t epoch)
 {
 	const struct wh_err lost = { .code = -EPIPE, .text = "lost" };
+	bool why = to == WH_PROTECT_HOLD || to == WH_PROTECT_DEGRADED;
 
 	wh_qmp_protect_event(m->qmp, &(const struct wh_protect_event){
 					     .from = from,
 					     .to = to,
 					     .epoch = epoch,
 					     .generation = 7,
-					     .err = to == WH_PROTECT_HOLD ? &lost : NULL,
+					     .err = why ? &lost : NULL,
 				     });
 }
 
@@ -154,6 +155,33 @@ TEST_F(qmp, events_of_what_lasts)
 	EXPECT_EQ(1, told_until(self->talk, "hold", &data));
 	EXPECT_STREQ("run", talk_text(data, "from"));
 	EXPECT_STREQ("lost", talk_text(data, "reason"));
+	json_object_put(data);
+}
+
+/* Too much: that, and that it is over */
+TEST_F(qmp, events_of_a_time_without_checkpoints)
+{
+	json_object *data = NULL;
+
+	happens(self->m, WH_PROTECT_SYNC, WH_PROTECT_ARMED, 1);
+	cycle(self->m, WH_PROTECT_ARMED, 1);
+	EXPECT_LT(0, told_until(self->talk, "run", &data));
+	EXPECT_STREQ("sync", talk_text(data, "from"));
+	json_object_put(data);
+	cycle(self->m, WH_PROTECT_RUN, 2);
+	happens(self->m, WH_PROTECT_RUN, WH_PROTECT_DEGRADED, 3);
+	EXPECT_EQ(1, told_until(self->talk, "degraded", &data));
+	EXPECT_STREQ("run", talk_text(data, "from"));
+	EXPECT_STREQ("lost", talk_text(data, "reason"));
+	json_object_put(data);
+	cycle(self->m, WH_PROTECT_DEGRADED, 3);
+	EXPECT_EQ(2, told_until(self->talk, "run", &data));
+	EXPECT_STREQ("degraded", talk_text(data, "from"));
+	json_object_put(data);
+	for (unsigned i = 4; i < 100; i++)
+		cycle(self->m, WH_PROTECT_RUN, i);
+	happens(self->m, WH_PROTECT_RUN, WH_PROTECT_HOLD, 100);
+	EXPECT_EQ(1, told_until(self->talk, "hold", &data));
 	json_object_put(data);
 }
 
