@@ -206,6 +206,10 @@ static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
 	int fd[2];
 	int ret;
 
+	if (hello->flags & CONTROL_CHECKPOINT) {
+		vcm_reject(id);
+		return err_set(err, -EPROTO, "rdma: it wants to bring checkpoints");
+	}
 	if (hello->flags & CONTROL_READER)
 		return take_reads(bridge, id, err);
 	/* it was nobody who resumes: the source comes yet */

@@ -189,6 +189,8 @@ int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control
 		link->room = (struct vlink_room){ 1, READER_MSG, VLINK_READS * VLINK_READ_MAX };
 		param.initiator_depth = RDMA_MAX_INIT_DEPTH;
 	}
+	if (hello->flags & CONTROL_CHECKPOINT)
+		link->room = (struct vlink_room){ VLINK_SENDS, VLINK_SEND_MAX, 0 };
 	control_put_hello(bytes, hello);
 	ret = open_channel(&link->channel, err);
 	if (ret == 0 && rdma_migrate_id(id, link->channel) < 0)
@@ -196,7 +198,7 @@ int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control
 	if (ret == 0)
 		ret = vlink_open(link, err);
 	/* in front of whatever could come */
-	if (ret == 0)
+	for (unsigned i = 0; i < link->room.receives && ret == 0; i++)
 		ret = vlink_receive(link, err);
 	if (ret == 0)
 		set_timeout(id, dead_peer_ns);

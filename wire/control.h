@@ -86,6 +86,8 @@ const char *control_name(enum control_kind kind);
 #define CONTROL_PIN_ALL 1u /* all memory is registered before the first round */
 /* Ours: a REGISTER_REQUEST may be of several chunks. QEMU takes one, and does not know the bit */
 #define CONTROL_SEVERAL 0x80000000u
+/* Ours: no migration, but a connection of a protection (wire/parcel.def) */
+#define CONTROL_CHECKPOINT 0x40000000u
 /* Ours, too: in postcopy the destination may read pages, on a connection that says it is for that */
 #define CONTROL_READS 0x10000000u
 #define CONTROL_READER 0x08000000u
