@@ -2,7 +2,7 @@
 /*
  * Joining: making a protection and telling it what to do. What turns it is in run_drive.c.
  */
-#include "checkpoint/run.h"
+#include "checkpoint/run_rdma.h"
 
 #include "checkpoint/generation.h"
 
@@ -213,6 +213,7 @@ void wh_protect_free(struct wh_protect *p)
 	p->loop = NULL;
 	for (unsigned i = 0; i < LINK_COUNT; i++)
 		link_fini(&p->link[i]);
+	piers_free(p);
 	if (p->source)
 		protect_source_free(p);
 	if (p->dest)
@@ -221,6 +222,7 @@ void wh_protect_free(struct wh_protect *p)
 	tls_close(p->tls, p->ended);
 	pthread_cond_destroy(&p->cond);
 	pthread_mutex_destroy(&p->lock);
+	free(p->slabs.slab);
 	free(p->generation_file);
 	free(p);
 }
@@ -276,9 +278,8 @@ static int parse_uris(struct wh_protect *p, enum wh_role role, const char *text,
 		ret = uri_parse(&uri[LINK_PULSE], pulse ? pulse : text, err);
 	if (ret < 0)
 		return ret;
-	if (uri[0].kind == URI_RDMA || uri[1].kind == URI_RDMA)
-		return err_set(err, -EOPNOTSUPP,
-			       "%.100s: a protection does not go over rdma:", text);
+	if (p->tls && (uri[0].kind == URI_RDMA || uri[1].kind == URI_RDMA))
+		return err_set(err, -EOPNOTSUPP, "%.100s: there is no TLS over rdma:", text);
 	if (role == WH_SOURCE && uri[LINK_CONTENTS].kind == URI_FD && !pulse)
 		return err_set(err, -EINVAL,
 			       "%.100s: there are two connections, and a descriptor is one", text);

@@ -22,7 +22,7 @@
  * what the engine is in: it is never entered twice.
  */
 
-#define RUN_ENTRIES 64u
+#define RUN_ENTRIES 128u
 #define LINK_OUT_BYTES (32u << 10) /* HELLO and all blocks at once */
 #define LINK_PIECES 256u
 #define PENDING_MAX 16u
@@ -38,7 +38,8 @@ enum link_kind {
 struct protect_link {
 	struct wh_protect *p;
 	struct op send, recv;
-	int fd; /* -1: there is none */
+	int fd;		   /* -1: there is none */
+	struct pier *pier; /* over RDMA: what it goes on, and fd only stands for that */
 	bool closing;
 	bool broken; /* to be looked at in the turn; why has the reason */
 	struct wh_err why;
@@ -60,6 +61,7 @@ struct protect_pending {
 	struct wh_protect *p;
 	struct op recv;
 	int fd; /* -1: the slot is free, once recv is not busy */
+	struct pier *pier;
 	bool leaving;
 	bool parked; /* a pulse whose HELLO is still to come, or that waits for a decision */
 	size_t have;
@@ -70,6 +72,21 @@ struct protect_pending {
 
 struct protect_source;
 struct protect_dest;
+struct pier;
+struct ibv_mr;
+
+/* Slabs that contents are sent from, by address, and what of them is registered */
+struct pier_slabs {
+	struct pier_slab {
+		uint8_t *at;
+		struct ibv_mr *mr;
+		uint32_t key;
+		bool refused; /* it could not be: not tried again */
+	} * slab;
+	size_t count, room;
+	struct pier *of; /* whose device it is */
+	bool told;	 /* that one could not */
+};
 
 /* What somebody wants of it: done on its thread */
 struct protect_call {
@@ -103,6 +120,8 @@ struct wh_protect {
 	uint64_t log_ns; /* of the last line that a peer has caused */
 	unsigned log_left;
 	struct protect_link link[LINK_COUNT];
+	struct pier *piers; /* connections over RDMA */
+	struct pier_slabs slabs;
 
 	pthread_mutex_t lock; /* what follows; nothing is called with it held */
 	pthread_cond_t cond;
@@ -146,9 +165,12 @@ int protect_call(struct wh_protect *p,
 void *protect_main(void *arg);
 
 /* run_link.c */
-int link_open(struct protect_link *link, struct wh_protect *p, int fd, size_t in_room,
-	      const void *begun, size_t length, struct wh_err *err);
+/* @pier: NULL: @fd is a socket */
+int link_open(struct protect_link *link, struct wh_protect *p, int fd, struct pier *pier,
+	      size_t in_room, const void *begun, size_t length, struct wh_err *err);
 bool link_up(const struct protect_link *link);
+/* What was given to it has not all left */
+bool link_sending(const struct protect_link *link);
 /* Return: 0, or a negative errno and a sentence: there is no connection, or it takes nothing */
 int link_say(struct protect_link *link, struct cp_header *header, const struct cp_msg *msg,
 	     struct wh_err *err);

@@ -18,9 +18,10 @@ static void settle(struct protect_pending *pending)
 {
 	if (op_busy(&pending->recv))
 		return;
-	if (pending->fd >= 0)
+	if (pending->fd >= 0 && !pending->pier)
 		close(pending->fd);
 	pending->fd = -1;
+	pending->pier = NULL;
 	pending->leaving = false;
 	pending->parked = false;
 }
@@ -30,7 +31,10 @@ static void drop(struct protect_pending *pending)
 	if (pending->fd < 0)
 		return;
 	pending->leaving = true;
-	shutdown(pending->fd, SHUT_RDWR);
+	if (pending->pier)
+		pier_close(pending->pier);
+	else
+		shutdown(pending->fd, SHUT_RDWR);
 	loop_cancel(pending->p->loop, &pending->recv);
 	settle(pending);
 }
@@ -54,7 +58,9 @@ static void notice(struct protect_pending *pending)
 	uint8_t buf[CP_MSG_MAX];
 	size_t length = cp_put(buf, &header, &nothing);
 
-	if (pending->header.generation < engine->generation)
+	if (pending->header.generation < engine->generation && pending->pier)
+		pier_say(pending->pier, buf, length);
+	else if (pending->header.generation < engine->generation)
 		(void)!send(pending->fd, buf, length, MSG_DONTWAIT | MSG_NOSIGNAL);
 	pending->parked = false;
 }
@@ -69,14 +75,18 @@ static void adopt(struct protect_pending *pending, enum link_kind kind)
 {
 	struct wh_protect *p = pending->p;
 	struct wh_err err = { 0 };
-	int fd = pending->fd;
 
-	if (link_open(&p->link[kind], p, fd, kind == LINK_PULSE ? DEST_PULSE_BYTES : DEST_IN_BYTES,
-		      pending->head, sizeof(pending->head), &err) < 0) {
+	if (link_open(&p->link[kind], p, pending->fd, pending->pier,
+		      kind == LINK_PULSE ? DEST_PULSE_BYTES : DEST_IN_BYTES, pending->head,
+		      sizeof(pending->head), &err) < 0) {
 		refuse(pending, err.text);
 		return;
 	}
+	/* without, contents come in messages */
+	if (kind == LINK_CONTENTS && pending->pier && pier_lend(pending->pier, &err) < 0)
+		protect_log_peer(p, "pages come in messages, which is slower: %s", err.text);
 	pending->fd = -1;
+	pending->pier = NULL;
 	pending->parked = false;
 }
 
@@ -121,6 +131,17 @@ static void told(struct protect_pending *pending)
 	}
 }
 
+static void receive(struct protect_pending *pending)
+{
+	uint8_t *to = pending->head + pending->have;
+	size_t room = sizeof(pending->head) - pending->have;
+
+	if (pending->pier)
+		pier_receive(pending->pier, &pending->recv, to, room);
+	else
+		loop_recv(pending->p->loop, &pending->recv, pending->fd, to, room, 0);
+}
+
 static void recv_done(struct op *op, int result)
 {
 	struct protect_pending *pending =
@@ -136,8 +157,7 @@ static void recv_done(struct op *op, int result)
 		if (pending->have == sizeof(pending->head))
 			told(pending);
 		else
-			loop_recv(pending->p->loop, op, pending->fd, pending->head + pending->have,
-				  sizeof(pending->head) - pending->have, 0);
+			receive(pending);
 	}
 }
 
@@ -168,23 +188,36 @@ static struct protect_pending *slot(struct protect_dest *side)
 	return made;
 }
 
-static void accepted(struct listener *listener, int fd)
+/* Return: false: there is no room for one */
+static bool begin(struct wh_protect *p, int fd, struct pier *pier)
 {
-	struct dest_listener *of = (void *)((char *)listener - offsetof(struct dest_listener, at));
-	struct protect_dest *side = of->p->dest;
-	struct protect_pending *pending = slot(side);
+	struct protect_pending *pending = slot(p->dest);
 
-	if (!pending || protect_stops(of->p)) {
-		close(fd);
-		return;
-	}
+	if (!pending || protect_stops(p))
+		return false;
 	*pending = (struct protect_pending){
-		.p = of->p,
+		.p = p,
 		.fd = fd,
+		.pier = pier,
 		.until_ns = clock_now_ns() + TOLD_NS,
 		.recv.done = recv_done,
 	};
-	loop_recv(of->p->loop, &pending->recv, fd, pending->head, sizeof(pending->head), 0);
+	receive(pending);
+	return true;
+}
+
+static void accepted(struct listener *listener, int fd)
+{
+	struct dest_listener *of = (void *)((char *)listener - offsetof(struct dest_listener, at));
+
+	if (!begin(of->p, fd, NULL))
+		close(fd);
+}
+
+static void accepted_pier(struct pier_listener *listener, struct pier *pier)
+{
+	if (!begin(listener->p, pier_fd(pier), pier))
+		pier_close(pier);
 }
 
 static void not_shaken(struct listener *listener, const struct wh_err *why)
@@ -195,10 +228,32 @@ static void not_shaken(struct listener *listener, const struct wh_err *why)
 		protect_log_peer(of->p, "a connection was refused: %s", why->text);
 }
 
+static int listen_at(struct dest_listener *listener, const struct uri *uri, char text[URI_TEXT],
+		     struct wh_err *err)
+{
+	struct wh_protect *p = listener->p;
+	const struct socket_tuning tuning = { .tls = p->tls, .shake_ns = TOLD_NS };
+	struct uri at = *uri;
+	int ret;
+
+	listener->at.accepted = accepted;
+	listener->at.refused = not_shaken;
+	listener->pier.accepted = accepted_pier;
+	if (uri->kind == URI_RDMA) {
+		ret = pier_listen(&listener->pier, p, &at, err);
+		uri_format(&at, text, URI_TEXT);
+	} else {
+		ret = listener_open(&listener->at, p->loop, uri, &tuning, err);
+		if (ret == 0)
+			listener_uri(&listener->at, text, URI_TEXT);
+	}
+	return ret;
+}
+
 int admit_listen(struct protect_dest *side, const struct uri *uri, unsigned count,
 		 struct wh_err *err)
 {
-	const struct socket_tuning tuning = { .tls = side->p->tls, .shake_ns = TOLD_NS };
+	char text[URI_TEXT];
 	int ret = 0;
 
 	for (unsigned i = 0; i < PENDING_MAX; i++)
@@ -207,13 +262,9 @@ int admit_listen(struct protect_dest *side, const struct uri *uri, unsigned coun
 		struct dest_listener *listener = &side->listener[i];
 
 		listener->p = side->p;
-		listener->at.accepted = accepted;
-		listener->at.refused = not_shaken;
-		ret = listener_open(&listener->at, side->p->loop, &uri[i], &tuning, err);
+		ret = listen_at(listener, &uri[i], i == LINK_CONTENTS ? side->p->uri : text, err);
 		side->listeners += ret == 0;
 	}
-	if (ret == 0)
-		listener_uri(&side->listener[LINK_CONTENTS].at, side->p->uri, sizeof(side->p->uri));
 	return ret;
 }
 
@@ -262,6 +313,8 @@ void admit_stop(struct protect_dest *side)
 void admit_free(struct protect_dest *side)
 {
 	for (unsigned i = 0; i < PENDING_MAX; i++)
-		if (side->pending[i].p && side->pending[i].fd >= 0)
+		if (side->pending[i].p && side->pending[i].fd >= 0 && !side->pending[i].pier)
 			close(side->pending[i].fd);
+	for (unsigned i = 0; i < LINK_COUNT; i++)
+		pier_listen_end(&side->listener[i].pier);
 }

@@ -48,6 +48,8 @@ int source_copy_new(struct protect_source *side, struct wh_err *err)
 
 	if (getrandom(&settings.seed, sizeof(settings.seed), 0) != sizeof(settings.seed))
 		return err_sys(err, errno, "protection: random numbers");
+	if (side->uri[LINK_CONTENTS].kind == URI_RDMA)
+		settings.watch = pier_watch(side->p);
 	cp_stage_free(side->stage); /* of a start that has failed */
 	side->stage = NULL;
 	cow_free(side->cow);
@@ -323,7 +325,7 @@ bool source_copy_turn(struct protect_source *side)
 		log_stop(side);
 		return false;
 	}
-	if (sent != SENDING_NOTHING && side->drained && !op_busy(&link->send) && link_up(link)) {
+	if (sent != SENDING_NOTHING && side->drained && !link_sending(link) && link_up(link)) {
 		side->sending = SENDING_NOTHING;
 		if (sent == SENDING_PART) {
 			cp_stage_forget(side->stage);

@@ -2,7 +2,7 @@
 #ifndef CHECKPOINT_RUN_DEST_H
 #define CHECKPOINT_RUN_DEST_H
 
-#include "checkpoint/run.h"
+#include "checkpoint/run_rdma.h"
 #include "checkpoint/store.h"
 
 #define DEST_IN_BYTES ((size_t)2 << 20) /* a message and what comes behind it */
@@ -16,6 +16,7 @@ struct protect_dest {
 	struct dest_listener {
 		struct wh_protect *p;
 		struct listener at;
+		struct pier_listener pier;
 	} listener[LINK_COUNT];
 	unsigned listeners;
 	struct protect_pending pending[PENDING_MAX];

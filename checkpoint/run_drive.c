@@ -2,7 +2,7 @@
 /*
  * Joining: the thread that drives a protection, and how others talk to it.
  */
-#include "checkpoint/run.h"
+#include "checkpoint/run_rdma.h"
 
 #include <errno.h>
 
@@ -113,15 +113,16 @@ int protect_heard(struct protect_link *link, const struct cp_header *header, con
 
 static uint64_t turn(struct wh_protect *p)
 {
-	uint64_t next;
+	uint64_t next, then;
 
 	answer_calls(p, NULL);
+	then = piers_turn(p, clock_now_ns());
 	next = p->role == WH_SOURCE ? protect_source_turn(p, clock_now_ns()) :
 				      protect_dest_turn(p, clock_now_ns());
 	for (unsigned i = 0; i < LINK_COUNT; i++)
 		link_turn(&p->link[i]);
 	publish(p);
-	return next;
+	return then < next ? then : next;
 }
 
 /* A ring that fails can do nothing more. What is held stays held */

@@ -3,7 +3,7 @@
  * Joining: one connection of a protection. What is said goes out in the order in which it is said;
  * contents, of which there is more than memory for copies, are asked for where nothing else waits.
  */
-#include "checkpoint/run.h"
+#include "checkpoint/run_rdma.h"
 #include "ring/fixed.h"
 
 #include <errno.h>
@@ -22,9 +22,10 @@ static void link_settle(struct protect_link *link)
 {
 	if (!link->closing || op_busy(&link->send) || op_busy(&link->recv))
 		return;
-	if (link->fd >= 0)
+	if (link->fd >= 0 && !link->pier)
 		close(link->fd);
 	link->fd = -1;
+	link->pier = NULL;
 	link->closing = false;
 }
 
@@ -33,7 +34,10 @@ void link_close(struct protect_link *link)
 	if (link->fd < 0 || link->closing)
 		return;
 	link->closing = true;
-	shutdown(link->fd, SHUT_RDWR);
+	if (link->pier)
+		pier_close(link->pier);
+	else
+		shutdown(link->fd, SHUT_RDWR);
 	loop_cancel(link->p->loop, &link->send);
 	loop_cancel(link->p->loop, &link->recv);
 	link_settle(link);
@@ -61,7 +65,7 @@ static void link_failed(struct protect_link *link, int code, const char *what)
 {
 	struct wh_err err = { 0 };
 
-	if (tls_why(link->p->tls, link->fd, &err) < 0)
+	if (link->pier ? pier_why(link->pier, &err) : tls_why(link->p->tls, link->fd, &err) < 0)
 		err_wrap(&err, "%s",
 			 link == &link->p->link[LINK_PULSE] ? "heartbeats" : "contents");
 	else if (code)
@@ -126,12 +130,17 @@ static void receive(struct protect_link *link)
 {
 	link->recv.done = recv_done;
 	link->recv.poll_first = true;
+	if (link->pier) {
+		pier_receive(link->pier, &link->recv, link->in + link->in_have,
+			     link->in_room - link->in_have);
+		return;
+	}
 	loop_recv(link->p->loop, &link->recv, link->fd, link->in + link->in_have,
 		  link->in_room - link->in_have, 0);
 }
 
-int link_open(struct protect_link *link, struct wh_protect *p, int fd, size_t in_room,
-	      const void *begun, size_t length, struct wh_err *err)
+int link_open(struct protect_link *link, struct wh_protect *p, int fd, struct pier *pier,
+	      size_t in_room, const void *begun, size_t length, struct wh_err *err)
 {
 	uint8_t *in = link->in;
 
@@ -140,7 +149,9 @@ int link_open(struct protect_link *link, struct wh_protect *p, int fd, size_t in
 		in = malloc(in_room);
 	if (!in)
 		return err_set(err, -ENOMEM, "checkpoint: no memory for a connection");
-	*link = (struct protect_link){ .p = p, .fd = fd, .in = in, .in_room = in_room };
+	*link = (struct protect_link){
+		.p = p, .fd = fd, .pier = pier, .in = in, .in_room = in_room
+	};
 	memcpy(in, begun, length);
 	link->in_have = length;
 	receive(link);
@@ -150,6 +161,11 @@ int link_open(struct protect_link *link, struct wh_protect *p, int fd, size_t in
 bool link_up(const struct protect_link *link)
 {
 	return link->fd >= 0 && !link->closing && !link->broken;
+}
+
+bool link_sending(const struct protect_link *link)
+{
+	return link->pier ? pier_sending(link->pier) : op_busy(&link->send);
 }
 
 int link_say(struct protect_link *link, struct cp_header *header, const struct cp_msg *msg,
@@ -190,6 +206,10 @@ static void send_left(struct protect_link *link)
 	size_t count = 0;
 	int slot = -1;
 
+	if (link->pier) {
+		pier_send(link->pier, &link->send, msg);
+		return;
+	}
 	while (link->more && count < msg->msg_iovlen) {
 		slot = source_slot(link->p, &msg->msg_iov[count]);
 		if (slot >= 0)
@@ -239,7 +259,7 @@ void link_turn(struct protect_link *link)
 {
 	unsigned pieces = 0;
 
-	if (!link_up(link) || op_busy(&link->send))
+	if (!link_up(link) || link_sending(link))
 		return;
 	link->more = !link->out_have[link->filling];
 	if (!link->more) {
@@ -259,12 +279,13 @@ void link_turn(struct protect_link *link)
 
 bool link_flushed(const struct protect_link *link)
 {
-	return !link_up(link) || (!op_busy(&link->send) && !link->out_have[link->filling]);
+	return !link_up(link) || (!link_sending(link) && !link->out_have[link->filling] &&
+				  (!link->pier || pier_flushed(link->pier)));
 }
 
 void link_fini(struct protect_link *link)
 {
-	if (link->fd >= 0)
+	if (link->fd >= 0 && !link->pier)
 		close(link->fd);
 	free(link->in);
 }

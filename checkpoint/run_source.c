@@ -122,11 +122,24 @@ static struct source_dial *dial_of(struct dial *dial)
 	return (struct source_dial *)(void *)((char *)dial - offsetof(struct source_dial, dial));
 }
 
+static void drop_dialled(struct source_dial *dial)
+{
+	if (dial->pier)
+		pier_close(dial->pier);
+	else if (dial->fd >= 0)
+		close(dial->fd);
+	dial->pier = NULL;
+	dial->fd = -1;
+}
+
 static void give_up(struct protect_source *side, const struct wh_err *why)
 {
 	side->given_up = true;
-	for (unsigned i = 0; i < LINK_COUNT; i++)
+	for (unsigned i = 0; i < LINK_COUNT; i++) {
 		dial_cancel(&side->dial[i].dial);
+		if (side->dial[i].pier)
+			drop_dialled(&side->dial[i]);
+	}
 	protect_moved(side->p, WH_PROTECT_RELEASED, 0, side->p->generation, why);
 }
 
@@ -141,6 +154,15 @@ static void dialled(struct dial *dial, int fd, struct wh_err *err)
 		give_up(side, err);
 }
 
+static void called(struct pier *pier, struct wh_err *err)
+{
+	struct source_dial *done = pier->owner;
+
+	if (err)
+		drop_dialled(done);
+	dialled(&done->dial, err ? -1 : pier_fd(pier), err);
+}
+
 static int dial(struct protect_source *side, unsigned which, struct wh_err *err)
 {
 	const struct wh_protect_config *config = &side->p->config;
@@ -149,20 +171,31 @@ static int dial(struct protect_source *side, unsigned which, struct wh_err *err)
 		.tls = side->p->tls,
 	};
 	struct source_dial *dial = &side->dial[which];
+	struct wh_err why = { 0 };
 
 	dial->dial = (struct dial){ .done = dialled };
+	if (side->uri[which].kind == URI_RDMA) {
+		drop_dialled(dial); /* of a start that has failed */
+		dial->pier = pier_dial(side->p, &side->uri[which], config->connect_timeout_ns,
+				       called, dial, &why);
+		if (!dial->pier && err)
+			*err = why;
+		return dial->pier ? 0 : why.code;
+	}
 	return dial_start(&dial->dial, side->p->loop, &side->uri[which], config->connect_timeout_ns,
 			  &tuning, err);
 }
 
 static int open_link(struct protect_source *side, unsigned which, struct wh_err *err)
 {
-	int fd = side->dial[which].fd;
-	int ret = link_open(&side->p->link[which], side->p, fd, IN_BYTES, "", 0, err);
+	struct source_dial *dial = &side->dial[which];
+	int ret = link_open(&side->p->link[which], side->p, dial->fd, dial->pier, IN_BYTES, "", 0,
+			    err);
 
 	if (ret < 0)
-		close(fd);
-	side->dial[which].fd = -1;
+		drop_dialled(dial);
+	dial->pier = NULL;
+	dial->fd = -1;
 	return ret;
 }
 
@@ -210,7 +243,7 @@ static uint64_t ask_again(struct protect_source *side, uint64_t now_ns)
 		return UINT64_MAX;
 	if (pulse->fd >= 0 && link->fd < 0 && open_link(side, LINK_PULSE, NULL) == 0)
 		(void)say_pulse(side, NULL);
-	if (link->fd >= 0 || dial_busy(&pulse->dial))
+	if (link->fd >= 0 || pulse->pier || dial_busy(&pulse->dial))
 		return UINT64_MAX;
 	if (now_ns >= side->dial_again_ns) {
 		side->dial_again_ns = now_ns + side->p->config.lease_ns;
@@ -459,7 +492,7 @@ int protect_source_start(struct wh_protect *p, struct wh_err *err)
 void protect_source_free(struct wh_protect *p)
 {
 	for (unsigned i = 0; i < LINK_COUNT; i++)
-		if (p->source->dial[i].fd >= 0)
+		if (p->source->dial[i].fd >= 0 && !p->source->dial[i].pier)
 			close(p->source->dial[i].fd);
 	source_copy_free(p->source);
 	free(p->source);

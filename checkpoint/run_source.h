@@ -2,7 +2,7 @@
 #ifndef CHECKPOINT_RUN_SOURCE_H
 #define CHECKPOINT_RUN_SOURCE_H
 
-#include "checkpoint/run.h"
+#include "checkpoint/run_rdma.h"
 #include "checkpoint/stage.h"
 #include "uffd/dirty.h"
 
@@ -28,7 +28,8 @@ struct protect_source {
 	struct source_dial {
 		struct wh_protect *p;
 		struct dial dial;
-		int fd; /* connected, and the other is not yet; -1 */
+		struct pier *pier; /* over RDMA, not connected perhaps */
+		int fd;		   /* connected, and the other is not yet; -1 */
 	} dial[LINK_COUNT];
 	uint64_t dial_again_ns; /* in HOLD */
 	uint64_t linger_ns; /* until then the last word may leave a connection that is given up */

@@ -304,7 +304,7 @@ int wh_protect_add_block(struct wh_protect *protect, const struct wh_block *bloc
 
 /**
  * wh_protect_connect() - Source: where to. wh_protect_listen() - Destination: where
- * @uri:	As for wh_connect() and wh_listen(); not rdma:
+ * @uri:	As for wh_connect() and wh_listen(); over rdma: there is no TLS
  * @pulse_uri:	The same for the second connection, on which both say that they are there, for
  *		instance over another network. NULL: as @uri; of fd: there have to be two
  *
