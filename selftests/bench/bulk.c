@@ -54,6 +54,13 @@ static bool way_takes(const struct way *way, bool postcopy)
 	return postcopy ? !way->channels && !way->tls : !way->postcopy_only;
 }
 
+/* What --quick leaves out: it is compared where everything is */
+static bool way_is_extra(const struct way *way, const struct bench_load *load)
+{
+	return (way->qemu_10 && load->memory != BENCH_ANON) ||
+	       ((way->channels || way->tls) && (load->memory != BENCH_ANON || load->tcp));
+}
+
 struct results {
 	struct bench_row rate[WAYS];
 	struct bench_row cpu[WAYS];
@@ -153,7 +160,7 @@ static void attempt(struct results *results, unsigned way, const struct bench_lo
 		snprintf(row->why, sizeof(row->why), "left out with so much memory");
 		return;
 	}
-	if (ways[way].qemu_10 && results->quick && load->memory != BENCH_ANON) {
+	if (results->quick && way_is_extra(&ways[way], load)) {
 		snprintf(row->why, sizeof(row->why), "left out by --quick");
 		return;
 	}

@@ -103,7 +103,7 @@ static void draw(const struct bench *bench, const char *plot, const char *varian
 
 static uint64_t smallest(const struct bench *bench)
 {
-	return bench->quick ? 256 * MIB : 1024 * MIB;
+	return bench->quick ? 128 * MIB : 1024 * MIB;
 }
 
 static void sizes(const struct bench *bench, bool postcopy)
