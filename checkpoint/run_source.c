@@ -467,6 +467,7 @@ int protect_source_start(struct wh_protect *p, struct wh_err *err)
 		.contents_max = p->config.contents_max,
 		.device_max = p->config.device_max,
 		.held_max = p->config.held_max,
+		.held_told = p->config.plug != NULL,
 		.full_stalls = p->config.full == WH_PROTECT_FULL_STALL,
 		.features = features(p->config.pack),
 	};

@@ -135,6 +135,7 @@ void cp_source_pace(struct cp_source *source, const struct cp_pace_settings *pac
 {
 	source->set.pace = *pace;
 	cp_pace_init(&source->pace, pace);
+	source->idle_ns = 0;
 }
 
 void cp_source_start(struct cp_source *source, uint64_t now_ns)
@@ -233,6 +234,7 @@ static void close_epoch(struct cp_source *source)
 		return;
 	}
 	source->closed = true;
+	source->ran_ns = source->stopped_ns ? source->now_ns - source->stopped_ns : 0;
 	source->stopped_ns = source->now_ns;
 	source->tries = 0;
 	cp_source_to(source, CP_SOURCE_STAGE);
@@ -365,6 +367,7 @@ void cp_source_written(struct cp_source *source, uint64_t bytes, uint64_t now_ns
 /* The guest stands still above the limit and not before less than half of it is held */
 void cp_source_held(struct cp_source *source, uint64_t bytes)
 {
+	source->waits = bytes;
 	if (!cp_source_holds(source->state) || cp_source_has_ended(source))
 		return;
 	if (bytes > source->set.held_max)
@@ -381,10 +384,22 @@ static bool may_stop(const struct cp_source *source)
 	       !source->release_due;
 }
 
+/* Where no output waits nobody waits for the stop */
+static uint64_t stop_due(const struct cp_source *source)
+{
+	bool idle = source->set.held_told && source->state == CP_SOURCE_RUN && !source->waits &&
+		    !source->full;
+
+	return source->stop_due_ns + (idle ? source->idle_ns : 0);
+}
+
 static void stop_if_due(struct cp_source *source)
 {
-	if (!may_stop(source) || source->now_ns < source->stop_due_ns)
+	uint64_t due_ns = stop_due(source);
+
+	if (!may_stop(source) || source->now_ns < due_ns)
 		return;
+	source->stop_due_ns = due_ns;
 	cp_source_to(source, CP_SOURCE_STOP);
 	if (source->guest == CP_GUEST_STANDS)
 		close_epoch(source);
@@ -428,8 +443,8 @@ uint64_t cp_source_step(struct cp_source *source, uint64_t now_ns)
 	next = source->said_ns + source->set.heartbeat_ns;
 	if (source->answer_due_ns < next)
 		next = source->answer_due_ns + 1;
-	if (may_stop(source) && source->stop_due_ns < next)
-		next = source->stop_due_ns;
+	if (may_stop(source) && stop_due(source) < next)
+		next = stop_due(source);
 	if (source->parts_due_ns < next)
 		next = source->parts_due_ns;
 	return next;

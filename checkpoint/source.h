@@ -87,6 +87,7 @@ struct cp_source_settings {
 	uint64_t answer_ns; /* READY, ACK and BYE_ACK are not waited for longer; over 0 */
 	uint64_t contents_max, device_max; /* bytes, of one checkpoint */
 	uint64_t held_max; /* bytes of output that may wait; the guest stands still above it */
+	bool held_told;	   /* by cp_source_held(): where none waits the next stop has time */
 	bool full_stalls;  /* ... and where it has written too much; else it runs on */
 	uint32_t features;
 	struct cp_pace_settings pace;
@@ -125,6 +126,9 @@ struct cp_source {
 	uint64_t release_due;	  /* acknowledged and not let go yet; 0: none */
 	uint64_t now_ns, heard_ns, said_ns;
 	uint64_t stop_due_ns, stopped_ns, resumed_ns;
+	uint64_t ran_ns;	/* from the stop before to the last one */
+	uint64_t idle_ns;	/* the stop is due so much later while nothing waits */
+	bool waits;		/* output does */
 	uint64_t answer_due_ns; /* UINT64_MAX: nothing is waited for */
 	uint64_t parts_due_ns;	/* all is sent again; UINT64_MAX: not */
 	struct cp_pace pace;

@@ -16,12 +16,14 @@
 static uint64_t next_stop(struct cp_source *source)
 {
 	uint64_t stop_ns = source->figures.stop_ns, due_ns = source->stop_due_ns;
-	uint64_t interval_ns = cp_pace_next(&source->pace, stop_ns, source->figures.ack_ns);
+	uint64_t interval_ns =
+		cp_pace_next(&source->pace, source->ran_ns, stop_ns, source->figures.ack_ns);
 	uint64_t least_ns = source->resumed_ns + stop_ns;
 
 	if (source->stopped_ns - due_ns >= interval_ns)
 		due_ns = source->stopped_ns;
 	due_ns += interval_ns;
+	source->idle_ns = source->pace.idle_ns - interval_ns;
 	return due_ns > least_ns ? due_ns : least_ns;
 }
 

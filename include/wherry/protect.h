@@ -188,6 +188,9 @@ struct wh_protect_callbacks {
  * @duty_percent: and that part of the time
  * @hold_ns:	Output may wait that long for the answer
  *
+ * While nothing is held nobody waits, and the next stop comes as late as @stop_ns, @duty_percent and
+ * @max_ns let it; or when there is output after all. Without a plug it is not known whether there is.
+ *
  * What is out of bounds is taken as the nearest that is not.
  */
 struct wh_protect_pace {
@@ -377,7 +380,8 @@ int wh_protect_set_pace(struct wh_protect *protect, const struct wh_protect_pace
  * @epoch:	Source: open, or being closed; destination: of the last complete checkpoint
  * @checkpoints: Acknowledged
  * @refused:	Sent again, or the guest could not be cut off for one
- * @interval_ns: Source: from one stop of the guest to the next, if the answer is there by then
+ * @interval_ns: Source: from one stop of the guest to the next, if the answer is there by then; it
+ *		may be longer while nothing is held
  * @stop_ns:	Source: that it stood still for the last one
  * @stop_max_ns: And for the longest
  * @stop_sum_ns: And for all

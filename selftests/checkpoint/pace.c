@@ -19,7 +19,7 @@ static uint64_t settles_at(const struct cp_pace_settings *want, uint64_t stop_ns
 
 	cp_pace_init(&pace, want);
 	for (unsigned i = 0; i < 100; i++)
-		cp_pace_next(&pace, stop_ns, ack_ns);
+		cp_pace_next(&pace, pace.interval_ns, stop_ns, ack_ns);
 	return pace.interval_ns;
 }
 
@@ -53,25 +53,53 @@ TEST(within_its_bounds)
 	EXPECT_EQ(25 * MS, settles_at(&fixed, 0, 0));
 	/* what makes no sense is taken as something that does; nothing divides by it */
 	cp_pace_init(&pace, &(struct cp_pace_settings){ 0 });
-	EXPECT_EQ(1, cp_pace_next(&pace, 0, 0));
+	EXPECT_EQ(1, cp_pace_next(&pace, 0, 0, 0));
 	cp_pace_init(&pace, &(struct cp_pace_settings){ UINT64_MAX, UINT64_MAX, UINT64_MAX, 1000,
 							UINT64_MAX });
-	EXPECT_EQ(pace.want.max_ns, cp_pace_next(&pace, UINT64_MAX, UINT64_MAX));
+	EXPECT_EQ(pace.want.max_ns, cp_pace_next(&pace, UINT64_MAX, UINT64_MAX, UINT64_MAX));
 }
 
 /* One that was slow is no reason to stand still for long, nor one that was quick to hurry */
 TEST(half_of_the_way_at_once)
 {
 	struct cp_pace pace;
-	uint64_t before;
+	uint64_t before = 5 * MS;
 
 	cp_pace_init(&pace, &usual);
 	for (unsigned i = 0; i < 100; i++)
-		before = cp_pace_next(&pace, 1 * MS, 4 * MS);
-	EXPECT_GE(cp_pace_next(&pace, 1 * MS, 400 * MS), before / 2);
+		before = cp_pace_next(&pace, before, 1 * MS, 4 * MS);
+	EXPECT_GE(cp_pace_next(&pace, before, 1 * MS, 400 * MS), before / 2);
 	cp_pace_init(&pace, &usual);
 	before = pace.interval_ns;
-	EXPECT_LE(cp_pace_next(&pace, MS / 100, 0), before * 2);
+	EXPECT_LE(cp_pace_next(&pace, before, MS / 100, 0), before * 2);
+}
+
+/* Nobody waits: longer and longer, for as long as the stop is short; and back when it is not */
+TEST(without_output)
+{
+	struct cp_pace pace;
+	uint64_t idle = 0;
+
+	cp_pace_init(&pace, &usual);
+	for (unsigned i = 0; i < 100; i++) {
+		uint64_t before = pace.idle_ns;
+
+		/* 1 ms of stop for each 100 ms */
+		cp_pace_next(&pace, before, before / 100, 4 * MS);
+		EXPECT_LE(pace.idle_ns, before + before / 2 + 1);
+		EXPECT_LE(pace.interval_ns, pace.idle_ns);
+		idle = pace.idle_ns;
+	}
+	EXPECT_LE(pace.interval_ns, 46 * MS);
+	/* as long as 5 ms of stop allow */
+	EXPECT_GT(idle, 450 * MS);
+	EXPECT_LT(idle, 550 * MS);
+	/* one that writes more has a longer stop, and less time */
+	for (unsigned i = 0; i < 100; i++)
+		cp_pace_next(&pace, pace.idle_ns, pace.idle_ns / 30, 4 * MS);
+	EXPECT_GE(170 * MS, pace.idle_ns);
+	EXPECT_LE(130 * MS, pace.idle_ns);
+	EXPECT_LE(pace.interval_ns, 46 * MS);
 }
 
 TEST_HARNESS_MAIN

@@ -820,6 +820,7 @@ static void begin_seed(uint64_t seed, bool trace)
 	sim.quiet = chance(150);
 	sim.too_much = chance(400) ? 100 : 0;
 	source.full_stalls = chance(500);
+	source.held_told = chance(500);
 	if (!sim.quiet) {
 		sim.cut_rate = chance(500) ? 2 : 0;
 		sim.kill_rate = chance(300) ? 1 : 0;

@@ -305,4 +305,37 @@ TEST_F(source, a_guest_that_waits)
 	EXPECT_FALSE(cp_source_stalls(&self->source));
 }
 
+/* Where no output waits the next stop has time, until there is some */
+TEST_F(source, nobody_waits)
+{
+	uint64_t now_ns = MS, first_ns;
+
+	self->source.set.held_told = true;
+	self->source.set.pace = (struct cp_pace_settings){
+		.min_ns = 10 * MS,
+		.max_ns = 400 * MS,
+		.stop_ns = 5 * MS,
+		.duty_percent = 50,
+		.hold_ns = 15 * MS,
+	};
+	cp_source_pace(&self->source, &self->source.set.pace);
+	for (unsigned i = 0; i < 20; i++)
+		checkpoint(self, &now_ns, MS, MS);
+	EXPECT_EQ(400 * MS, self->source.pace.idle_ns);
+	first_ns = checkpoint(self, &now_ns, MS, MS);
+	EXPECT_EQ(first_ns + 400 * MS, checkpoint(self, &now_ns, MS, MS));
+	/* a packet after 100 ms: it waits no longer than its stop and the answer */
+	first_ns = now_ns += 100 * MS;
+	cp_source_step(&self->source, now_ns);
+	EXPECT_FALSE(self->stands);
+	cp_source_held(&self->source, 1);
+	EXPECT_EQ(first_ns, checkpoint(self, &now_ns, MS, MS));
+	/* and those behind it what they would have */
+	EXPECT_EQ(first_ns + self->source.pace.interval_ns, checkpoint(self, &now_ns, MS, MS));
+	EXPECT_GE(20 * MS, self->source.pace.interval_ns);
+	cp_source_held(&self->source, 0);
+	EXPECT_LT(first_ns + 2 * self->source.pace.interval_ns + MS,
+		  checkpoint(self, &now_ns, MS, MS));
+}
+
 TEST_HARNESS_MAIN
