@@ -209,6 +209,7 @@ void wh_free(struct wh_migration *m)
 	for (unsigned i = 0; i < m->regions; i++)
 		if (m->region[i].fd >= 0)
 			close(m->region[i].fd);
+	hint_free(m);
 	pthread_cond_destroy(&m->wait_cond);
 	pthread_mutex_destroy(&m->rate_lock);
 	pthread_mutex_destroy(&m->wait_lock);
@@ -265,6 +266,8 @@ int run_add_region(struct wh_migration *m, const struct wh_block *block, struct 
 		return ret;
 	if (m->agent)
 		ret = agent_vmm_check_region(m, err);
+	if (ret == 0)
+		ret = hint_new(m, m->regions, err);
 	if (ret < 0) {
 		if (region->fd >= 0)
 			close(region->fd);

@@ -280,6 +280,7 @@ struct wh_migration {
 	char machine[256];
 	char uri[URI_TEXT];
 	struct region region[RAM_BLOCKS_MAX];
+	uint8_t *hint[RAM_BLOCKS_MAX]; /* source: atomic, see run_hint.c */
 	unsigned regions;
 
 	struct loop *bulk;
@@ -544,6 +545,10 @@ void ahead_collapse(struct wh_migration *m);
 int agent_vmm_new(struct wh_migration *m, struct wh_err *err);
 /* But for what wh_free() does anyway */
 void agent_vmm_free(struct wh_migration *m);
+/* run_hint.c: of region[@block]. Return: 0, or a negative errno and a sentence */
+int hint_new(struct wh_migration *m, unsigned block, struct wh_err *err);
+void hint_free(struct wh_migration *m);
+
 /* May it be handed over? It is to be region[m->regions] */
 int agent_vmm_check_region(struct wh_migration *m, struct wh_err *err);
 int agent_vmm_listen(struct wh_migration *m, bool again, const struct uri *uri, const char *text,

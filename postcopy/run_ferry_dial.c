@@ -55,10 +55,15 @@ void ferry_free(struct wh_migration *m)
 #else
 #include "postcopy/ferry.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+static_assert((int)WH_HINT_NONE == VSOURCE_PLAIN && (int)WH_HINT_HOT == VSOURCE_HOT &&
+		      (int)WH_HINT_COLD == VSOURCE_COLD && CONTROL_CHUNK_BITS == 20,
+	      "hints are as they were given");
 
 /* Who has no room for a message when it comes is asked again after 655 ms */
 #define FLUSH_NS (1500 * NS_PER_MS)
@@ -208,6 +213,7 @@ static int begin_beside(struct ferry *ferry, struct wh_err *err)
 		if (ret < 0)
 			return ret;
 		vsource_add_block(&ferry->engine, region->addr, region->length, chunk);
+		ferry->engine.block[i].hint = m->hint[i];
 		chunk += vsource_chunks(region->length);
 		ferry->bytes += region->length;
 	}

@@ -67,4 +67,15 @@ static inline void vlru_use(struct vlru *lru, struct vlru_node *node)
 	lru->count++;
 }
 
+/* It is in there, and is to go first */
+static inline void vlru_spare(struct vlru *lru, struct vlru_node *node)
+{
+	vlru_use(lru, node);
+	vlru_drop(lru, node);
+	node->prev = &lru->ends;
+	node->next = lru->ends.next;
+	node->prev->next = node->next->prev = node;
+	lru->count++;
+}
+
 #endif /* RDMA_VLRU_H */

@@ -46,6 +46,8 @@ void vsource_open(struct vsource *source)
 {
 	source->step = source->listed ? VSOURCE_MEMORY : VSOURCE_LIST;
 	source->closing = false;
+	source->ahead.block = 0;
+	source->ahead.chunk = 0;
 }
 
 void vsource_close(struct vsource *source)
@@ -176,8 +178,8 @@ static void begin_write(struct vsource *source, struct vsource_chunk *chunk)
 	chunk->writes++;
 	source->under_way[(source->writes_first + source->writes) % VSOURCE_WRITES_MAX] = chunk;
 	source->writes++;
-	if (vlru_has(&chunk->there))
-		vlru_use(&source->there, &chunk->there);
+	if (chunk->rkey)
+		keep_use(source, chunk);
 	if (vlru_has(&chunk->here))
 		vlru_use(&source->here, &chunk->here);
 }

@@ -34,12 +34,21 @@ struct vsource_chunk {
 	uint16_t waiting; /* ranges that wait to be written with this key */
 	uint16_t writes;  /* under way */
 	bool asked;	  /* for a key: the message is put together, or on its way */
+	bool hot;	  /* it is among those */
+};
+
+/* What is expected of a chunk, any thread's */
+enum vsource_hint {
+	VSOURCE_PLAIN,
+	VSOURCE_HOT, /* its key is asked for with others, before it is needed, and given back last */
+	VSOURCE_COLD, /* it is given back first */
 };
 
 /**
  * struct vsource_block - Memory that is to be written to the peer
  * @addr:	Where it is here; read, to see whether it is zeros
  * @chunk:	vsource_chunks() of them, all zeros
+ * @hint:	As many of enum vsource_hint, atomic, or NULL
  * @host:	Where it is there, and this is filled in, as @start and @rkey
  * @start:	Where it begins in the peer's idea of its addresses
  * @rkey:	Of all of it, if it is pinned
@@ -48,6 +57,7 @@ struct vsource_block {
 	const uint8_t *addr;
 	uint64_t length;
 	struct vsource_chunk *chunk;
+	const uint8_t *hint;
 	uint64_t host;
 	uint64_t start;
 	uint32_t rkey;
@@ -90,8 +100,13 @@ struct vsource {
 	unsigned first, ranges, looked; /* so many of them have a key, or are dealt with */
 	struct vsource_chunk *ask[VSOURCE_ASK_MAX]; /* whose keys are asked for, or given back */
 	unsigned asked;
-	unsigned to_unpin;	   /* of those that are given back: on this side too */
-	struct vlru there, here;   /* chunks that are registered */
+	unsigned to_unpin;	 /* of those that are given back: on this side too */
+	struct vlru there, here; /* chunks that are registered */
+	struct vlru hot;	 /* those there that are hot; there.max is of both */
+	struct {
+		unsigned block;
+		uint64_t chunk;
+	} ahead;		   /* so far it was looked for hot ones that have no key */
 	struct vsource_chunk *pin; /* that was to be, last */
 	struct vsource_chunk *under_way[VSOURCE_WRITES_MAX]; /* whose writes */
 	unsigned writes_first;

@@ -27,6 +27,8 @@ bool vsource_is_zero(const struct vsource *source, struct vsource_range *range);
 size_t vsource_say(struct vsource *source, uint8_t *message, enum control_kind kind,
 		   uint32_t count);
 
+/* It has a key, and is being written to, or about to be */
+void keep_use(struct vsource *source, struct vsource_chunk *chunk);
 /* The next range that was looked at has no key, and the peer has room for a message. Return: 0, it waits */
 size_t keep_say(struct vsource *source, uint8_t *message);
 int keep_take_grants(struct vsource *source, const struct control *control, struct wh_err *err);

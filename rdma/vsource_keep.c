@@ -16,6 +16,8 @@
 #include <assert.h>
 #include <errno.h>
 
+#define LOOK_MAX 4096u /* chunks, for one message */
+
 static_assert(VSOURCE_RANGES <= UINT16_MAX && VSOURCE_WRITES_MAX <= UINT16_MAX, "they are counted");
 static_assert(VSOURCE_BLOCKS_MAX <= UINT16_MAX, "a chunk knows its block");
 
@@ -43,25 +45,64 @@ void vsource_limit(struct vsource *source, uint64_t bytes_max, bool no_room)
 	if (!chunks)
 		chunks = 1;
 	vlru_init(&source->there, chunks);
+	vlru_init(&source->hot, chunks);
 	vlru_init(&source->here, chunks);
 	source->no_room = no_room;
 }
 
 /* ---- There ------------------------------------------------------------------------------ */
 
-/* Return: how many were found that nobody needs, @most at most */
-static unsigned find_idle(struct vsource *source, unsigned most)
+static enum vsource_hint hint_of(const struct vsource *source, unsigned block, uint64_t chunk)
 {
-	struct vlru_node *node = vlru_first(&source->there);
-	unsigned found = 0;
+	const uint8_t *hint = source->block[block].hint;
 
-	for (; node && found < most; node = vlru_next(&source->there, node)) {
+	return hint ? (enum vsource_hint)__atomic_load_n(&hint[chunk], __ATOMIC_RELAXED) :
+		      VSOURCE_PLAIN;
+}
+
+static void forget(struct vsource *source, struct vsource_chunk *chunk)
+{
+	if (vlru_has(&chunk->there))
+		vlru_drop(chunk->hot ? &source->hot : &source->there, &chunk->there);
+}
+
+void keep_use(struct vsource *source, struct vsource_chunk *chunk)
+{
+	enum vsource_hint hint = hint_of(source, chunk->block, number_of(source, chunk));
+
+	forget(source, chunk);
+	chunk->hot = hint == VSOURCE_HOT;
+	if (hint == VSOURCE_COLD)
+		vlru_spare(&source->there, &chunk->there);
+	else
+		vlru_use(chunk->hot ? &source->hot : &source->there, &chunk->there);
+}
+
+static uint64_t room_there(const struct vsource *source)
+{
+	uint64_t count = source->there.count + source->hot.count;
+
+	return count < source->there.max ? source->there.max - count : 0;
+}
+
+/* Return: how many there are behind @found of them that nobody needs, @most at most */
+static unsigned find_in(struct vsource *source, const struct vlru *lru, unsigned found,
+			unsigned most)
+{
+	struct vlru_node *node = vlru_first(lru);
+
+	for (; node && found < most; node = vlru_next(lru, node)) {
 		struct vsource_chunk *chunk = of_there(node);
 
 		if (!chunk->waiting && !chunk->writes)
 			source->ask[found++] = chunk;
 	}
 	return found;
+}
+
+static unsigned find_idle(struct vsource *source, unsigned most)
+{
+	return find_in(source, &source->hot, find_in(source, &source->there, 0, most), most);
 }
 
 static size_t say_unregister(struct vsource *source, uint8_t *message, unsigned count)
@@ -74,13 +115,47 @@ static size_t say_unregister(struct vsource *source, uint8_t *message, unsigned 
 		};
 
 		chunk->rkey = 0;
-		vlru_drop(&source->there, &chunk->there);
+		forget(source, chunk);
 		control_put_ask(message, i, &ask);
 	}
 	source->asked = source->to_unpin = count;
 	source->unregisters += count;
 	source->owed = CONTROL_UNREGISTER_FINISHED;
 	return vsource_say(source, message, CONTROL_UNREGISTER_REQUEST, count);
+}
+
+static void ask_for(struct vsource *source, uint8_t *message, unsigned block, uint64_t offset)
+{
+	struct vsource_chunk *chunk = &source->block[block].chunk[offset >> CONTROL_CHUNK_BITS];
+	struct control_ask ask = {
+		.block = block,
+		.address = source->block[block].start + offset,
+	};
+
+	if (chunk->rkey || chunk->asked)
+		return;
+	chunk->asked = true;
+	chunk->block = (uint16_t)block;
+	source->ask[source->asked] = chunk;
+	control_put_ask(message, source->asked++, &ask);
+}
+
+/* Of hot chunks too, where there is room in the message and more than enough for the chunks */
+static void ask_ahead(struct vsource *source, uint8_t *message, uint64_t room)
+{
+	for (unsigned looked = 0; looked < LOOK_MAX && source->asked < VSOURCE_ASK_MAX &&
+				  source->asked < room / 2 && source->ahead.block < source->blocks;
+	     looked++) {
+		const struct vsource_block *block = &source->block[source->ahead.block];
+		uint64_t chunk = source->ahead.chunk++;
+
+		if (hint_of(source, source->ahead.block, chunk) == VSOURCE_HOT)
+			ask_for(source, message, source->ahead.block, chunk << CONTROL_CHUNK_BITS);
+		if (!block->hint || source->ahead.chunk >= vsource_chunks(block->length)) {
+			source->ahead.block++;
+			source->ahead.chunk = 0;
+		}
+	}
 }
 
 /* Keys for this range and, where they can be asked for together, for what comes behind it */
@@ -92,19 +167,13 @@ static size_t say_register(struct vsource *source, uint8_t *message, uint64_t ro
 	for (unsigned i = source->looked;
 	     i < source->ranges && source->asked < most && source->asked < room; i++) {
 		struct vsource_range *range = vsource_range_at(source, i);
-		struct vsource_chunk *chunk = vsource_chunk_of(source, range);
-		struct control_ask ask = {
-			.block = range->block,
-			.address = vsource_peers_address(source, range),
-		};
+		const struct vsource_chunk *chunk = vsource_chunk_of(source, range);
 
-		if (chunk->rkey || chunk->asked || vsource_is_zero(source, range))
-			continue;
-		chunk->asked = true;
-		chunk->block = (uint16_t)range->block;
-		source->ask[source->asked] = chunk;
-		control_put_ask(message, source->asked++, &ask);
+		if (!chunk->rkey && !chunk->asked && !vsource_is_zero(source, range))
+			ask_for(source, message, range->block, range->offset);
 	}
+	if (source->several)
+		ask_ahead(source, message, room);
 	source->registers += source->asked;
 	source->owed = CONTROL_REGISTER_RESULT;
 	return vsource_say(source, message, CONTROL_REGISTER_REQUEST, source->asked);
@@ -113,7 +182,7 @@ static size_t say_register(struct vsource *source, uint8_t *message, uint64_t ro
 size_t keep_say(struct vsource *source, uint8_t *message)
 {
 	unsigned wanted = source->ranges - source->looked, some = wanted, found = 0;
-	uint64_t room = vlru_room(&source->there), quarter = source->there.max / 4;
+	uint64_t room = room_there(source), quarter = source->there.max / 4;
 
 	if (some > quarter)
 		some = quarter ? (unsigned)quarter : 1;
@@ -127,7 +196,7 @@ size_t keep_say(struct vsource *source, uint8_t *message)
 
 static int refused(struct vsource *source, struct wh_err *err)
 {
-	source->there.max = source->there.count;
+	source->there.max = source->there.count + source->hot.count;
 	if (!source->there.max)
 		return err_set(err, -ENOMEM, "rdma: the destination has no room for any memory");
 	return 0;
@@ -157,7 +226,7 @@ int keep_take_grants(struct vsource *source, const struct control *control, stru
 				       grant.rkey, chunk->block, (unsigned long long)grant.host);
 		chunk->rkey = grant.rkey;
 		block->host = grant.host;
-		vlru_use(&source->there, &chunk->there);
+		keep_use(source, chunk);
 	}
 	source->asked = 0;
 	return short_of ? refused(source, err) : 0;

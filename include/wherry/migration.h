@@ -351,6 +351,28 @@ void wh_free(struct wh_migration *migration);
 /* Before wh_connect() or wh_listen() */
 int wh_add_block(struct wh_migration *migration, const struct wh_block *block, struct wh_err *err);
 
+/* What the guest will do with some of its memory, as far as anybody knows */
+enum wh_hint {
+	WH_HINT_NONE, /* as at first */
+	WH_HINT_HOT,  /* write to it, again and again */
+	WH_HINT_COLD, /* leave it alone */
+};
+
+/**
+ * wh_hint() - Source: which memory is worth being kept registered, over RDMA
+ * @block:	Name of one that was added
+ * @length:	At least 1; each MiB of the block in which the range has a byte
+ *
+ * Any thread, at any time. Nothing depends on it but how often memory is registered: under a limit
+ * (wh_config.rdma_pin_max, or the kernel's) what is cold is given up first and what is hot last, and
+ * keys of what is hot are asked for before they are needed, from a destination that is of this
+ * library.
+ *
+ * Return: 0, or a negative errno and a sentence
+ */
+int wh_hint(struct wh_migration *migration, const char *block, uint64_t offset, uint64_t length,
+	    enum wh_hint hint, struct wh_err *err);
+
 /**
  * wh_connect() - Source: where to. wh_listen() - Destination: where
  * @uri:	tcp:HOST:PORT, tcp:[V6]:PORT, unix:PATH, vsock:CID:PORT, fd:N (taken over);

@@ -682,6 +682,68 @@ TEST_F(vsource, the_least_lately_used_goes)
 	EXPECT_EQ(1, chunk_said(&control));
 }
 
+/* Under a limit of three: of the first three chunks, which goes for the fourth? */
+TEST_F(vsource, hints)
+{
+	static const struct {
+		uint8_t hint[CHUNKS];
+		uint64_t goes;
+	} cases[] = {
+		{ { 0 }, 0 },
+		{ { VSOURCE_HOT }, 1 },
+		{ { VSOURCE_HOT, VSOURCE_HOT }, 2 },
+		{ { VSOURCE_HOT, VSOURCE_HOT, VSOURCE_HOT }, 0 },
+		{ { 0, 0, VSOURCE_COLD }, 2 },
+		{ { VSOURCE_HOT, 0, VSOURCE_COLD }, 2 },
+		{ { 0, VSOURCE_COLD, VSOURCE_COLD }, 2 },
+	};
+	struct control control;
+
+	memset(self->from[0], 1, 4 * MIB);
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		begin(self, false, false);
+		vsource_limit(&self->source, 3 * MIB, false);
+		self->source.block[0].hint = cases[i].hint;
+		ASSERT_EQ(0, meet(self));
+		open_bracket(self);
+		ASSERT_TRUE(hand_over(self, 0, 0, 768));
+		ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+		open_bracket(self);
+		ASSERT_TRUE(hand_over(self, 0, 768, 1));
+		ASSERT_EQ(CONTROL_UNREGISTER_REQUEST, says(self, &control)) TH_LOG("case %u", i);
+		EXPECT_EQ(cases[i].goes, chunk_said(&control)) TH_LOG("case %u", i);
+	}
+}
+
+/* What is hot is asked for with others, if that leaves room */
+TEST_F(vsource, what_is_hot_is_asked_for_ahead)
+{
+	static const uint8_t hint[CHUNKS] = { VSOURCE_COLD, 0, VSOURCE_HOT, VSOURCE_HOT };
+	static const unsigned limits[] = { 0, 2, 4, 6 }, asked[] = { 3, 1, 2, 3 };
+	struct control_ask ask;
+	struct control control;
+
+	memset(self->from[0], 1, 4 * MIB);
+	for (unsigned i = 0; i < 4; i++) {
+		begin(self, false, true);
+		vsource_limit(&self->source, limits[i] * MIB, false);
+		self->source.block[0].hint = hint;
+		ASSERT_EQ(0, meet(self));
+		open_bracket(self);
+		ASSERT_TRUE(hand_over(self, 0, 0, 1));
+		ASSERT_EQ(CONTROL_REGISTER_REQUEST, says(self, &control));
+		EXPECT_EQ(asked[i], control.count) TH_LOG("limit %u", limits[i]);
+		control_get_ask(&control, control.count - 1, &ask);
+		EXPECT_EQ(asked[i] == 1 ? 0 : asked[i] * MIB, ask.address);
+	}
+	/* the key is there when the page comes */
+	ASSERT_EQ(0, tell(self, CONTROL_HEADER + control.length));
+	ASSERT_TRUE(hand_over(self, 0, 512, 1));
+	ASSERT_EQ(0, close_bracket(self));
+	EXPECT_EQ(1, self->kinds[CONTROL_REGISTER_REQUEST]);
+	EXPECT_FALSE(self->wrong);
+}
+
 static int give_key(FIXTURE_DATA(vsource) *self, uint64_t chunk)
 {
 	struct control_grant got = { .rkey = key(0, chunk), .host = (uintptr_t)self->to[0] };
