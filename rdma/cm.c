@@ -186,7 +186,8 @@ int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control
 
 	*link = (struct vlink){ .id = id, .room = { 1, CONTROL_MSG_MAX, 0 } };
 	if (hello->flags & CONTROL_READER) {
-		link->room = (struct vlink_room){ 1, READER_MSG, VLINK_READS * VLINK_READ_MAX };
+		link->room =
+			(struct vlink_room){ 1, READER_MSG, (size_t)VLINK_READS * VLINK_READ_MAX };
 		param.initiator_depth = RDMA_MAX_INIT_DEPTH;
 	}
 	if (hello->flags & CONTROL_CHECKPOINT)

@@ -93,7 +93,7 @@ enum vread_next {
  * vread_next() - What is to be done now; ask again until it is to wait
  * @message:	VREAD_MESSAGE bytes
  */
-#define VREAD_MESSAGE ((size_t)CONTROL_HEADER + VREAD_SLOTS * 24)
+#define VREAD_MESSAGE (CONTROL_HEADER + (size_t)VREAD_SLOTS * 24)
 enum vread_next vread_next(struct vread *read, uint8_t *message, size_t *bytes,
 			   struct vread_job *job);
 /* So many of those under way are complete, in their order */
