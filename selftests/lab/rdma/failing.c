@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <infiniband/verbs.h>
+#include <poll.h>
 #include <rdma/rdma_cma.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@
 #define MIB (UINT64_C(1) << 20)
 #define BYTES (4 * MIB + 4096)
 #define RUNS 12u
-#define CALLS 128u /* more than an end makes */
+#define CALLS 192u /* more than an end makes */
 #define LIMIT_NS (40 * NS_PER_S)
 #define SILENT_NS (2 * NS_PER_S)
 #define DOOR_NS (3 * NS_PER_S) /* longer than somebody may be silent */
@@ -103,6 +104,29 @@ WRAP(int, rdma_resolve_route, -1, (struct rdma_cm_id * id, int ms), (id, ms))
 WRAP(int, rdma_connect, -1, (struct rdma_cm_id * id, struct rdma_conn_param *param), (id, param))
 WRAP(int, rdma_accept, -1, (struct rdma_cm_id * id, struct rdma_conn_param *param), (id, param))
 
+/* Asked for an event where there is none, they fail as they are meant to */
+static bool has_event(int fd)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+
+	return poll(&poll_fd, 1, 0) > 0;
+}
+
+int __real_rdma_get_cm_event(struct rdma_event_channel *channel, struct rdma_cm_event **event);
+int __wrap_rdma_get_cm_event(struct rdma_event_channel *channel, struct rdma_cm_event **event);
+int __wrap_rdma_get_cm_event(struct rdma_event_channel *channel, struct rdma_cm_event **event)
+{
+	return has_event(channel->fd) && fails() ? -1 : __real_rdma_get_cm_event(channel, event);
+}
+
+int __real_ibv_get_cq_event(struct ibv_comp_channel *channel, struct ibv_cq **cq, void **context);
+int __wrap_ibv_get_cq_event(struct ibv_comp_channel *channel, struct ibv_cq **cq, void **context);
+int __wrap_ibv_get_cq_event(struct ibv_comp_channel *channel, struct ibv_cq **cq, void **context)
+{
+	return has_event(channel->fd) && fails() ? -1 :
+						   __real_ibv_get_cq_event(channel, cq, context);
+}
+
 /* The header has a macro of this name */
 #undef ibv_reg_mr
 WRAP(struct ibv_mr *, ibv_reg_mr, NULL, (struct ibv_pd * pd, void *addr, size_t length, int access),
@@ -121,6 +145,14 @@ static int post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_
 	return fails() ? ENOMEM : real.post_recv(qp, wr, bad);
 }
 
+/* What was taken off the queue is lost with it */
+static int poll_cq(struct ibv_cq *cq, int entries, struct ibv_wc *wc)
+{
+	int count = real.poll_cq(cq, entries, wc);
+
+	return count > 0 && fails() ? -1 : count;
+}
+
 static int notify(struct ibv_cq *cq, int solicited)
 {
 	return fails() ? ENOMEM : real.req_notify_cq(cq, solicited);
@@ -135,6 +167,7 @@ struct ibv_pd *__wrap_ibv_alloc_pd(struct ibv_context *verbs)
 		verbs->ops.post_send = post_send;
 		verbs->ops.post_recv = post_recv;
 		verbs->ops.req_notify_cq = notify;
+		verbs->ops.poll_cq = poll_cq;
 	}
 	return fails() ? NULL : __real_ibv_alloc_pd(verbs);
 }
