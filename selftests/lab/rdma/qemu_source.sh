@@ -52,6 +52,9 @@ try "pinned as a whole" migrate 'migrate_set_capability rdma-pin-all on'
 try "the memory is the same again" cmp $ram /tmp/out/mem.ram
 try "nothing stays registered again" test "$(pinned)" = 0
 
+try "with its postcopy-ram on, which has a return path" migrate 'migrate_set_capability postcopy-ram on'
+try "the memory is the same once more" cmp $ram /tmp/out/mem.ram
+
 pin_max='--pin-max 4M'
 migrate >/tmp/said 2>&1
 try "it cannot give up what it has registered, and is refused" \

@@ -103,6 +103,7 @@ try "all at once, and some at a time" refused 'rdma_pin_all, and rdma_pin_max' r
 	--pin-all --pin-max 4M
 try "nobody listens" refused 'refused: nobody listens' rdma:$here:4445
 try "an address of no RDMA device" refused 'rdma: the way there: No such device' rdma:127.0.0.1:4444
+try "who listens at every address" into_ours 0.0.0.0 $here
 ip -6 addr add fd09::1/128 dev v1 nodad
 try "IPv6" into_ours '[fd09::1]' '[fd09::1]'
 mkdir -p /etc
