@@ -259,8 +259,6 @@ void cp_source_stopped(struct cp_source *source, uint64_t now_ns)
  */
 void cp_source_staged(struct cp_source *source, const struct wh_err *why, uint64_t now_ns)
 {
-	struct wh_err err = { 0 };
-
 	source->now_ns = now_ns;
 	if (source->state != CP_SOURCE_STAGE)
 		return;
@@ -269,7 +267,8 @@ void cp_source_staged(struct cp_source *source, const struct wh_err *why, uint64
 		return;
 	}
 	if (why) {
-		err = *why;
+		struct wh_err err = *why;
+
 		err_wrap(&err, "checkpoint %llu", (unsigned long long)source->epoch);
 		if (why->code == -ENOSPC && source->committed)
 			cp_source_degrade(source, &err,
