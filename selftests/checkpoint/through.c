@@ -600,7 +600,7 @@ static bool try_seed(uint64_t seed)
 
 int main(int argc, char **argv)
 {
-	uint64_t first = 1, count = 60, bad = 0;
+	uint64_t first = 1, count = 45, bad = 0;
 	bool all;
 
 	for (int i = 1; i + 1 < argc; i += 2) {
