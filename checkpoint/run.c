@@ -175,7 +175,7 @@ int wh_protect_new(struct wh_protect **protect, enum wh_role role,
 	p->config.callbacks = &p->cb;
 	for (unsigned i = 0; i < LINK_COUNT; i++)
 		p->link[i].fd = -1;
-	p->status.ack_age_ns = p->status.heard_age_ns = UINT64_MAX;
+	p->status.ack_age_ns = p->status.heard_age_ns = p->status.held_age_ns = UINT64_MAX;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->cond, NULL);
 	p->generation_file = strdup(config->generation_file);

@@ -409,6 +409,7 @@ void protect_source_status(const struct wh_protect *p, struct wh_protect_status 
 	status->bytes = side->bytes;
 	status->held_packets = side->held.held_packets;
 	status->held_bytes = side->held.held_bytes;
+	status->held_age_ns = engine->waits ? now_ns - engine->since_ns : UINT64_MAX;
 	status->dropped = side->held.dropped;
 	status->stalled = cp_source_stalls(engine);
 	status->degraded = engine->degraded;

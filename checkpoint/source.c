@@ -53,8 +53,13 @@ void cp_source_settle_hold(struct cp_source *source)
 		source->fence_due = false;
 	if (source->open_due && !source->ops->open(source->world, NULL))
 		source->open_due = false;
-	if (source->release_due && !source->ops->release(source->world, source->release_due, NULL))
+	if (source->release_due &&
+	    !source->ops->release(source->world, source->release_due, NULL)) {
 		source->release_due = 0;
+		/* what waits still was said behind that stop */
+		if (source->since_ns < source->stopped_ns)
+			source->since_ns = source->stopped_ns;
+	}
 }
 
 void cp_source_end_fenced(struct cp_source *source)
@@ -366,6 +371,8 @@ void cp_source_written(struct cp_source *source, uint64_t bytes, uint64_t now_ns
 /* The guest stands still above the limit and not before less than half of it is held */
 void cp_source_held(struct cp_source *source, uint64_t bytes)
 {
+	if (bytes && !source->waits)
+		source->since_ns = source->now_ns;
 	source->waits = bytes;
 	if (!cp_source_holds(source->state) || cp_source_has_ended(source))
 		return;

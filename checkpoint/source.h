@@ -128,7 +128,8 @@ struct cp_source {
 	uint64_t stop_due_ns, stopped_ns, resumed_ns;
 	uint64_t ran_ns;	/* from the stop before to the last one */
 	uint64_t idle_ns;	/* the stop is due so much later while nothing waits */
-	bool waits;		/* output does */
+	bool waits;		/* output does, */
+	uint64_t since_ns;	/* not longer than from here on */
 	uint64_t answer_due_ns; /* UINT64_MAX: nothing is waited for */
 	uint64_t parts_due_ns;	/* all is sent again; UINT64_MAX: not */
 	struct cp_pace pace;

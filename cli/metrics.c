@@ -80,6 +80,8 @@ static const struct family protection[] = {
 	{ "bytes", "wherry_protect_sent_bytes", "bytes", true, "On the wire, all together" },
 	{ "held_packets", "wherry_protect_held_packets", "packets", false, "That wait" },
 	{ "held_bytes", "wherry_protect_held_bytes", "bytes", false, "Of packets that wait" },
+	{ "held_age_ns", "wherry_protect_held_age_seconds", "seconds", false,
+	  "For which the first of them waits, at most" },
 	{ "stalled", "wherry_protect_stalled", NULL, false,
 	  "1: the guest stands still, too much waits or is written" },
 	{ "degraded", "wherry_protect_degraded", NULL, false,

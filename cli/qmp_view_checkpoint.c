@@ -36,6 +36,7 @@ static const struct {
 	FIGURE("bytes", bytes),
 	FIGURE("held_packets", held_packets),
 	FIGURE("held_bytes", held_bytes),
+	FIGURE("held_age_ns", held_age_ns),
 	FIGURE("dropped", dropped),
 };
 

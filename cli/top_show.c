@@ -264,6 +264,7 @@ static void checkpoint_view(FILE *out, struct json_object *at)
 	figure_row(out, at, "on the wire", "bytes", UNIT_BYTES);
 	figure_row(out, at, "held packets", "held_packets", UNIT_COUNT);
 	figure_row(out, at, "held", "held_bytes", UNIT_BYTES);
+	figure_row(out, at, "held since", "held_age_ns", UNIT_NS);
 	figure_row(out, at, "dropped", "dropped", UNIT_COUNT);
 	fputs("\033[J", out);
 }

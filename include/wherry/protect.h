@@ -392,6 +392,7 @@ int wh_protect_set_pace(struct wh_protect *protect, const struct wh_protect_pace
  * @wire_bytes:	Of the last one on the wire
  * @bytes:	On the wire, all together
  * @held_packets, @held_bytes: Output that waits; as of the plug
+ * @held_age_ns: Source: the first of it waits for no longer than that; UINT64_MAX: none does
  * @dropped:	Output that was lost, above the plug's limit
  * @stalled:	Source: the guest stands still, since too much waits or is written
  * @degraded:	There was no room for a checkpoint, and none was acknowledged since: see enum
@@ -416,6 +417,7 @@ struct wh_protect_status {
 	uint64_t bytes;
 	uint64_t held_packets;
 	uint64_t held_bytes;
+	uint64_t held_age_ns;
 	uint64_t dropped;
 	bool stalled;
 	bool degraded;

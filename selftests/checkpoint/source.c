@@ -305,6 +305,28 @@ TEST_F(source, a_guest_that_waits)
 	EXPECT_FALSE(cp_source_stalls(&self->source));
 }
 
+/* How long the first of what is held may have waited: from the last stop that let something go */
+TEST_F(source, since_when_output_waits)
+{
+	uint64_t now_ns = MS, first_ns, next_ns;
+
+	first_ns = checkpoint(self, &now_ns, MS, MS);
+	EXPECT_FALSE(self->source.waits);
+	cp_source_step(&self->source, first_ns + 10 * MS);
+	cp_source_held(&self->source, 100);
+	EXPECT_TRUE(self->source.waits);
+	EXPECT_EQ(first_ns + 10 * MS, self->source.since_ns);
+	cp_source_step(&self->source, first_ns + 20 * MS);
+	cp_source_held(&self->source, 200);
+	EXPECT_EQ(first_ns + 10 * MS, self->source.since_ns);
+	/* it is let go; what is held then was said later */
+	next_ns = checkpoint(self, &now_ns, MS, MS);
+	cp_source_held(&self->source, 50);
+	EXPECT_EQ(next_ns, self->source.since_ns);
+	cp_source_held(&self->source, 0);
+	EXPECT_FALSE(self->source.waits);
+}
+
 /* Where no output waits the next stop has time, until there is some */
 TEST_F(source, nobody_waits)
 {

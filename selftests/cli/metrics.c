@@ -230,6 +230,7 @@ FIXTURE_SETUP(protection)
 		.bytes = 123456789,
 		.held_packets = 19,
 		.held_bytes = 1140,
+		.held_age_ns = 12345678,
 		.dropped = 7,
 		.stalled = true,
 		.degraded = true,
@@ -298,6 +299,7 @@ TEST_F(protection, every_figure_is_a_metric)
 		"\nwherry_protect_held_bytes 1140\n",
 		"\nwherry_protect_stalled 1\n",
 		"\nwherry_protect_degraded 1\n",
+		"\nwherry_protect_held_age_seconds 0.012345678\n",
 		"\nwherry_protect_dropped_packets_total 7\n",
 	};
 
