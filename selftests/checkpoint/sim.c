@@ -97,9 +97,10 @@ static struct sim {
 	/* What this seed does to it, in thousandths */
 	unsigned cut_rate, kill_rate, gate_fails, refuses, flips, decide_rate;
 	unsigned too_much, leave_rate;
-	bool faulty; /* something has gone wrong with who is there, or somebody has decided */
-	bool slow;   /* to put it in place takes long */
-	bool quiet;  /* nothing goes wrong */
+	bool flipped; /* a bit was, now or earlier */
+	bool faulty;  /* something has gone wrong with who is there, or somebody has decided */
+	bool slow;    /* to put it in place takes long */
+	bool quiet;   /* nothing goes wrong */
 } sim;
 
 static struct {
@@ -605,6 +606,7 @@ static void flip(struct packet *packet)
 	bit = draw() % (packet->length * 8);
 	packet->bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
 	tally.flipped++;
+	sim.flipped = true;
 	tell("a bit of %s is flipped", cp_name((enum cp_kind)kind));
 }
 
@@ -644,7 +646,7 @@ static void deliver(unsigned which)
 		return;
 	tell("%s gives up: %s", to_dest ? "dest" : "source", err.text);
 	/* behind a decision something of before may still be on its way */
-	if (!sim.flips && ret != -ESTALE &&
+	if (!sim.flipped && ret != -ESTALE &&
 	    !(to_dest ? cp_dest_ended(sim.dest.state) : cp_source_ended(sim.source.state)))
 		wrong("a message is not understood: %s", err.text);
 	if (to_dest)
