@@ -57,7 +57,7 @@ static void made(void *world, uint8_t *at)
 	slabs->count++;
 }
 
-static void unmade(void *world, uint8_t *at)
+static void unmade(void *world, const uint8_t *at)
 {
 	struct pier_slabs *slabs = &((struct wh_protect *)world)->slabs;
 	struct pier_slab *slab;

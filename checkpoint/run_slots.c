@@ -43,7 +43,7 @@ static void made(void *world, uint8_t *at)
 }
 
 /* Nothing that is in no chain is under way */
-static void unmade(void *world, uint8_t *at)
+static void unmade(void *world, const uint8_t *at)
 {
 	struct protect_source *side = world;
 	struct source_slots *slots = &side->slots;

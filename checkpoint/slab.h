@@ -25,11 +25,13 @@ struct slab {
 	uint8_t *at; /* SLAB_BYTES, page-aligned */
 };
 
-/* Somebody who has to know of each slab that there is; on the thread that the pool belongs to */
+/*
+ * Somebody who has to know of each slab that there is, before it is used, and when it is not used
+ * any more and is about to go; on the thread that the pool belongs to. No made(): nobody.
+ */
 struct slab_watch {
-	void (*made)(void *world, uint8_t *at); /* before it is used; NULL: nobody has to know */
-	void (*unmade)(void *world,
-		       uint8_t *at); /* it is not used any more, and goes behind this */
+	void (*made)(void *world, uint8_t *at);
+	void (*unmade)(void *world, const uint8_t *at);
 	void *world;
 };
 

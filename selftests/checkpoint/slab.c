@@ -158,7 +158,7 @@ TEST_F(slab, half_goes_after_ten_seconds_without_need)
 }
 
 struct watched {
-	uint8_t *at[8];
+	const uint8_t *at[8];
 	unsigned there, wrong;
 };
 
@@ -170,7 +170,7 @@ static void made(void *world, uint8_t *at)
 	watched->wrong += at[0] != 0;
 }
 
-static void unmade(void *world, uint8_t *at)
+static void unmade(void *world, const uint8_t *at)
 {
 	struct watched *watched = world;
 	unsigned i = 0;
