@@ -35,6 +35,8 @@
 static const uint64_t lengths[BLOCKS] = { MIB + 5 * PAGE, PAGE };
 static uint8_t memory[BLOCKS][MIB + 5 * 4096] __attribute__((aligned(4096)));
 
+static const uint8_t hint[2] = { VSOURCE_COLD, VSOURCE_HOT };
+
 struct input {
 	const uint8_t *at;
 	size_t left;
@@ -379,8 +381,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 	vsource_init(&play.source, how & 1, how & 2, play.most);
 	play.limit = how >> 4 & 3 ? how >> 4 & 3 : CHUNKS;
 	vsource_limit(&play.source, (how >> 4 & 3) * MIB, how & 64);
-	for (unsigned i = 0; i < BLOCKS; i++)
+	for (unsigned i = 0; i < BLOCKS; i++) {
 		vsource_add_block(&play.source, memory[i], lengths[i], play.chunk[i]);
+		play.source.block[i].hint = how & 128 ? hint : NULL;
+	}
 	for (unsigned n = 0; in.left && n < 2000 && do_one(&play, &in); n++)
 		;
 	return 0;
