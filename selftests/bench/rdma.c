@@ -10,6 +10,7 @@
 #include "rdma/link.h"
 #include "rdma/memory.h"
 #include "selftests/lib/bench.h"
+#include "selftests/lib/bench_guard.h"
 #include "selftests/lib/bench_side.h"
 
 #include <stdio.h>
@@ -247,8 +248,9 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < 3; i++) {
 		load.pin_all = i == 2;
 		load.zeros = i == 1;
-		bench_part(1, 3 - i);
+		bench_part(1, 4 - i); /* the last one is the checkpoints' */
 		measure(&bench, &load);
 	}
+	bench_guard(&bench, load.rdma);
 	return 0;
 }

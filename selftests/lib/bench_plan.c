@@ -55,7 +55,7 @@ static const struct plan plans[] = {
 	  {   48,  5,    64 }, {  7, 1,   64 } },
 	{ "protect", "3 sides: 5 sizes; 6 packings", 4,
 	  {   24, 15,  1024 }, {  5, 3,  256 } },
-	{ "rdma",    "4 sides over soft-RoCE, in a VM: by chunks, with zeros, pinned as a whole", 3,
+	{ "rdma",    "4 sides over soft-RoCE, in a VM: by chunks, with zeros, pinned; 2 of checkpoints", 3,
 	  {   90,  3,   128 }, { 28, 1,   32 } },
 	{ "receive", "2 destinations of a QEMU's multifd: 3 kinds of memory, warm and cold, 2 links", 3,
 	  {   64, 15,   512 }, {  6, 1,  256 } },
