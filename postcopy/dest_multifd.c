@@ -36,6 +36,16 @@ static bool have_lanes(const struct dest *dest)
 	return true;
 }
 
+/* At the end: has not all come that was sent? */
+static bool is_missing(const struct dest_multifd *mf)
+{
+	uint64_t come = mf->packets;
+
+	for (unsigned i = 0; i < DEST_LANES_MAX; i++)
+		come += mf->lane[i].owes;
+	return mf->last && come < mf->numbers;
+}
+
 /* Goes on from a mark, if it can: first the lanes, then the main channel. */
 static void go_on(struct dest_multifd *mf, const struct dest *dest)
 {
@@ -45,7 +55,7 @@ static void go_on(struct dest_multifd *mf, const struct dest *dest)
 	for (unsigned i = 0; i < DEST_LANES_MAX; i++)
 		if (mf->lane[i].state == LANE_HELD && mf->lane[i].syncs <= mf->marks)
 			mf->lane[i].state = LANE_HEAD;
-	mf->waiting = mf->last && mf->packets < mf->numbers;
+	mf->waiting = is_missing(mf);
 }
 
 bool dest_multifd_waits(const struct dest *dest)
@@ -109,7 +119,7 @@ int dest_multifd_mark(struct dest *dest, bool flush, uint64_t now_ns, struct wh_
 	if (!mf->begun || (!mf->by_flush && mf->lanes))
 		return mark(dest, now_ns, err);
 	/* no mark, but nothing may be missing behind it */
-	mf->waiting = mf->last && mf->packets < mf->numbers;
+	mf->waiting = is_missing(mf);
 	mf->heard_ns = now_ns;
 	return mf->waiting ? DEST_MARK : 0;
 }
@@ -220,6 +230,10 @@ static void packet_end(struct dest *dest, struct dest_lane *lane)
 	if (lane->packet.number < UINT64_MAX && mf->numbers <= lane->packet.number)
 		mf->numbers = lane->packet.number + 1;
 	lane->state = LANE_HEAD;
+	if (lane->packet.sync && lane->packet.normal)
+		lane->owes = true;
+	else if (!lane->packet.sync && !lane->packet.normal && !lane->packet.zero)
+		lane->owes = false;
 	if (lane->packet.sync) {
 		lane->syncs++;
 		/* also if the main channel waits at this one: for others, perhaps */

@@ -19,6 +19,9 @@
  * they are all connected, so at it the world is asked whether every connection made by then
  * has said what it is; lanes are numbered without a gap; and packets are numbered through, so
  * that at the end none may be missing that a lane we never heard of would have brought.
+ *
+ * A QEMU before 9.0 that has pages and a SYNC for a lane at the same time may send both as one packet.
+ * One without either follows, sooner or later, but it may also end without.
  */
 struct dest;
 
@@ -35,6 +38,7 @@ enum dest_lane_state {
 struct dest_lane {
 	enum dest_lane_state state;
 	uint64_t syncs;
+	bool owes;	/* that packet: nobody waits for it */
 	unsigned block; /* of the packet's pages */
 	struct multifd_packet packet;
 };

@@ -37,6 +37,11 @@ static void attempt(unsigned which, const struct bench_load *load, struct bench_
 		}
 		bench_stop(&side);
 	}
+	if (!side.why[0])
+		return;
+	/* a table with other rounds in it has no room for that */
+	fprintf(stderr, "receive: a round of %s came to nothing: %s\n", sides[which].name,
+		side.why);
 	snprintf(rate->why, sizeof(rate->why), "%s", side.why);
 	memcpy(cpu->why, rate->why, sizeof(cpu->why));
 }

@@ -71,9 +71,12 @@ static int say_sync(FIXTURE_DATA(multifd) *self, unsigned lane)
 }
 
 /* A page of these bytes */
-static int say_page(FIXTURE_DATA(multifd) *self, unsigned lane, uint64_t page, uint8_t byte)
+static int say_page_and(FIXTURE_DATA(multifd) *self, unsigned lane, uint64_t page, uint8_t byte,
+			bool sync)
 {
-	struct multifd_packet packet = { .normal = 1, .offset = { page * TARGET_PAGE } };
+	struct multifd_packet packet = { .normal = 1,
+					 .offset = { page * TARGET_PAGE },
+					 .sync = sync };
 	struct iovec room[MULTIFD_PAGES];
 	int ret = say(self, lane, &packet);
 
@@ -84,6 +87,11 @@ static int say_page(FIXTURE_DATA(multifd) *self, unsigned lane, uint64_t page, u
 		return -EINVAL;
 	memset(room[0].iov_base, byte, TARGET_PAGE);
 	return dest_lane_contents(self->d, lane, 0, &self->err);
+}
+
+static int say_page(FIXTURE_DATA(multifd) *self, unsigned lane, uint64_t page, uint8_t byte)
+{
+	return say_page_and(self, lane, page, byte, false);
 }
 
 static void put_flush(struct bytes *b)
@@ -320,25 +328,55 @@ TEST_F(multifd, one_that_nobody_has_heard_of)
 	ASSERT_EQ(0, self->w->starts);
 }
 
-/* 7.2: a packet with pages and SYNC, and an empty one of the same number behind it */
+/*
+ * 7.2: a packet with pages and SYNC, under the SYNC's number, and an empty one of that number behind it,
+ * or not
+ */
+static void ends_with_both_in_one(FIXTURE_DATA(multifd) *self, struct __test_metadata *_metadata)
+{
+	ASSERT_EQ(0, anew(self));
+	ASSERT_EQ(0, begin(self, false));
+	self->number++;
+	ASSERT_EQ(0, say_page_and(self, 0, 3, 0x33, true));
+	self->number++;
+	ASSERT_EQ(0, say_page_and(self, 1, 4, 0x44, true));
+	bytes_part(&self->b, SECTION_END);
+	bytes_eos(&self->b);
+}
+
 TEST_F(multifd, the_last_packet_is_behind_its_sync)
 {
 	struct multifd_packet empty = { 0 };
 
-	ASSERT_EQ(0, begin(self, false));
-	self->number++;
-	ASSERT_EQ(0, say_sync(self, 0));
-	self->number++;
-	ASSERT_EQ(0, say_sync(self, 1));
-	bytes_part(&self->b, SECTION_END);
-	bytes_eos(&self->b);
-	ASSERT_EQ(DEST_MARK, main_says(self));
+	ends_with_both_in_one(self, _metadata);
+	ASSERT_EQ(0, main_says(self));
+	ASSERT_FALSE(dest_multifd_waits(self->d));
 	ASSERT_EQ(LANE_HEAD, dest_lane_state(self->d, 0));
 	self->number = 3;
 	ASSERT_EQ(0, say(self, 0, &empty));
+	ASSERT_EQ(0x33, ram_byte(self, 3));
+	ASSERT_EQ(0x44, ram_byte(self, 4));
+	dest_lane_lost(self->d, 1, false, NULL);
+	ASSERT_EQ(DEST_PRECOPY, dest_get_phase(self->d));
+}
+
+/* Which is no excuse for anything else that is missing */
+TEST_F(multifd, behind_a_sync_nothing_else_is_missing)
+{
+	struct multifd_packet empty = { 0 };
+
+	ends_with_both_in_one(self, _metadata);
+	self->d->multifd.numbers++;
+	ASSERT_EQ(DEST_MARK, main_says(self));
 	ASSERT_TRUE(dest_multifd_waits(self->d));
+
+	/* it has come: it is owed no more */
+	ends_with_both_in_one(self, _metadata);
+	self->number--;
 	ASSERT_EQ(0, say(self, 1, &empty));
-	ASSERT_FALSE(dest_multifd_waits(self->d));
+	self->d->multifd.numbers++;
+	ASSERT_EQ(DEST_MARK, main_says(self));
+	ASSERT_TRUE(dest_multifd_waits(self->d));
 }
 
 TEST_F(multifd, one_that_dies)
