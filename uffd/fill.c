@@ -447,6 +447,23 @@ static void clear_hidden(const struct fill *fill, uint64_t length)
 }
 
 /*
+ * Those that the guest has dropped since are not in the file any more, or will not be in a moment: to
+ * clear them there would end in SIGBUS if there is no room. So none of them is, and they are
+ * zeroed as what is absent.
+ */
+static bool drop_hidden(struct fill *fill, uint64_t length)
+{
+	struct placer *placer = fill->placer;
+	uint64_t page = placer->region->page_size;
+
+	if (!(placer->uffd->features & UFFD_FEATURE_EVENT_REMOVE) ||
+	    placer_punch(placer, fill->offset, length, NULL) < 0)
+		return false;
+	state_set(placer->state, fill->offset / page, (fill->offset + length) / page, PAGE_ABSENT);
+	return true;
+}
+
+/*
  * A page that is in the file and not mapped, though its contents are right, is seldom alone:
  * hiding one page of a huge one has unmapped all of it. The next ones are mapped as well, as
  * far as they are in the file and nobody's who goes ahead.
@@ -479,7 +496,7 @@ static enum placed zero_file(struct fill *fill)
 	while (fill->length && placed == PLACED_OK) {
 		uint64_t run = hidden_run(fill, true);
 
-		if (run) {
+		if (run && !drop_hidden(fill, run)) {
 			clear_hidden(fill, run);
 			placed = fill_taken(fill, by_continue, run);
 			continue;

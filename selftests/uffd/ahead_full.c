@@ -6,6 +6,7 @@
 #include "uffd/abi.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -108,6 +109,40 @@ TEST_F(full, a_sentence_and_no_page_lost)
 					  &done, &b->err))
 	TH_LOG("%s", b->err.text);
 	ASSERT_EQ(i + 1, block_wrong(b, i, i + 1, 1));
+}
+
+static int guest_drops(struct block *b, uint64_t page)
+{
+	return fallocate(b->memory.region.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 (off_t)(page * b->page), (off_t)b->page);
+}
+
+/* What it has dropped is hidden as before, and not in the file, which has no room for it now */
+TEST_F(full, what_the_guest_has_dropped)
+{
+	struct block *b = &self->block;
+	uint64_t last = 1, done;
+
+	b->uffd.features |= UFFD_FEATURE_EVENT_REMOVE;
+	page_fill(b->at, b->page, 0, 1);
+	page_fill(b->at + b->page, b->page, 1, 1);
+	ASSERT_EQ(0, placer_hide(&b->placer, 0, 2 * b->page, &b->err))
+	TH_LOG("%s", b->err.text);
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err))
+	TH_LOG("%s", b->err.text);
+	ASSERT_EQ(0, guest_drops(b, 1));
+	while (last + 1 < b->pages && block_place(b, 0, last + 1, 1, 1, true, &done) == PLACED_OK)
+		last++;
+	ASSERT_EQ(PLACED_NO_MEMORY, block_zero(b, 1, 1, &done));
+	ASSERT_EQ(0, done);
+	/* one that is in the file makes its own room */
+	ASSERT_EQ(PLACED_OK, block_zero(b, 0, 1, &done))
+	TH_LOG("%s", b->err.text);
+	ASSERT_EQ(1, block_wrong(b, 0, 1, -1));
+	ASSERT_EQ(0, guest_drops(b, last));
+	ASSERT_EQ(PLACED_OK, block_zero(b, 1, 1, &done))
+	TH_LOG("%s", b->err.text);
+	ASSERT_EQ(2, block_wrong(b, 1, 2, -1));
 }
 
 /* Huge ones, where touching makes them: a file system of its own does, whatever the system */
