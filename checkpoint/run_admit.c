@@ -253,7 +253,7 @@ static int listen_at(struct dest_listener *listener, const struct uri *uri, char
 int admit_listen(struct protect_dest *side, const struct uri *uri, unsigned count,
 		 struct wh_err *err)
 {
-	char text[URI_TEXT];
+	char text[URI_TEXT] = "";
 	int ret = 0;
 
 	for (unsigned i = 0; i < PENDING_MAX; i++)

@@ -163,7 +163,7 @@ static void called(struct pier *pier, struct wh_err *err)
 	dialled(&done->dial, err ? -1 : pier_fd(pier), err);
 }
 
-static int dial(struct protect_source *side, unsigned which, struct wh_err *err)
+static int begin_dial(struct protect_source *side, unsigned which, struct wh_err *err)
 {
 	const struct wh_protect_config *config = &side->p->config;
 	const struct socket_tuning tuning = {
@@ -247,7 +247,7 @@ static uint64_t ask_again(struct protect_source *side, uint64_t now_ns)
 		return UINT64_MAX;
 	if (now_ns >= side->dial_again_ns) {
 		side->dial_again_ns = now_ns + side->p->config.lease_ns;
-		(void)dial(side, LINK_PULSE, NULL);
+		(void)begin_dial(side, LINK_PULSE, NULL);
 	}
 	return side->dial_again_ns;
 }
@@ -487,7 +487,7 @@ int protect_source_start(struct wh_protect *p, struct wh_err *err)
 	pace_of(&settings.pace, &p->config.pace);
 	cp_source_init(&side->engine, &ops, p, &settings, p->block, p->blocks);
 	for (unsigned i = 0; ret == 0 && i < LINK_COUNT; i++)
-		ret = dial(side, i, err);
+		ret = begin_dial(side, i, err);
 	return ret;
 }
 
