@@ -55,7 +55,7 @@ T ?=
 # Seconds for each fuzz target
 FUZZ_SECONDS ?= 60
 # In make check, for one that is neither a whole stream nor an engine of a migration
-FUZZ_REST ?= 20
+FUZZ_REST ?= 12
 
 BUILD ?= build$(SAN:%=-%)
 
