@@ -5,5 +5,5 @@
 # namespace, so they are there before.
 set -u
 
-exec selftests/lab/run -n none -M ifb,bridge,tun,sch_plug,sch_ingress,act_mirred,cls_matchall,cls_u32 \
+exec selftests/lab/run -n none -t 900 -M ifb,bridge,tun,sch_plug,sch_ingress,act_mirred,cls_matchall,cls_u32 \
 	lab/netplug

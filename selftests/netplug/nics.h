@@ -266,7 +266,7 @@ static int do_disarm(struct wh_netplug *plug)
  * it, and leaves what was there before. Between its death and that, the guest may be cut off or
  * not yet held, but nothing is outside that was held once.
  */
-TEST_F_TIMEOUT(contract, killed_at_every_step, 60)
+TEST_F_TIMEOUT(contract, killed_at_every_step, 200)
 {
 	char *before = state_without_hooks(), *after;
 	unsigned step = 0;

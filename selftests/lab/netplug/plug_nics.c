@@ -5,7 +5,7 @@
 #include <wherry/netplug.h>
 
 #define WORLD_NICS 2
-#define WORLD_STRIDE 3 /* of steps at which it is killed */
+#define WORLD_STRIDE 1 /* of steps at which it is killed */
 #define WORLD_CLOSED_MOST 1
 #define WORLD_EDGE WH_NETPLUG_PLUG
 
