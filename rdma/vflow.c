@@ -159,10 +159,11 @@ size_t vflow_take(struct vflow *flow, uint8_t *to, size_t room)
 {
 	size_t bytes = flow->bytes < room ? flow->bytes : room;
 
-	if (bytes)
+	if (bytes) {
 		memcpy(to, flow->at, bytes);
-	flow->at += bytes;
-	flow->bytes -= (uint32_t)bytes;
+		flow->at += bytes;
+		flow->bytes -= (uint32_t)bytes;
+	}
 	while (!flow->bytes && flow->in_area && bytes < room)
 		bytes += take_written(flow, to + bytes, room - bytes);
 	return bytes;

@@ -33,7 +33,8 @@ static void items(const struct control *msg, uint8_t *again)
 		} else if (msg->kind == CONTROL_ZERO) {
 			control_get_zero(msg, i, &zero);
 			control_put_zero(again, i, &zero);
-		} else if (msg->kind == CONTROL_REGISTER_RESULT) {
+		} else if (msg->kind == CONTROL_REGISTER_RESULT ||
+			   msg->kind == CONTROL_KEY_RESULT) {
 			control_get_grant(msg, i, &grant);
 			control_put_grant(again, i, &grant);
 		} else {
