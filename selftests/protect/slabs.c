@@ -7,10 +7,12 @@
 #include "selftests/lib/protected.h"
 #include "selftests/ring/waiting.h"
 
+#include <errno.h>
 #include <linux/capability.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "kselftest_harness.h"
 
@@ -26,6 +28,9 @@ static int keep_to_limit(void)
 	const struct rlimit limit = { UINT64_C(3) << 20, UINT64_C(3) << 20 };
 	struct __user_cap_data_struct data[2];
 
+	/* what counts is locked by all of a user's: of one who has nothing else */
+	if (geteuid() == 0 && setresuid(0x40000000u + (unsigned)getpid(), 0, 0) < 0)
+		errno = 0; /* none of ours: with the others, then */
 	if (syscall(SYS_capget, &head, data) < 0)
 		return -1;
 	data[0].effective &= ~(1u << CAP_IPC_LOCK);
