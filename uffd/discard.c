@@ -60,11 +60,6 @@ static int punch(const struct placer *placer, uint64_t offset, uint64_t length, 
 	return 0;
 }
 
-int placer_punch(const struct placer *placer, uint64_t offset, uint64_t length, struct wh_err *err)
-{
-	return punch(placer, offset, length, err);
-}
-
 /*
  * Bytes from @offset on that are alike: in memory, or not. At most @length and not
  * beyond the next huge page. For shared and unmapped memory this is about the file.

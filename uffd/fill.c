@@ -447,20 +447,16 @@ static void clear_hidden(const struct fill *fill, uint64_t length)
 }
 
 /*
- * Those that the guest has dropped since are not in the file any more, or will not be in a moment: to
- * clear them there would end in SIGBUS if there is no room. So none of them is, and they are
- * zeroed as what is absent.
+ * One that the guest has dropped since is not in the file any more: to look at it there would end in
+ * SIGBUS if there is no room. Return: bytes that are in it, 0: there is none
  */
-static bool drop_hidden(struct fill *fill, uint64_t length)
+static uint64_t hidden_there(const struct fill *fill, uint64_t length)
 {
-	struct placer *placer = fill->placer;
-	uint64_t page = placer->region->page_size;
+	const struct placer *placer = fill->placer;
 
-	if (!(placer->uffd->features & UFFD_FEATURE_EVENT_REMOVE) ||
-	    placer_punch(placer, fill->offset, length, NULL) < 0)
-		return false;
-	state_set(placer->state, fill->offset / page, (fill->offset + length) / page, PAGE_ABSENT);
-	return true;
+	if (!(placer->uffd->features & UFFD_FEATURE_EVENT_REMOVE))
+		return length;
+	return placer_populate_one(placer, fill->offset, NULL) < 0 ? 0 : placer->region->page_size;
 }
 
 /*
@@ -496,7 +492,10 @@ static enum placed zero_file(struct fill *fill)
 	while (fill->length && placed == PLACED_OK) {
 		uint64_t run = hidden_run(fill, true);
 
-		if (run && !drop_hidden(fill, run)) {
+		if (run) {
+			run = hidden_there(fill, run);
+			if (!run)
+				return PLACED_NO_MEMORY;
 			clear_hidden(fill, run);
 			placed = fill_taken(fill, by_continue, run);
 			continue;

@@ -170,8 +170,6 @@ static inline bool placer_goes_ahead(const struct placer *placer)
 
 /* For this folder: the page of @alias is in the file afterwards, else an error */
 int placer_populate_one(const struct placer *placer, uint64_t offset, struct wh_err *err);
-/* For this folder: the file has nothing there afterwards. Nobody is told of it */
-int placer_punch(const struct placer *placer, uint64_t offset, uint64_t length, struct wh_err *err);
 /* For this folder: has stage @part of the block come to be received in place? */
 void placer_find_direct(struct placer *placer, uint64_t part);
 

@@ -135,7 +135,7 @@ TEST_F(full, what_the_guest_has_dropped)
 		last++;
 	ASSERT_EQ(PLACED_NO_MEMORY, block_zero(b, 1, 1, &done));
 	ASSERT_EQ(0, done);
-	/* one that is in the file makes its own room */
+	/* one that is in the file needs none */
 	ASSERT_EQ(PLACED_OK, block_zero(b, 0, 1, &done))
 	TH_LOG("%s", b->err.text);
 	ASSERT_EQ(1, block_wrong(b, 0, 1, -1));
