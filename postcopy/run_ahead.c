@@ -17,6 +17,11 @@
 
 #define AHEAD_STAGES 4u /* of 2 MiB: what is allocated and then not filled is no more than that */
 
+/* When it has ended: what cannot be made huge at once is tried again, for 6 s in all */
+#define COLLAPSE_PASSES 7u
+#define COLLAPSE_AGAIN_NS (50 * NS_PER_MS)
+#define REST_NS (20 * NS_PER_MS)
+
 /* Has the stream gone on to another stage? Then the helper looks */
 void ahead_follow(struct wh_migration *m, unsigned block, uint64_t offset)
 {
@@ -128,16 +133,22 @@ void ahead_stop(struct wh_migration *m)
 	ahead->running = false;
 }
 
-/* As long to others as to itself: a guest that has the memory mapped waits for each */
-static void rest(uint64_t ns)
+/* In pieces, since whoever frees the migration waits for it. False: it is to stop */
+static bool rest(struct wh_migration *m, uint64_t ns)
 {
-	struct timespec time = { .tv_sec = (time_t)(ns / NS_PER_S),
-				 .tv_nsec = (long)(ns % NS_PER_S) };
+	while (!__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE)) {
+		struct timespec time = { .tv_nsec = (long)(ns < REST_NS ? ns : REST_NS) };
 
-	nanosleep(&time, NULL);
+		if (!ns)
+			return true;
+		nanosleep(&time, NULL);
+		ns -= (uint64_t)time.tv_nsec;
+	}
+	return false;
 }
 
-static void collapse_block(struct wh_migration *m, unsigned block)
+/* What was refused is added to @refused. False: it is to stop */
+static bool collapse_block(struct wh_migration *m, unsigned block, uint64_t *refused)
 {
 	struct dest_side *side = m->dest;
 	uint64_t used = side->engine.block[block].used;
@@ -148,24 +159,34 @@ static void collapse_block(struct wh_migration *m, unsigned block)
 		uint64_t left = used - at, made = count.made;
 		uint64_t begin_ns = clock_now_ns();
 
-		if (__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE))
-			return;
 		ret = placer_collapse(&side->placer[block], at,
 				      left < STAGE_BYTES ? left : STAGE_BYTES, &count, NULL);
-		if (count.made == made)
-			continue;
-		__atomic_fetch_add(&side->collapsed, count.made - made, __ATOMIC_RELAXED);
-		rest(clock_now_ns() - begin_ns);
+		if (count.made > made)
+			__atomic_fetch_add(&side->collapsed, count.made - made, __ATOMIC_RELAXED);
+		/* As long to others as to itself: a guest that has the memory mapped waits for each */
+		if (!rest(m, count.made > made ? clock_now_ns() - begin_ns : 0))
+			return false;
 	}
+	*refused += count.refused;
+	return true;
 }
 
+/*
+ * The kernel refuses one of which a page is in somebody's hands just then, be it a processor's
+ * own list of those that it has placed; or for which it has no huge page. Both pass.
+ */
 void ahead_collapse(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
+	uint64_t pause_ns = COLLAPSE_AGAIN_NS;
+	uint64_t refused = side->finished;
 
-	if (!side->finished)
-		return;
-	for (unsigned i = 0; i < side->engine.blocks; i++)
-		if (side->placer_up[i])
-			collapse_block(m, i);
+	for (unsigned pass = 0; refused && pass < COLLAPSE_PASSES; pass++, pause_ns *= 2) {
+		if (pass && !rest(m, pause_ns))
+			return;
+		refused = 0;
+		for (unsigned i = 0; i < side->engine.blocks; i++)
+			if (side->placer_up[i] && !collapse_block(m, i, &refused))
+				return;
+	}
 }

@@ -7,6 +7,7 @@
 #include "base/bits.h"
 #include "postcopy/run.h"
 
+#include <liburing.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -232,6 +233,19 @@ static void *touch(void *arg)
 	return (void *)(uintptr_t)(sum != 0);
 }
 
+/* KiB of it in huge pages, when it is as much as that, or will not be */
+static uint64_t all_huge(FIXTURE_DATA(ahead) *self, uint64_t bytes)
+{
+	uint64_t until_ns = clock_now_ns() + SECONDS_NS;
+	uint64_t kib;
+
+	do {
+		usleep(1000);
+		kib = smaps(self->memory[1], "AnonHugePages:");
+	} while (kib < bytes / 1024 && clock_now_ns() < until_ns);
+	return kib;
+}
+
 TEST_F(ahead, huge_pages_at_the_end)
 {
 	struct wh_stats stats = { 0 };
@@ -250,12 +264,42 @@ TEST_F(ahead, huge_pages_at_the_end)
 	pthread_join(toucher, NULL);
 	EXPECT_TRUE(equal(self));
 	EXPECT_LT(0, self->end[1]->dest->engine.counters.faults);
-	/* The harness ends what takes too long. */
-	while (smaps(self->memory[1], "AnonHugePages:") < BYTES / 1024)
-		usleep(1000);
+	EXPECT_EQ(BYTES / 1024, all_huge(self, BYTES));
 	wh_get_stats(self->end[1], &stats);
 	EXPECT_LT(0, stats.collapsed);
 	EXPECT_TRUE(equal(self));
+}
+
+/* One that somebody has pinned meanwhile is made huge when it is free again */
+TEST_F(ahead, huge_when_it_is_let_go)
+{
+	struct iovec pinned = { .iov_len = 4096 };
+	struct wh_stats stats = { 0 };
+	const volatile uint64_t *last;
+	struct io_uring ring;
+
+	ASSERT_TRUE(both_new(self, ANON_HUGE, false)) TH_LOG("%s", self->err.text);
+	ASSERT_EQ(0, io_uring_queue_init(1, &ring, 0));
+	ASSERT_EQ(0, wh_start(self->end[1], &self->err));
+	ASSERT_EQ(0, wh_start(self->end[0], &self->err));
+	ASSERT_EQ(0, wh_start_postcopy(self->end[0], &self->err));
+	while (wh_get_phase(self->end[1]) != WH_PHASE_POSTCOPY &&
+	       !wh_phase_ended(wh_get_phase(self->end[1])))
+		usleep(100);
+	/* Both are missing: whoever pins or reads them has them fetched, and what they lie in is small */
+	last = &self->memory[1][(BYTES - 4096) / 8];
+	EXPECT_EQ(WORD((BYTES - 4096) / 8, 1), *last);
+	pinned.iov_base = self->memory[1] + (BYTES - HUGE - 4096) / 8;
+	ASSERT_EQ(0, io_uring_register_buffers(&ring, &pinned, 1));
+	ASSERT_EQ(0, wh_wait(self->end[1], SECONDS_NS, &self->err)) TH_LOG("%s", self->err.text);
+	/* That behind it is huge: it was tried */
+	EXPECT_EQ((BYTES - HUGE) / 1024, all_huge(self, BYTES - HUGE));
+	wh_get_stats(self->end[1], &stats);
+	EXPECT_LT(0, stats.collapsed);
+	ASSERT_EQ(0, io_uring_unregister_buffers(&ring));
+	EXPECT_EQ(BYTES / 1024, all_huge(self, BYTES));
+	EXPECT_TRUE(equal(self));
+	io_uring_queue_exit(&ring);
 }
 
 /* What another thread has for one that polls is not lost when it goes to sleep after all */
