@@ -24,9 +24,15 @@
 static const struct {
 	const char *name;
 	const struct bench_kind *kind;
-} ways[] = { { "floor", &bench_floor }, { "wherry", &bench_wherry } };
+	unsigned workers;
+} ways[] = { { "floor", &bench_floor, 0 },
+	     { "wherry", &bench_wherry, 0 },
+	     /* of the floor, since the library has one; in faults only */
+	     { "floor, 2 channels", &bench_floor, 2 },
+	     { "floor, 4 channels", &bench_floor, 4 } };
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
+#define SIZES_WAYS 2
 
 /* What is still to come takes as long as so many bytes */
 static uint64_t left;
@@ -59,17 +65,20 @@ static void measure(const struct bench *bench, const struct bench_load *load,
 		    enum bench_measure measure, const char *variant, figure_of figure,
 		    double median[WAYS])
 {
+	size_t sides = load->touchers ? WAYS : SIZES_WAYS;
 	struct bench_row rows[WAYS] = { 0 };
 
 	for (unsigned round = 0; bench_again(round); round++) {
 		for (unsigned i = 0; i < WAYS; i++) {
+			struct bench_load own = *load;
 			struct bench_side side;
 			double value = 0;
 
 			rows[i].side = ways[i].name;
-			if (!bench_wants(bench, ways[i].name))
+			if (i >= sides || !bench_wants(bench, ways[i].name))
 				continue;
-			if (bench_start(&side, ways[i].kind, load) == 0) {
+			own.workers = ways[i].workers;
+			if (bench_start(&side, ways[i].kind, &own) == 0) {
 				if (bench_go(&side) == 0)
 					value = figure(&side);
 				bench_stop(&side);
@@ -79,7 +88,7 @@ static void measure(const struct bench *bench, const struct bench_load *load,
 			snprintf(rows[i].why, sizeof(rows[i].why), "%s", side.why);
 		}
 	}
-	bench_print(bench, measure, variant, rows, WAYS);
+	bench_print(bench, measure, variant, rows, sides);
 	for (unsigned i = 0; i < WAYS; i++)
 		median[i] = rows[i].count ? bench_median(&rows[i]) : 0;
 }

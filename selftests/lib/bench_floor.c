@@ -9,7 +9,7 @@
  * back on the one that the bulk comes by, pages that were asked for have one of their own. So
  * over TCP neither way carries the acknowledgements of the other. There are two threads at
  * each end, as there are with the library, and they run where the library's do
- * (bench_floor_follow.c).
+ * (bench_floor_follow.c). Of more threads that serve faults each has its own connection, both ways.
  */
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -19,6 +19,7 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -88,17 +89,19 @@ static void serve_faults(struct floor_dest *dest)
 	uint64_t page = bench_page(dest->load->memory);
 	uint8_t request[BATCH][REQUEST_BYTES] = { 0 }, head[8] = { 0 };
 	struct uffd_msg msg[BATCH];
+	/* what one takes, the others cannot serve */
+	size_t most = dest->load->workers ? sizeof(msg[0]) : sizeof(msg);
 	ssize_t n;
 
 	floor_hurry();
-	while ((n = read(dest->uffd, msg, sizeof(msg)) / (ssize_t)sizeof(msg[0])) > 0) {
+	while ((n = read(dest->uffd, msg, most) / (ssize_t)sizeof(msg[0])) > 0) {
 		size_t bytes = (size_t)n * REQUEST_BYTES;
 
 		bench_hop(dest->shared, BENCH_HOP_FAULT);
 		for (ssize_t i = 0; i < n; i++)
 			put_be64(request[i], offset_of(dest, &msg[i]));
 		bench_hop(dest->shared, BENCH_HOP_REQUEST);
-		if (send(dest->bulk, request, bytes, MSG_NOSIGNAL) != (ssize_t)bytes)
+		if (send(dest->asks, request, bytes, MSG_NOSIGNAL) != (ssize_t)bytes)
 			return;
 		floor_follow(dest, msg[0].arg.pagefault.feat.ptid);
 		for (ssize_t i = 0; i < n; i++) {
@@ -116,14 +119,36 @@ static void serve_faults(struct floor_dest *dest)
 	}
 }
 
-static void dest_main(struct bench_side *side, struct floor_dest *dest)
+static void *worker_main(void *arg)
+{
+	serve_faults(arg);
+	return NULL;
+}
+
+/* All but the first, which is this thread */
+static int start_workers(const struct floor_dest *dest, const int *urgent)
+{
+	static struct floor_dest own[FLOOR_WORKERS];
+	pthread_t thread;
+
+	for (unsigned i = 1; i < dest->load->workers; i++) {
+		own[i] = *dest;
+		own[i].asks = own[i].urgent = urgent[i];
+		own[i].page = aligned_alloc(4096, 4096);
+		if (!own[i].page || pthread_create(&thread, NULL, worker_main, &own[i]) != 0)
+			return -1;
+	}
+	return 0;
+}
+
+static void dest_main(struct bench_side *side, struct floor_dest *dest, const int *urgent)
 {
 	pthread_t thread;
 
 	if (floor_prepare(dest) < 0 || (side->load->postcopy && floor_arm(dest) < 0))
 		_exit(1);
 	if (bench_touch(side, dest->memory) < 0 ||
-	    pthread_create(&thread, NULL, bulk_in, dest) != 0)
+	    pthread_create(&thread, NULL, bulk_in, dest) != 0 || start_workers(dest, urgent) < 0)
 		_exit(1);
 	bench_stamp(&side->shared->ready_ns);
 	if (side->load->postcopy)
@@ -136,6 +161,7 @@ struct source {
 	const struct bench_load *load;
 	struct bench_shared *shared;
 	uint8_t *memory;
+	int asked;
 	int urgent;
 	int bulk;
 };
@@ -156,21 +182,14 @@ static void *bulk_out(void *arg)
 	return NULL;
 }
 
-static void source_main(struct source *source)
+static void *serve_requests(void *arg)
 {
+	const struct source *source = arg;
 	uint64_t page = bench_page(source->load->memory);
 	uint8_t request[REQUEST_BYTES], head[8] = { 0 };
-	pthread_t thread;
 
-	bench_fill(source->memory, source->load->piece ? source->load->piece : source->load->bytes);
-	bench_stamp(&source->shared->ready_ns);
-	wait_for(&source->shared->go);
-	bench_stamp(&source->shared->begin_ns);
-	bench_stamp(&source->shared->postcopy_ns);
-	if (source->load->bulk)
-		pthread_create(&thread, NULL, bulk_out, source);
 	floor_hurry();
-	while (recv(source->bulk, request, sizeof(request), MSG_WAITALL) == sizeof(request)) {
+	while (recv(source->asked, request, sizeof(request), MSG_WAITALL) == sizeof(request)) {
 		uint64_t offset = get_be64(request);
 		struct iovec iov[2] = { { head, 8 }, { source->memory + offset, page } };
 		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
@@ -181,23 +200,45 @@ static void source_main(struct source *source)
 		if (sendmsg(source->urgent, &msg, MSG_NOSIGNAL) < 0)
 			break;
 	}
+	return NULL;
+}
+
+static void source_main(struct source *source, const int *urgent)
+{
+	static struct source own[FLOOR_WORKERS];
+	pthread_t thread;
+
+	bench_fill(source->memory, source->load->piece ? source->load->piece : source->load->bytes);
+	bench_stamp(&source->shared->ready_ns);
+	wait_for(&source->shared->go);
+	bench_stamp(&source->shared->begin_ns);
+	bench_stamp(&source->shared->postcopy_ns);
+	if (source->load->bulk)
+		pthread_create(&thread, NULL, bulk_out, source);
+	for (unsigned i = 1; i < source->load->workers; i++) {
+		own[i] = *source;
+		own[i].asked = own[i].urgent = urgent[i];
+		pthread_create(&thread, NULL, serve_requests, &own[i]);
+	}
+	serve_requests(source);
 	for (;;)
 		pause();
 }
 
-static int start_dest(struct bench_side *side, int urgent, int bulk)
+static int start_dest(struct bench_side *side, const int *urgent, int bulk)
 {
 	struct floor_dest dest = { .load = side->load, .shared = side->shared, .cpu = -1 };
 
 	dest.memory = bench_map(side->load, false, &dest.fd);
 	if (dest.memory == MAP_FAILED)
 		return -1;
-	dest.urgent = urgent;
+	dest.urgent = urgent[0];
 	dest.bulk = bulk;
+	dest.asks = side->load->workers ? urgent[0] : bulk;
 	side->base = (uintptr_t)dest.memory;
 	side->dest = bench_fork();
 	if (side->dest == 0) {
-		dest_main(side, &dest);
+		dest_main(side, &dest, urgent);
 		_exit(1);
 	}
 	munmap(dest.memory, side->load->bytes);
@@ -206,7 +247,7 @@ static int start_dest(struct bench_side *side, int urgent, int bulk)
 	return bench_wait(side, &side->shared->ready_ns);
 }
 
-static int start_source(struct bench_side *side, int urgent, int bulk)
+static int start_source(struct bench_side *side, const int *urgent, int bulk)
 {
 	struct source source = { .load = side->load, .shared = side->shared };
 	int fd;
@@ -214,12 +255,13 @@ static int start_source(struct bench_side *side, int urgent, int bulk)
 	source.memory = bench_map(side->load, true, &fd);
 	if (source.memory == MAP_FAILED)
 		return -1;
-	source.urgent = urgent;
+	source.urgent = urgent[0];
 	source.bulk = bulk;
+	source.asked = side->load->workers ? urgent[0] : bulk;
 	side->shared->ready_ns = 0;
 	side->source = bench_fork();
 	if (side->source == 0) {
-		source_main(&source);
+		source_main(&source, urgent);
 		_exit(1);
 	}
 	munmap(source.memory, side->load->bytes);
@@ -230,23 +272,33 @@ static int start_source(struct bench_side *side, int urgent, int bulk)
 
 static int floor_start(struct bench_side *side)
 {
-	int urgent[2], bulk[2], ret;
+	unsigned workers = side->load->workers ? side->load->workers : 1;
+	int here[FLOOR_WORKERS], there[FLOOR_WORKERS], bulk[2], fds[2], ret = 0;
 
-	if (pair(side->load->tcp, urgent) < 0 || pair(side->load->tcp, bulk) < 0) {
+	if (pair(side->load->tcp, bulk) < 0)
+		ret = -1;
+	for (unsigned i = 0; ret == 0 && i < workers; i++) {
+		ret = pair(side->load->tcp, fds);
+		here[i] = fds[0];
+		there[i] = fds[1];
+	}
+	if (ret < 0) {
 		snprintf(side->why, sizeof(side->why), "no sockets");
 		return -1;
 	}
 	if (side->load->postcopy)
 		setsockopt(bulk[1], SOL_SOCKET, SO_SNDBUF, &(int){ BULK_BUFFER }, sizeof(int));
-	ret = start_dest(side, urgent[0], bulk[0]);
+	ret = start_dest(side, here, bulk[0]);
 	if (ret == 0)
-		ret = start_source(side, urgent[1], bulk[1]);
+		ret = start_source(side, there, bulk[1]);
 	if (ret < 0 && !side->why[0])
 		snprintf(side->why, sizeof(side->why), "no memory");
-	for (int i = 0; i < 2; i++) {
-		close(urgent[i]);
-		close(bulk[i]);
+	for (unsigned i = 0; i < workers; i++) {
+		close(here[i]);
+		close(there[i]);
 	}
+	close(bulk[0]);
+	close(bulk[1]);
 	return ret;
 }
 

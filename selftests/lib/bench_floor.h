@@ -6,6 +6,7 @@
 #include "uffd/abi.h"
 
 #define FLOOR_HUGE (UINT64_C(2) << 20)
+#define FLOOR_WORKERS 4
 
 /**
  * struct floor_dest - The floor's destination
@@ -13,7 +14,10 @@
  * @stage:	A huge page, where contents lie until they are moved, copied or written
  * @page:	The same for one page that is waited for
  * @touched:	A byte for each 2 MiB: a page in it was placed alone
+ * @asks:	Where requests go, and @urgent: what they ask for comes
  * @cpu:	Where the thread is that reads faults, or -1; @others: faults from elsewhere
+ *
+ * Of several threads that read faults each has a copy, with a @page of its own.
  */
 struct floor_dest {
 	const struct bench_load *load;
@@ -25,6 +29,7 @@ struct floor_dest {
 	uint8_t *touched;
 	int fd;
 	int uffd;
+	int asks;
 	int urgent;
 	int bulk;
 	int cpu;

@@ -19,8 +19,8 @@
 #define OTHERS_MOST 4
 #define SLICE_NS 100000
 
-/* Where threads were when it was last asked */
-static struct seat {
+/* Where threads were when it was last asked; each that serves faults keeps its own */
+static _Thread_local struct seat {
 	uint32_t tid;
 	int cpu;
 	uint64_t since_ns;

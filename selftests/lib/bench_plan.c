@@ -63,7 +63,7 @@ static const struct plan plans[] = {
 	  {   20, 25,  4096 }, {  2, 5,  512 } },
 	{ "restore", "6 sides: 1 GiB and the largest", 5,
 	  {  180,  3,  4096 }, {  6, 1,  256 } },
-	{ "scale",   "2 sides: sizes in 2 phases; threads on 2 links", 1,
+	{ "scale",   "2 sides: sizes in 2 phases; 4 sides: threads on 2 links", 1,
 	  {  300,  3, 16384 }, { 16, 1,  512 } },
 	{ "touch",   "7 sides: 1 and 8 touchers, 2 links; memfd", 3,
 	  {  150,  2,  1024 }, { 16, 1,  128 } },

@@ -43,6 +43,8 @@ const char *bench_memory_name(enum bench_memory memory);
  * @bytes:	RAM, a power of two
  * @piece:	The source's RAM is a memfd of so many bytes, mapped again and again; 0: it
  *		is what it seems
+ * @workers:	The floor's: so many threads serve faults at each end, each pair with a channel of
+ *		its own for requests and pages; 0: one, requests beside the bulk
  * @touchers:	Threads of the destination that touch all pages from the switch on, at
  *		random; not with QEMU
  * @touches:	Or only so many of them, 0: all
@@ -65,6 +67,7 @@ struct bench_load {
 	enum bench_memory memory;
 	uint64_t bytes;
 	uint64_t piece;
+	unsigned workers;
 	unsigned touchers;
 	uint64_t touches;
 	const char *qemu;
