@@ -16,13 +16,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define ASK_NS (2 * NS_PER_MS)
-#define SOON_MS 10000u
 #define WARM_REPLIES 50u
 #define LATE_REPLIES 250u
 #define ARGS_MAX 48
@@ -119,9 +116,8 @@ static int turn(struct demo_protect *p)
 	return 0;
 }
 
-/* Return: 0; -ETIMEDOUT; or as turn() */
-static int until(struct demo_protect *p, const char *what, bool (*so)(const struct demo_protect *p),
-		 unsigned ms)
+int demo_until(struct demo_protect *p, const char *what, bool (*so)(const struct demo_protect *p),
+	       unsigned ms)
 {
 	uint64_t end_ns = demo_now_ns() + ms * NS_PER_MS;
 	int ret = 0;
@@ -152,41 +148,11 @@ static bool is_protected(const struct demo_protect *p)
 	return !strcmp(p->demo.child[DEMO_SOURCE].phase, "run");
 }
 
-static bool suspects(const struct demo_protect *p)
-{
-	return !strcmp(p->demo.child[DEMO_DEST].phase, "suspect");
-}
-
-static bool has_taken_over(const struct demo_protect *p)
-{
-	return !strcmp(p->demo.child[DEMO_DEST].phase, "takeover");
-}
-
 static bool answers_again(const struct demo_protect *p)
 {
 	size_t n = p->witness.replies;
 
 	return n >= LATE_REPLIES && p->witness.reply[n - LATE_REPLIES].at_ns > p->taken_ns;
-}
-
-static bool holds(const struct demo_protect *p)
-{
-	return !strcmp(p->demo.child[DEMO_SOURCE].phase, "hold");
-}
-
-static bool has_released(const struct demo_protect *p)
-{
-	return !strcmp(p->demo.child[DEMO_SOURCE].phase, "released");
-}
-
-static bool both_miss(const struct demo_protect *p)
-{
-	return holds(p) && suspects(p);
-}
-
-static bool is_given_up(const struct demo_protect *p)
-{
-	return !strcmp(p->demo.child[DEMO_DEST].phase, "fenced");
 }
 
 static bool has_ended(const struct demo_protect *p)
@@ -232,30 +198,21 @@ static int begin(struct demo_protect *p, const struct settings *settings, struct
 	int ret = start(p, DEMO_DEST, settings);
 
 	if (!ret)
-		ret = until(p, "the replica listens", listens, SOON_MS);
+		ret = demo_until(p, "the replica listens", listens, DEMO_SOON_MS);
 	if (!ret)
 		ret = start(p, DEMO_SOURCE, settings);
 	if (!ret)
-		ret = until(p, "the guest runs", runs, SOON_MS);
+		ret = demo_until(p, "the guest runs", runs, DEMO_SOON_MS);
 	if (!ret)
 		ret = witness_open(&p->witness, DEMO_NET_OUTSIDE, ASK_NS, err);
 	if (!ret)
-		ret = until(p, "the guest answers", answers, SOON_MS);
+		ret = demo_until(p, "the guest answers", answers, DEMO_SOON_MS);
 	if (ret)
 		return ret;
 	dprintf(p->demo.child[DEMO_SOURCE].in, "protect %s\n", p->demo.child[DEMO_DEST].uri);
-	ret = until(p, "the guest is protected", is_protected, 2 * SOON_MS);
+	ret = demo_until(p, "the guest is protected", is_protected, 2 * DEMO_SOON_MS);
 	p->protected_ns = demo_now_ns();
 	return ret;
-}
-
-static uint32_t chance(uint32_t below)
-{
-	uint32_t number = 0;
-
-	if (getrandom(&number, sizeof(number), 0) < 0)
-		number = (uint32_t)demo_now_ns();
-	return number % below;
 }
 
 /* For so long, and then for a moment that nobody knows */
@@ -265,7 +222,7 @@ static int run_protected(struct demo_protect *p, unsigned seconds)
 	int ret = 0;
 
 	p->doing = "it runs protected";
-	end_ns += chance(400 * NS_PER_MS);
+	end_ns += demo_chance(400 * NS_PER_MS);
 	while (!ret && demo_now_ns() < end_ns) {
 		ret = turn(p);
 		demo_survive_progress(p);
@@ -273,80 +230,17 @@ static int run_protected(struct demo_protect *p, unsigned seconds)
 	return ret;
 }
 
-/* What it had sent and what had not been seen yet is seen now: before the time of the kill */
-static void kill_end(struct demo_protect *p, enum demo_end end)
-{
-	struct demo_child *child = &p->demo.child[end];
-
-	kill(child->pid, SIGKILL);
-	demo_child_reap(child, 0);
-	p->gone[end] = true;
-	witness_turn(&p->witness, demo_now_ns());
-	p->kill_ns = demo_now_ns();
-	demo_say(&p->demo, "%s: killed", end == DEMO_DEST ? "replica" : "primary");
-}
-
-/* The guest is to go on at the replica */
-static int take_over(struct demo_protect *p)
-{
-	p->survivor = DEMO_DEST;
-	dprintf(p->demo.child[DEMO_DEST].in, "takeover\n");
-	return until(p, "the replica has taken over", has_taken_over, SOON_MS);
-}
-
-/* Or where it is, without a replica */
-static int go_on_alone(struct demo_protect *p)
-{
-	int ret = 0;
-
-	p->survivor = DEMO_SOURCE;
-	if (!p->gone[DEMO_DEST]) {
-		dprintf(p->demo.child[DEMO_DEST].in, "abandon\n");
-		ret = until(p, "the replica gives up", is_given_up, SOON_MS);
-	}
-	dprintf(p->demo.child[DEMO_SOURCE].in, "release\n");
-	return ret ? ret : until(p, "the primary goes on", has_released, SOON_MS);
-}
-
-static int break_it(struct demo_protect *p, struct wh_err *err)
-{
-	int ret;
-
-	switch (p->kill) {
-	case DEMO_KILL_SOURCE:
-		kill_end(p, DEMO_SOURCE);
-		ret = until(p, "the replica misses it", suspects, SOON_MS);
-		return ret ? ret : take_over(p);
-	case DEMO_KILL_DESTINATION:
-		kill_end(p, DEMO_DEST);
-		ret = until(p, "the primary misses it", holds, SOON_MS);
-		return ret ? ret : go_on_alone(p);
-	case DEMO_KILL_LINK:
-		ret = demo_net_cut(err);
-		p->kill_ns = demo_now_ns();
-		demo_say(&p->demo, "link: cut");
-		if (!ret)
-			ret = until(p, "both miss each other", both_miss, SOON_MS);
-		if (ret)
-			return ret;
-		return chance(2) ? take_over(p) : go_on_alone(p);
-	case DEMO_KILL_COUNT:
-		break;
-	}
-	return -EINVAL;
-}
-
 static int survive(struct demo_protect *p, struct wh_err *err)
 {
-	int ret = break_it(p, err);
+	int ret = demo_break(p, err);
 
 	p->taken_ns = demo_now_ns();
 	if (!ret)
-		ret = until(p, "the guest answers again", answers_again, SOON_MS);
+		ret = demo_until(p, "the guest answers again", answers_again, DEMO_SOON_MS);
 	if (ret)
 		return ret;
 	dprintf(p->demo.child[p->survivor].in, "quit\n");
-	return until(p, "its memory is verified", has_ended, SOON_MS);
+	return demo_until(p, "its memory is verified", has_ended, DEMO_SOON_MS);
 }
 
 /* Return: false if there is no such word */

@@ -7,9 +7,10 @@
 
 /*
  * wherry demo --protect: a guest that survives its machine. demo_protect.c does it,
- * demo_survive.c shows it, demo_net.c has the network.
+ * demo_break.c breaks it, demo_survive.c shows it, demo_net.c has the network.
  */
 #define DEMO_NET_OUTSIDE "wh-outside" /* the bridge */
+#define DEMO_SOON_MS 10000u
 
 /* Enter namespaces with those taps. Return: 0, or a negative errno and a sentence */
 int demo_net_open(const char *const *taps, unsigned count, struct wh_err *err);
@@ -38,6 +39,15 @@ struct demo_protect {
 	uint64_t taken_ns; /* when it was decided who goes on */
 	const char *doing; /* what is waited for */
 };
+
+/* demo_protect.c. Return: 0; -ETIMEDOUT; -EINTR it is enough; -EIO a process has ended */
+int demo_until(struct demo_protect *p, const char *what, bool (*so)(const struct demo_protect *p),
+	       unsigned ms);
+
+/* demo_break.c: a number that nobody knows */
+uint32_t demo_chance(uint32_t below);
+/* What is to be broken is, and somebody has decided. Return: as demo_until(), and a sentence */
+int demo_break(struct demo_protect *p, struct wh_err *err);
 
 /* demo_survive.c */
 void demo_survive_progress(struct demo_protect *p);

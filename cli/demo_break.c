@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wherry demo --protect: something is broken, and it is decided who goes on.
+ */
+#include "cli/demo_protect.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+uint32_t demo_chance(uint32_t below)
+{
+	uint32_t number = 0;
+
+	if (getrandom(&number, sizeof(number), 0) < 0)
+		number = (uint32_t)demo_now_ns();
+	return number % below;
+}
+
+static bool suspects(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_DEST].phase, "suspect");
+}
+
+static bool has_taken_over(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_DEST].phase, "takeover");
+}
+
+static bool holds(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_SOURCE].phase, "hold");
+}
+
+static bool has_released(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_SOURCE].phase, "released");
+}
+
+static bool both_miss(const struct demo_protect *p)
+{
+	return holds(p) && suspects(p);
+}
+
+static bool is_given_up(const struct demo_protect *p)
+{
+	return !strcmp(p->demo.child[DEMO_DEST].phase, "fenced");
+}
+
+/* What it had sent and what had not been seen yet is seen now: before the time of the kill */
+static void kill_end(struct demo_protect *p, enum demo_end end)
+{
+	struct demo_child *child = &p->demo.child[end];
+
+	kill(child->pid, SIGKILL);
+	demo_child_reap(child, 0);
+	p->gone[end] = true;
+	witness_turn(&p->witness, demo_now_ns());
+	p->kill_ns = demo_now_ns();
+	demo_say(&p->demo, "%s: killed", end == DEMO_DEST ? "replica" : "primary");
+}
+
+/* The guest is to go on at the replica */
+static int take_over(struct demo_protect *p)
+{
+	p->survivor = DEMO_DEST;
+	dprintf(p->demo.child[DEMO_DEST].in, "takeover\n");
+	return demo_until(p, "the replica has taken over", has_taken_over, DEMO_SOON_MS);
+}
+
+/* Or where it is, without a replica */
+static int go_on_alone(struct demo_protect *p)
+{
+	int ret = 0;
+
+	p->survivor = DEMO_SOURCE;
+	if (!p->gone[DEMO_DEST]) {
+		dprintf(p->demo.child[DEMO_DEST].in, "abandon\n");
+		ret = demo_until(p, "the replica gives up", is_given_up, DEMO_SOON_MS);
+	}
+	dprintf(p->demo.child[DEMO_SOURCE].in, "release\n");
+	return ret ? ret : demo_until(p, "the primary goes on", has_released, DEMO_SOON_MS);
+}
+
+int demo_break(struct demo_protect *p, struct wh_err *err)
+{
+	int ret;
+
+	switch (p->kill) {
+	case DEMO_KILL_SOURCE:
+		kill_end(p, DEMO_SOURCE);
+		ret = demo_until(p, "the replica misses it", suspects, DEMO_SOON_MS);
+		return ret ? ret : take_over(p);
+	case DEMO_KILL_DESTINATION:
+		kill_end(p, DEMO_DEST);
+		ret = demo_until(p, "the primary misses it", holds, DEMO_SOON_MS);
+		return ret ? ret : go_on_alone(p);
+	case DEMO_KILL_LINK:
+		ret = demo_net_cut(err);
+		p->kill_ns = demo_now_ns();
+		demo_say(&p->demo, "link: cut");
+		if (!ret)
+			ret = demo_until(p, "both miss each other", both_miss, DEMO_SOON_MS);
+		if (ret)
+			return ret;
+		return demo_chance(2) ? take_over(p) : go_on_alone(p);
+	case DEMO_KILL_COUNT:
+		break;
+	}
+	return -EINVAL;
+}
