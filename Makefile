@@ -118,7 +118,7 @@ PURE_SRCS := $(sort $(wildcard wire/*.c recover/*.c postcopy/phase*.c postcopy/s
 	       postcopy/dest*.c $(CP_ENGINES:%=checkpoint/%.c)) $(filter base/bits.c base/region.c base/hist.c \
 	       base/siphash.c base/walk.c base/zero.c rdma/vdest.c rdma/vflow.c rdma/vread.c \
 	       rdma/vsource.c rdma/vsource_keep.c \
-	       netplug/gate.c netplug/hold.c, $(LIB_SRCS)))
+	       netplug/gate.c netplug/hold.c netplug/talk.c, $(LIB_SRCS)))
 CONVERSION_SRCS := $(sort $(wildcard base/*.c) $(PURE_SRCS))
 
 TEST_EXTRA :=

@@ -88,7 +88,7 @@ _wherry()
 		netplug:*)
 			words='--edge --bridge --limit-bytes --limit-packets --foreground --json --help'
 			[ "$COMP_CWORD" -eq 2 ] && [ "${current#-}" = "$current" ] &&
-				words='arm turn release fence disarm status'
+				words='arm hold turn release fence disarm status'
 			;;
 		agent:*) words='--socket --qmp --quiet --help' ;;
 		check:*) words='--json --help' ;;

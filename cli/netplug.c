@@ -8,16 +8,21 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <inttypes.h>
 #include <json-c/json.h>
 #include <json-c/json_object_iterator.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <wherry/wherry.h>
 
+#define ANSWER_NS UINT64_C(15000000000)
+#define ENDING_MS 2000
+#define LOOK_MS 20
+
 static const char help[] =
 	"usage: wherry netplug arm NAME [OPTION]... NIC...\n"
+	"       wherry netplug hold NAME [OPTION]... NIC...\n"
 	"       wherry netplug turn NAME EPOCH\n"
 	"       wherry netplug release NAME EPOCH\n"
 	"       wherry netplug fence NAME\n"
@@ -28,7 +33,9 @@ static const char help[] =
 	"lets go everything up to a closed EPOCH. fence: the other side has the guest, nothing is ever\n"
 	"let go. disarm: it stays here, everything is; after a fence only cleans up. A process in the\n"
 	"background holds; if it dies the guest is cut off until somebody fences or disarms.\n\n"
-	"arm:\n"
+	"hold: nothing is held until a VMM arms it that has NAME as its holder, and then nobody else\n"
+	"turns, releases or disarms it. The process stays, for the next time, until it is killed.\n\n"
+	"arm, hold:\n"
 	"  --edge queue|plug  who holds: this process (queue), or the kernel's sch_plug\n"
 	"  --bridge BRIDGE    queue: where packets of a NIC go that is no port of a bridge\n"
 	"  --limit-bytes N    that may wait; what is above is dropped (125000000; K, M, G)\n"
@@ -67,34 +74,31 @@ static int failed(const char *why)
 	return 1;
 }
 
-/* Of struct wh_netplug_status, as netplug_do() wrote it */
-static int show_status(const char *name, const char *text, pid_t holder, bool json)
+static void show_status(const char *name, const struct wh_netplug_status *status, bool json)
 {
-	struct wh_netplug_status status;
-	struct json_object *top;
-	int state, edge;
+	const struct {
+		const char *name;
+		uint64_t value;
+	} numbers[] = {
+		{ "epoch", status->epoch },
+		{ "released", status->released },
+		{ "held-packets", status->held_packets },
+		{ "held-bytes", status->held_bytes },
+		{ "dropped", status->dropped },
+		{ "sent", status->sent },
+	};
+	struct json_object *top = json_object_new_object();
 
-	if (sscanf(text,
-		   "%d %d %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64,
-		   &state, &edge, &status.epoch, &status.released, &status.held_packets,
-		   &status.held_bytes, &status.dropped, &status.sent) != 8)
-		return failed("the status cannot be read");
-	top = json_object_new_object();
 	json_object_object_add(top, "name", json_object_new_string(name));
 	json_object_object_add(top, "state",
-			       json_object_new_string(
-				       wh_netplug_state_name((enum wh_netplug_state)state)));
-	if (state != WH_NETPLUG_IDLE)
+			       json_object_new_string(wh_netplug_state_name(status->state)));
+	if (status->state != WH_NETPLUG_IDLE || status->holder)
 		json_object_object_add(top, "edge",
-				       json_object_new_string(
-					       wh_netplug_edge_name((enum wh_netplug_edge)edge)));
-	json_object_object_add(top, "holder", json_object_new_int(holder));
-	json_object_object_add(top, "epoch", json_object_new_uint64(status.epoch));
-	json_object_object_add(top, "released", json_object_new_uint64(status.released));
-	json_object_object_add(top, "held-packets", json_object_new_uint64(status.held_packets));
-	json_object_object_add(top, "held-bytes", json_object_new_uint64(status.held_bytes));
-	json_object_object_add(top, "dropped", json_object_new_uint64(status.dropped));
-	json_object_object_add(top, "sent", json_object_new_uint64(status.sent));
+				       json_object_new_string(wh_netplug_edge_name(status->edge)));
+	json_object_object_add(top, "holder", json_object_new_int(status->holder));
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		json_object_object_add(top, numbers[i].name,
+				       json_object_new_uint64(numbers[i].value));
 	if (json) {
 		printf("%s\n", json_object_to_json_string_ext(top, JSON_C_TO_STRING_PLAIN));
 	} else {
@@ -106,65 +110,73 @@ static int show_status(const char *name, const char *text, pid_t holder, bool js
 			       json_object_get_string(json_object_iter_peek_value(&at)));
 	}
 	json_object_put(top);
-	return 0;
 }
 
 /* What a process that has died left is nobody's: it is looked at and ended from here */
-static int without_holder(const char *name, const char *request, char *text)
+static int find(const char *name, struct wh_netplug **plug, struct wh_err *err)
 {
 	struct wh_netplug_config config;
-	struct wh_netplug *plug;
-	struct wh_err err = { 0 };
-	int ret;
+	int ret = -ENOENT;
 
 	wh_netplug_config_init(&config);
 	config.name = name;
-	ret = wh_netplug_new(&plug, &config, &err);
-	if (ret < 0) {
-		snprintf(text, NETPLUG_TEXT, "%s", err.text);
-		return ret;
+	config.edge = WH_NETPLUG_HOLDER;
+	config.answer_ns = ANSWER_NS;
+	/* one that is just ending is waited for */
+	for (unsigned ms = 0; ms < ENDING_MS; ms += LOOK_MS) {
+		ret = wh_netplug_new(plug, &config, err);
+		if (ret == -ENOENT) {
+			config.edge = WH_NETPLUG_QUEUE;
+			ret = wh_netplug_new(plug, &config, err);
+			config.edge = WH_NETPLUG_HOLDER;
+		}
+		if (ret != -ENOTCONN && ret != -EBUSY)
+			break;
+		poll(NULL, 0, LOOK_MS);
 	}
-	ret = netplug_do(plug, request, text, NETPLUG_TEXT);
-	wh_netplug_free(plug);
 	return ret;
 }
 
-static int ask(const char *name, const char *request, bool json)
+/* Return: 0, or a negative errno and a sentence */
+static int do_action(struct wh_netplug *plug, const char *action, uint64_t epoch,
+		     struct wh_err *err)
 {
-	char answer[NETPLUG_TEXT], text[NETPLUG_TEXT];
-	const char *said = text;
-	char *end;
-	pid_t holder = 0;
-	long code;
-	int ret = netplug_ask(name, request, answer, &holder);
+	if (!strcmp(action, "turn"))
+		return wh_netplug_turn(plug, epoch, err);
+	if (!strcmp(action, "release"))
+		return wh_netplug_release(plug, epoch, err);
+	return !strcmp(action, "fence") ? wh_netplug_fence(plug, err) :
+					  wh_netplug_disarm(plug, err);
+}
 
-	if (ret < 0) {
-		fprintf(stderr, "wherry netplug: who holds '%s': %s\n", name,
-			strerrordesc_np(-ret));
-		return 1;
+static int ask(const char *name, const char *action, uint64_t epoch, bool json)
+{
+	struct wh_netplug_status status;
+	struct wh_netplug *plug = NULL;
+	struct wh_err err = { 0 };
+	int ret = find(name, &plug, &err);
+
+	if (ret == 0 && strcmp(action, "status") != 0) {
+		ret = do_action(plug, action, epoch, &err);
+	} else if (ret == 0) {
+		ret = wh_netplug_status(plug, &status, &err);
+		if (ret == 0)
+			show_status(name, &status, json);
 	}
-	if (ret == 1) {
-		code = without_holder(name, request, text);
-	} else {
-		code = strtol(answer, &end, 10);
-		said = *end == ' ' ? end + 1 : end;
-	}
-	if (code < 0)
-		return failed(said);
-	return strcmp(request, "status") != 0 ? 0 : show_status(name, said, holder, json);
+	wh_netplug_free(plug);
+	return ret < 0 ? failed(err.text) : 0;
 }
 
 static int do_epoch(const char *action, const char *name, const char *text)
 {
-	char request[64], *end;
 	uint64_t epoch;
+	char *end;
 
 	errno = 0;
 	epoch = strtoull(text, &end, 10);
 	if (errno || *end || *text < '0' || *text > '9')
 		return cli_usage("netplug", "%s: '%s' is no epoch", action, text);
-	snprintf(request, sizeof(request), "%s %" PRIu64, action, epoch);
-	return ask(name, request, false);
+	return ask(name, action, epoch, false);
 }
 
 struct wanted {
@@ -172,7 +184,7 @@ struct wanted {
 	bool foreground;
 	bool json;
 	bool help;
-	bool of_arm; /* an option was given that is arm's */
+	bool of_arm; /* an option was given that is arm's, and hold's */
 };
 
 static int read_options(int argc, char **argv, struct wanted *wanted)
@@ -220,29 +232,30 @@ static int read_options(int argc, char **argv, struct wanted *wanted)
 static int act(struct wanted *wanted, int count, char **words)
 {
 	const char *action = words[0], *name = words[1];
-	bool arms = !strcmp(action, "arm"), shows = !strcmp(action, "status");
+	bool arms = !strcmp(action, "arm"), holds = arms || !strcmp(action, "hold");
+	bool shows = !strcmp(action, "status");
 
-	if ((wanted->of_arm && !arms) || (wanted->json && !shows))
+	if ((wanted->of_arm && !holds) || (wanted->json && !shows))
 		return cli_usage("netplug", "%s does not take that option", action);
-	if (arms) {
+	if (holds) {
 		if (count < 3 || count - 2 > WH_NETPLUG_NICS_MAX)
-			return cli_usage("netplug", "arm: 1 to %d NICs were expected",
+			return cli_usage("netplug", "%s: 1 to %d NICs were expected", action,
 					 WH_NETPLUG_NICS_MAX);
 		wanted->config.name = name;
 		wanted->config.nics = (const char *const *)(words + 2);
 		wanted->config.nic_count = (unsigned)count - 2;
-		return netplug_hold(&wanted->config, wanted->foreground);
+		return netplug_hold(&wanted->config, arms, wanted->foreground);
 	}
 	if (!strcmp(action, "turn") || !strcmp(action, "release"))
 		return count == 3 ? do_epoch(action, name, words[2]) :
 				    cli_usage("netplug", "%s: an epoch was expected", action);
 	if (!shows && strcmp(action, "fence") != 0 && strcmp(action, "disarm") != 0)
 		return cli_usage("netplug",
-				 "'%s' is none of arm, turn, release, fence, disarm, status",
+				 "'%s' is none of arm, hold, turn, release, fence, disarm, status",
 				 action);
 	if (count > 2)
 		return cli_usage("netplug", "%s takes a name only, not '%s'", action, words[2]);
-	return ask(name, action, wanted->json);
+	return ask(name, action, 0, wanted->json);
 }
 
 int cmd_netplug(int argc, char **argv)

@@ -50,7 +50,7 @@ static int callback_count(struct wh_netplug *plug, struct wh_netplug_status *sta
 			  struct wh_err *err)
 {
 	(void)err;
-	if (plug->filter.count)
+	if (plug->gate.state != WH_NETPLUG_IDLE && plug->filter.count)
 		plug->filter.count(plug->opaque, status);
 	return 0;
 }

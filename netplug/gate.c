@@ -13,7 +13,8 @@
 /* clang-format off */
 static const uint32_t state_next[] = {
 	[WH_NETPLUG_IDLE]   = TO(HELD) | TO(ORPHAN) | TO(FENCED) | TO(BROKEN),
-	[WH_NETPLUG_HELD]   = TO(IDLE) | TO(BROKEN) | TO(FENCED),
+	/* ORPHAN: who drives it, or who holds it for us, has died */
+	[WH_NETPLUG_HELD]   = TO(IDLE) | TO(BROKEN) | TO(ORPHAN) | TO(FENCED),
 	/* never back to HELD: the dead one's epochs are not known, so nothing can be released by
 	 * its acknowledgement. Only somebody who knows where the guest is leads out of these */
 	[WH_NETPLUG_BROKEN] = TO(IDLE) | TO(FENCED),
@@ -36,6 +37,7 @@ static const char *const edge_names[] = {
 	[WH_NETPLUG_CALLBACK] = "callback",
 	[WH_NETPLUG_QUEUE]    = "queue",
 	[WH_NETPLUG_PLUG]     = "plug",
+	[WH_NETPLUG_HOLDER]   = "holder",
 };
 static_assert(COUNT_OF(edge_names) == WH_NETPLUG_EDGE_COUNT, "a name for each edge");
 /* clang-format on */

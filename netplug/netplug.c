@@ -4,8 +4,10 @@
  */
 #include "netplug/netplug.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "netplug/links.h"
+#include "netplug/serve.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -20,6 +22,7 @@
 
 #define LIMIT_BYTES UINT64_C(125000000) /* a second of 1 Gbit/s */
 #define LIMIT_PACKETS UINT64_C(65536)
+#define ANSWER_NS (NS_PER_S / 2)
 
 void wh_netplug_config_init(struct wh_netplug_config *config)
 {
@@ -28,6 +31,7 @@ void wh_netplug_config_init(struct wh_netplug_config *config)
 		.edge = WH_NETPLUG_QUEUE,
 		.limit_bytes = LIMIT_BYTES,
 		.limit_packets = LIMIT_PACKETS,
+		.answer_ns = ANSWER_NS,
 	};
 }
 
@@ -40,6 +44,8 @@ static const struct netplug_ops *ops_of(enum wh_netplug_edge edge)
 		return &queue_ops;
 	case WH_NETPLUG_PLUG:
 		return &plug_ops;
+	case WH_NETPLUG_HOLDER:
+		return &holder_ops;
 	case WH_NETPLUG_EDGE_COUNT:
 		break;
 	}
@@ -96,6 +102,7 @@ static int take_config(struct wh_netplug *plug, const struct wh_netplug_config *
 	plug->opaque = config->opaque;
 	plug->limit_bytes = config->limit_bytes;
 	plug->limit_packets = config->limit_packets;
+	plug->answer_ns = config->answer_ns;
 	ret = take_name(plug, config->name, err);
 	return ret ? ret : take_nics(plug, config, err);
 }
@@ -185,6 +192,7 @@ void wh_netplug_free(struct wh_netplug *plug)
 {
 	if (!plug)
 		return;
+	serve_close(plug->serve);
 	if (plug->ops && plug->ops->fini)
 		plug->ops->fini(plug);
 	links_close(plug->netlink);
@@ -274,6 +282,7 @@ int wh_netplug_disarm(struct wh_netplug *plug, struct wh_err *err)
 int wh_netplug_status(struct wh_netplug *plug, struct wh_netplug_status *status, struct wh_err *err)
 {
 	bool held = plug->gate.state == WH_NETPLUG_HELD;
+	int ret = 0;
 
 	*status = (struct wh_netplug_status){
 		.state = plug->gate.state,
@@ -281,17 +290,37 @@ int wh_netplug_status(struct wh_netplug *plug, struct wh_netplug_status *status,
 		.epoch = held ? plug->gate.open : 0,
 		.released = plug->gate.released,
 	};
-	if (plug->gate.state == WH_NETPLUG_IDLE || !plug->ops->count)
-		return 0;
-	return plug->ops->count(plug, status, err);
+	if (plug->ops->count)
+		ret = plug->ops->count(plug, status, err);
+	/* whoever holds it may have found that it does no more */
+	status->state = plug->gate.state;
+	if (status->state != WH_NETPLUG_HELD)
+		status->epoch = 0;
+	return ret;
+}
+
+enum wh_netplug_state wh_netplug_get_state(const struct wh_netplug *plug)
+{
+	return plug->gate.state;
+}
+
+int wh_netplug_listen(struct wh_netplug *plug, struct wh_err *err)
+{
+	if (plug->serve)
+		return err_set(err, -EBUSY, "it listens already");
+	if (plug->ops == &holder_ops)
+		return err_set(err, -EINVAL, "another process holds it, and listens itself");
+	return serve_open(plug, err);
 }
 
 int wh_netplug_fd(const struct wh_netplug *plug)
 {
-	return plug->fd;
+	return plug->serve ? serve_fd(plug->serve) : plug->fd;
 }
 
 int wh_netplug_process(struct wh_netplug *plug, struct wh_err *err)
 {
+	if (plug->serve)
+		return serve_process(plug, err);
 	return plug->ops->process ? plug->ops->process(plug, err) : 0;
 }

@@ -21,6 +21,7 @@
  * @closed_most:	See struct gate
  * @kernel:		It works on NICs of this network namespace: @marks is looked up for it
  * @disarm:		Also after a fence, and of what a dead process has left
+ * @waits:		There is something, as far as it is known without asking the kernel
  */
 struct netplug_ops {
 	uint64_t closed_most;
@@ -34,11 +35,15 @@ struct netplug_ops {
 	int (*disarm)(struct wh_netplug *plug, struct wh_err *err);
 	int (*count)(struct wh_netplug *plug, struct wh_netplug_status *status, struct wh_err *err);
 	int (*process)(struct wh_netplug *plug, struct wh_err *err);
+	bool (*waits)(const struct wh_netplug *plug);
 };
 
 extern const struct netplug_ops callback_ops;
 extern const struct netplug_ops queue_ops;
 extern const struct netplug_ops plug_ops;
+extern const struct netplug_ops holder_ops;
+
+struct serve;
 
 struct wh_netplug {
 	const struct netplug_ops *ops;
@@ -50,12 +55,14 @@ struct wh_netplug {
 	char bridge[IFNAMSIZ];
 	uint64_t limit_bytes;
 	uint64_t limit_packets;
+	uint64_t answer_ns;
 	struct wh_netplug_filter filter;
 	void *opaque;
 	int lock;		 /* kernel edges: the name is ours */
 	struct nl_sock *netlink; /* the same */
 	struct marks marks;	 /* of ours, found or made */
-	int fd;			 /* wh_netplug_fd() */
+	int fd;			 /* the edge's, readable when it has something to do */
+	struct serve *serve;	 /* NULL: only our caller drives it */
 	void *own;		 /* the edge's */
 };
 

@@ -412,6 +412,13 @@ static int queue_count(struct wh_netplug *plug, struct wh_netplug_status *status
 	return 0;
 }
 
+static bool queue_waits(const struct wh_netplug *plug)
+{
+	const struct queue *queue = plug->own;
+
+	return queue->hold.packets;
+}
+
 const struct netplug_ops queue_ops = {
 	.kernel = true,
 	.init = queue_init,
@@ -423,4 +430,5 @@ const struct netplug_ops queue_ops = {
 	.disarm = queue_disarm,
 	.count = queue_count,
 	.process = queue_process,
+	.waits = queue_waits,
 };

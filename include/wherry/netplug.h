@@ -22,11 +22,14 @@ extern "C" {
  * @WH_NETPLUG_CALLBACK: The VMM, which filters its packets itself
  * @WH_NETPLUG_QUEUE:	This process; any number of epochs may wait
  * @WH_NETPLUG_PLUG:	The kernel (sch_plug); one closed epoch may wait
+ * @WH_NETPLUG_HOLDER:	Another process, which was started for that (wherry netplug hold, or
+ *			wh_netplug_listen()), by one of the others; this one needs no right
  */
 enum wh_netplug_edge {
 	WH_NETPLUG_CALLBACK,
 	WH_NETPLUG_QUEUE,
 	WH_NETPLUG_PLUG,
+	WH_NETPLUG_HOLDER,
 	WH_NETPLUG_EDGE_COUNT
 };
 
@@ -35,7 +38,8 @@ enum wh_netplug_edge {
  * @WH_NETPLUG_IDLE:	It goes out at once
  * @WH_NETPLUG_HELD:	It waits for its epoch's release
  * @WH_NETPLUG_BROKEN:	A step failed half-way: nobody knows what is held. Fence or disarm
- * @WH_NETPLUG_ORPHAN:	A process that has died held it: it still waits. Fence or disarm
+ * @WH_NETPLUG_ORPHAN:	A process held it that has died, or (WH_NETPLUG_HOLDER) is silent: it
+ *			still waits, or is lost. Fence or disarm
  * @WH_NETPLUG_FENCED:	What waited is gone, and what comes is dropped
  */
 enum wh_netplug_state {
@@ -85,13 +89,15 @@ struct wh_netplug_filter {
  *		no control characters. Copied
  * @nics:	Names of the guest's taps, all in this network namespace: held as one, or none
  *		is. Copied. None for WH_NETPLUG_CALLBACK, and none is needed to end what a
- *		process that has died held under @name
+ *		process that has died held under @name. None for WH_NETPLUG_HOLDER either
  * @nic_count:	Up to WH_NETPLUG_NICS_MAX
  * @bridge:	WH_NETPLUG_QUEUE: where the packets of a tap go that is not a port of a bridge
  *		itself. May be NULL. Copied
  * @limit_bytes: Of packets that wait, of all NICs together; what comes above it is dropped and
  *		counted. WH_NETPLUG_PLUG takes up to 2 GiB
  * @limit_packets: The same in packets; WH_NETPLUG_QUEUE only
+ * @answer_ns:	WH_NETPLUG_HOLDER: who does not answer for so long is lost. The thread waits so
+ *		long, in a protection with the guest stopped: half of its lease at most
  * @filter:	For WH_NETPLUG_CALLBACK; copied
  * @opaque:	First argument of each
  */
@@ -104,11 +110,12 @@ struct wh_netplug_config {
 	const char *bridge;
 	uint64_t limit_bytes;
 	uint64_t limit_packets;
+	uint64_t answer_ns;
 	const struct wh_netplug_filter *filter;
 	void *opaque;
 };
 
-/* Defaults: the agent's queue, 125 MB and 65536 packets */
+/* Defaults: the agent's queue, 125 MB and 65536 packets, half a second for an answer */
 void wh_netplug_config_init(struct wh_netplug_config *config);
 
 /**
@@ -121,6 +128,7 @@ void wh_netplug_config_init(struct wh_netplug_config *config);
  * @held_bytes:	The same, with their link headers
  * @dropped:	Above the limit, or while fenced, since wh_netplug_arm()
  * @sent:	Packets that have left since then
+ * @holder:	WH_NETPLUG_HOLDER: the process that holds it; else 0
  */
 struct wh_netplug_status {
 	enum wh_netplug_state state;
@@ -131,6 +139,7 @@ struct wh_netplug_status {
 	uint64_t held_bytes;
 	uint64_t dropped;
 	uint64_t sent;
+	int holder;
 };
 
 /**
@@ -144,8 +153,12 @@ struct wh_netplug;
 /**
  * wh_netplug_new() - Look what there is under that name; change nothing
  *
+ * Of WH_NETPLUG_HOLDER it is looked how it stands there: what somebody armed by hand is
+ * WH_NETPLUG_HELD, and may be turned and released.
+ *
  * Return: 0 and *@plug, for wh_netplug_free(), its state WH_NETPLUG_IDLE, ORPHAN or FENCED; or
- * a negative errno and a sentence, -EBUSY if another process has the name
+ * a negative errno and a sentence, -EBUSY if another process has the name, -ENOENT if none holds
+ * for WH_NETPLUG_HOLDER
  */
 int wh_netplug_new(struct wh_netplug **plug, const struct wh_netplug_config *config,
 		   struct wh_err *err);
@@ -205,17 +218,43 @@ int wh_netplug_fence(struct wh_netplug *plug, struct wh_err *err);
  */
 int wh_netplug_disarm(struct wh_netplug *plug, struct wh_err *err);
 
-/* Return: 0, or a negative errno and a sentence */
+/**
+ * wh_netplug_status() - How it stands
+ *
+ * Return: 0; or a negative errno and a sentence, and @status without what is counted: of a
+ * WH_NETPLUG_HOLDER that is lost as well
+ */
 int wh_netplug_status(struct wh_netplug *plug, struct wh_netplug_status *status,
 		      struct wh_err *err);
+
+/* The same of its state only, which asks nobody */
+enum wh_netplug_state wh_netplug_get_state(const struct wh_netplug *plug);
+
+/**
+ * wh_netplug_listen() - Let others drive it: those who have WH_NETPLUG_HOLDER and its name
+ *
+ * They come in wh_netplug_process(), and have to be root or of our user. Who arms it has it until
+ * it is disarmed, and if he goes before that it is WH_NETPLUG_ORPHAN; but everybody may fence it.
+ * Not for WH_NETPLUG_HOLDER itself.
+ *
+ * Return: 0, or a negative errno and a sentence: -EBUSY if somebody listens for that name
+ */
+int wh_netplug_listen(struct wh_netplug *plug, struct wh_err *err);
 
 /**
  * wh_netplug_fd() - Readable when wh_netplug_process() has something to do
  *
- * Return: a descriptor that stays ours; or -1 where there is nothing to do
+ * Return: a descriptor that stays ours; or -1 where there is nothing to do. Another one behind
+ * wh_netplug_listen(), and of WH_NETPLUG_HOLDER perhaps behind each call
  */
 int wh_netplug_fd(const struct wh_netplug *plug);
-/* WH_NETPLUG_QUEUE: take what has come, send on what may leave. Does not block */
+/**
+ * wh_netplug_process() - Take what has come, send on what may leave; do what others ask for
+ *
+ * Does not block, but behind wh_netplug_listen() as whatever is asked for does.
+ *
+ * Return: 0, or a negative errno and a sentence: WH_NETPLUG_HOLDER is lost
+ */
 int wh_netplug_process(struct wh_netplug *plug, struct wh_err *err);
 
 #ifdef __cplusplus

@@ -74,6 +74,18 @@ try "again" "$wherry" netplug arm vm1 tap0
 try "disarm ends it" "$wherry" netplug disarm vm1
 is holder 0
 is state idle
+try "one that waits for a VMM" "$wherry" netplug hold vm1 tap0
+is state idle
+pid=$(field holder)
+try "is a process" kill -0 "$pid"
+try "nothing is held yet" says "output is not held" "$wherry" netplug turn vm1 1
+try "one for each name" says "another process has the output of 'vm1'" "$wherry" netplug hold vm1 tap0
+try "what is not held can be disarmed" "$wherry" netplug disarm vm1
+is holder "$pid"
+kill -9 "$pid"
+while kill -0 "$pid" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$pid/status"; do sleep 0.01; done
+is holder 0
+is state idle
 "$wherry" netplug >/dev/null 2>&1
 try "usage" [ $? = 2 ]
 try "no right, a sentence" says "CAP_NET_ADMIN is missing" setpriv --bounding-set=-net_admin \
