@@ -65,6 +65,7 @@ struct protect_source {
 	/* run_plug.c */
 	struct op plug_poll;
 	bool plug_ready, plug_look;
+	int plug_said; /* why letting go or fencing failed last; 0: it did not */
 	uint64_t plug_look_ns;
 	struct wh_netplug_status held;
 };

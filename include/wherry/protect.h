@@ -54,8 +54,9 @@ struct wh_protect;
  *			when it is there the guest is protected as before. Until then what it sends
  *			is held, and the destination, which is told, keeps the last complete one
  * @WH_PROTECT_LEAVING:	Source: the destination is told that protection ends
- * @WH_PROTECT_HOLD:	Source: the destination is lost. The guest runs on, what it sends is held
- *			until somebody decides: wh_protect_release() or wh_protect_fence()
+ * @WH_PROTECT_HOLD:	Source: the destination is lost, or what holds the guest's output is. The
+ *			guest runs on, nothing it sends gets out until somebody decides:
+ *			wh_protect_release() or wh_protect_fence()
  * @WH_PROTECT_SUSPECT:	Destination: the source is lost. Somebody decides, see enum
  *			wh_protect_authority: wh_protect_takeover() or wh_protect_abandon()
  * @WH_PROTECT_APPLYING: Destination: it was decided to run here

@@ -172,10 +172,15 @@ int protected_start_source(struct protected *pair, struct wh_err *err)
 	int ret;
 
 	wh_netplug_config_init(&plug);
-	plug.edge = WH_NETPLUG_CALLBACK;
 	plug.name = pair->folder;
-	plug.filter = &speaker_filter;
-	plug.opaque = &pair->guest;
+	if (pair->holder_ns) {
+		plug.edge = WH_NETPLUG_HOLDER;
+		plug.answer_ns = pair->holder_ns;
+	} else {
+		plug.edge = WH_NETPLUG_CALLBACK;
+		plug.filter = &speaker_filter;
+		plug.opaque = &pair->guest;
+	}
 	ret = wh_netplug_new(&pair->plug, &plug, err);
 	if (ret < 0)
 		return ret;

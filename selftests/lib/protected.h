@@ -23,6 +23,7 @@ struct protected
 	const char *to;			   /* where the source connects; NULL: to the destination */
 	const char *pulse_at; /* the destination listens for heartbeats; NULL: with the rest */
 	const char *pulse_to; /* the source connects there; NULL: as for the rest */
+	uint64_t holder_ns; /* another holds, of the folder's name, and answers within that; 0: not */
 
 	/* atomic, all of them */
 	unsigned check_ms;  /* the destination looks at each checkpoint for so long */
