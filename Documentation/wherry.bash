@@ -18,7 +18,7 @@ _wherry()
 		demo:--memory) words='private memfd hugetlb' ;;
 		demo:--urgent) words='off switch start' ;;
 		demo:--hold) words='queue plug none' ;;
-		demo:--kill) words='source destination link' ;;
+		demo:--kill) words='source destination link agent' ;;
 		receive:--memory) words='memfd private' ;;
 		receive:--postcopy | receive:--reserve | receive:--urgent | send:--return-path | relay:--return-path) words='on off' ;;
 		send:--multifd-compression | relay:--multifd-compression) words='none zstd' ;;
@@ -29,7 +29,7 @@ _wherry()
 			return
 			;;
 		demo:--ram | demo:--vcpus | demo:--rate | demo:--uri | demo:--postcopy-after | \
-			demo:--interval | demo:--seconds | protect:--interval | protect:--pulse-uri | \
+			demo:--interval | demo:--seconds | demo:--seed | protect:--interval | protect:--pulse-uri | \
 			demo:--bandwidth | demo:--postcopy-bandwidth | demo:--fault-spin | \
 			relay:--multifd | relay:--multifd-level | send:--multifd | send:--multifd-level | \
 			receive:--multifd | *:--tls | relay:--tls-from | relay:--tls-to | relay:--recover | relay:--timeout | send:--bandwidth | send:--machine | send:--page-size | send:--recover | send:--timeout | \
@@ -54,7 +54,7 @@ _wherry()
 		demo:*)
 			words='--ram --vcpus --memory --threads --rate --uri --urgent
 				--postcopy-after --bandwidth --postcopy-bandwidth --fault-spin
-				--own-loop --protect --interval --seconds --kill --hold
+				--own-loop --protect --interval --seconds --kill --seed --hold
 				--copy-on-write --json --help'
 			;;
 		receive:*)

@@ -8,15 +8,11 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
-uint32_t demo_chance(uint32_t below)
+uint32_t demo_chance(struct demo_protect *p, uint32_t below)
 {
-	uint32_t number = 0;
-
-	if (getrandom(&number, sizeof(number), 0) < 0)
-		number = (uint32_t)demo_now_ns();
-	return number % below;
+	p->chance = p->chance * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+	return (uint32_t)(p->chance >> 32) % below;
 }
 
 static bool suspects(const struct demo_protect *p)
@@ -84,6 +80,25 @@ static int go_on_alone(struct demo_protect *p)
 	return ret ? ret : demo_until(p, "the primary goes on", has_released, DEMO_SOON_MS);
 }
 
+/* Its output is cut off, and so is the guest at the primary until somebody else holds, or it too */
+static int lose_holder(struct demo_protect *p)
+{
+	int ret;
+
+	demo_holder_break(p);
+	witness_turn(&p->witness, demo_now_ns());
+	p->kill_ns = demo_now_ns();
+	ret = demo_until(p, "both miss the holder", both_miss, DEMO_SOON_MS);
+	if (!ret && demo_chance(p, 2)) {
+		ret = take_over(p);
+		/* who is there again has nothing to say any more */
+		return ret || !p->silent ? ret : demo_holder_next(p);
+	}
+	if (!ret)
+		ret = demo_holder_next(p);
+	return ret ? ret : go_on_alone(p);
+}
+
 int demo_break(struct demo_protect *p, struct wh_err *err)
 {
 	int ret;
@@ -105,7 +120,9 @@ int demo_break(struct demo_protect *p, struct wh_err *err)
 			ret = demo_until(p, "both miss each other", both_miss, DEMO_SOON_MS);
 		if (ret)
 			return ret;
-		return demo_chance(2) ? take_over(p) : go_on_alone(p);
+		return demo_chance(p, 2) ? take_over(p) : go_on_alone(p);
+	case DEMO_KILL_AGENT:
+		return lose_holder(p);
 	case DEMO_KILL_COUNT:
 		break;
 	}

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,7 +24,6 @@
 #define WARM_REPLIES 50u
 #define LATE_REPLIES 250u
 #define ARGS_MAX 48
-#define PRIMARY_TAP "wh-primary"
 #define REPLICA_TAP "wh-replica"
 
 static const char usage[] =
@@ -41,7 +41,9 @@ static const char usage[] =
 	"  --seconds N       that it runs protected, and up to 0.4 more (5)\n"
 	"  --copy-on-write   its pages are copied while it runs again\n"
 	"  --kill WHAT       source, destination, or link: then nobody dies, and chance decides\n"
-	"                    which of them goes on (source)\n"
+	"                    which of them goes on; so it does with agent: a process of its own\n"
+	"                    holds, and dies or is silent (source)\n"
+	"  --seed N          of chance (another one each time)\n"
 	"  --hold KIND       queue, plug or none: with none the verdict is what you would\n"
 	"                    expect (queue)\n"
 	"  --json            one JSON object a line\n"
@@ -98,6 +100,7 @@ static int turn(struct demo_protect *p)
 		{ .fd = p->demo.child[DEMO_SOURCE].out, .events = POLLIN },
 		{ .fd = p->demo.child[DEMO_DEST].out, .events = POLLIN },
 		{ .fd = p->witness.fd, .events = POLLIN },
+		{ .fd = p->holder.out, .events = POLLIN },
 	};
 
 	poll(fds, sizeof(fds) / sizeof(fds[0]), 2);
@@ -105,6 +108,8 @@ static int turn(struct demo_protect *p)
 		return -EINTR;
 	if (p->witness.fd >= 0)
 		witness_turn(&p->witness, demo_now_ns());
+	if (p->holder.out >= 0 && fds[4].revents)
+		demo_holder_read(p);
 	for (unsigned i = 0; i < DEMO_END_COUNT; i++) {
 		struct demo_child *child = &p->demo.child[i];
 
@@ -170,7 +175,8 @@ static int start(struct demo_protect *p, enum demo_end end, const struct setting
 		{ "--lease", "1000" },
 		{ "--hold", settings->hold },
 		{ "--interval", settings->interval },
-		{ "--nic", end == DEMO_SOURCE ? PRIMARY_TAP : REPLICA_TAP },
+		{ "--nic", end == DEMO_SOURCE ? DEMO_PRIMARY_TAP : REPLICA_TAP },
+		{ "--holder", end == DEMO_SOURCE && p->edge ? DEMO_HOLDER : NULL },
 		{ "--replica", end == DEMO_DEST ? "tcp:127.0.0.1:0" : NULL },
 	};
 	char generation[300];
@@ -199,6 +205,8 @@ static int begin(struct demo_protect *p, const struct settings *settings, struct
 
 	if (!ret)
 		ret = demo_until(p, "the replica listens", listens, DEMO_SOON_MS);
+	if (!ret && p->edge)
+		ret = demo_holder_start(p);
 	if (!ret)
 		ret = start(p, DEMO_SOURCE, settings);
 	if (!ret)
@@ -222,7 +230,7 @@ static int run_protected(struct demo_protect *p, unsigned seconds)
 	int ret = 0;
 
 	p->doing = "it runs protected";
-	end_ns += demo_chance(400 * NS_PER_MS);
+	end_ns += demo_chance(p, 400 * NS_PER_MS);
 	while (!ret && demo_now_ns() < end_ns) {
 		ret = turn(p);
 		demo_survive_progress(p);
@@ -246,7 +254,7 @@ static int survive(struct demo_protect *p, struct wh_err *err)
 /* Return: false if there is no such word */
 static bool kill_named(const char *word, enum demo_kill *what)
 {
-	static const char *const words[] = { "source", "destination", "link" };
+	static const char *const words[] = { "source", "destination", "link", "agent" };
 
 	for (unsigned i = 0; i < DEMO_KILL_COUNT; i++) {
 		*what = (enum demo_kill)i;
@@ -270,6 +278,7 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 		{ "hold", required_argument, NULL, 'o' },
 		{ "copy-on-write", no_argument, NULL, 'c' },
 		{ "kill", required_argument, NULL, 'k' },
+		{ "seed", required_argument, NULL, 'e' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -309,6 +318,9 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 			if (!kill_named(optarg, &p->kill))
 				ret = cli_usage("demo", "--kill: not '%s'", optarg);
 			break;
+		case 'e':
+			ret = cli_number("demo", "seed", optarg, UINT64_MAX, &p->seed);
+			break;
 		case 'o':
 			settings->hold = optarg;
 			break;
@@ -322,6 +334,8 @@ static int read_options(struct demo_protect *p, struct settings *settings, int a
 		}
 	}
 	settings->seconds = (unsigned)seconds;
+	if (!ret && p->kill == DEMO_KILL_AGENT && !strcmp(settings->hold, "none"))
+		ret = cli_usage("demo", "--kill agent: with --hold none there is none");
 	if (!ret && optind < argc)
 		ret = cli_usage("demo", "what is %s?", argv[optind]);
 	return ret ? ret + 1 : 0;
@@ -332,6 +346,7 @@ static void tidy(struct demo_protect *p)
 	char path[300];
 
 	demo_children_end(p->demo.child, DEMO_END_COUNT);
+	demo_holder_end(p);
 	witness_close(&p->witness);
 	close(p->signal_fd);
 	for (unsigned end = 0; end < DEMO_END_COUNT; end++) {
@@ -341,11 +356,20 @@ static void tidy(struct demo_protect *p)
 	rmdir(p->folder);
 }
 
+static void begin_chance(struct demo_protect *p)
+{
+	if (!p->seed && getrandom(&p->seed, sizeof(p->seed), 0) < 0)
+		p->seed = demo_now_ns();
+	p->seed &= UINT32_MAX; /* a number that can be typed */
+	p->chance = p->seed;
+	demo_chance(p, 1);
+}
+
 int demo_protect(int argc, char **argv)
 {
-	static const char *const taps[] = { PRIMARY_TAP, REPLICA_TAP };
+	static const char *const taps[] = { DEMO_PRIMARY_TAP, REPLICA_TAP };
 	struct settings settings = { "256M", "2", "10000", "50", "queue", .seconds = 5 };
-	static struct demo_protect p = { .witness.fd = -1 };
+	static struct demo_protect p = { .witness.fd = -1, .holder = { .in = -1, .out = -1 } };
 	const char *place = getenv("TMPDIR");
 	static char program[PATH_MAX];
 	struct wh_err err = { 0 };
@@ -359,6 +383,9 @@ int demo_protect(int argc, char **argv)
 	ret = read_options(&p, &settings, argc, argv);
 	if (ret)
 		return ret - 1;
+	begin_chance(&p);
+	if (p.kill == DEMO_KILL_AGENT)
+		p.edge = settings.hold;
 	if (demo_find_program(program, sizeof(program)))
 		return 1;
 	if (demo_net_open(taps, 2, &err)) {

@@ -7,10 +7,13 @@
 
 /*
  * wherry demo --protect: a guest that survives its machine. demo_protect.c does it,
- * demo_break.c breaks it, demo_survive.c shows it, demo_net.c has the network.
+ * demo_break.c breaks it, demo_holder.c has a process that holds, demo_survive.c shows it,
+ * demo_net.c has the network.
  */
 #define DEMO_NET_OUTSIDE "wh-outside" /* the bridge */
 #define DEMO_SOON_MS 10000u
+#define DEMO_PRIMARY_TAP "wh-primary"
+#define DEMO_HOLDER "wh-guest" /* its name */
 
 /* Enter namespaces with those taps. Return: 0, or a negative errno and a sentence */
 int demo_net_open(const char *const *taps, unsigned count, struct wh_err *err);
@@ -20,7 +23,8 @@ int demo_net_cut(struct wh_err *err);
 enum demo_kill {
 	DEMO_KILL_SOURCE,
 	DEMO_KILL_DESTINATION,
-	DEMO_KILL_LINK, /* nobody dies, and chance decides who goes on */
+	DEMO_KILL_LINK,	 /* nobody dies, and chance decides who goes on */
+	DEMO_KILL_AGENT, /* who holds dies, or is silent; chance decides as well */
 	DEMO_KILL_COUNT
 };
 
@@ -29,6 +33,10 @@ struct demo_protect {
 	const char *program;
 	char folder[256];
 	enum demo_kill kill;
+	uint64_t seed, chance; /* what it is decided by, and how that goes on */
+	const char *edge;      /* of a process that holds; NULL: there is none */
+	struct demo_child holder;
+	bool silent; /* it is not dead */
 	enum demo_end survivor;
 	bool gone[DEMO_END_COUNT]; /* killed by us */
 	int signal_fd;
@@ -44,10 +52,18 @@ struct demo_protect {
 int demo_until(struct demo_protect *p, const char *what, bool (*so)(const struct demo_protect *p),
 	       unsigned ms);
 
-/* demo_break.c: a number that nobody knows */
-uint32_t demo_chance(uint32_t below);
+/* demo_break.c: a number by chance, which is that of the seed */
+uint32_t demo_chance(struct demo_protect *p, uint32_t below);
 /* What is to be broken is, and somebody has decided. Return: as demo_until(), and a sentence */
 int demo_break(struct demo_protect *p, struct wh_err *err);
+
+/* demo_holder.c. Return: as demo_until() */
+int demo_holder_start(struct demo_protect *p);
+void demo_holder_read(struct demo_protect *p);
+void demo_holder_break(struct demo_protect *p);
+/* Another one, or the same again */
+int demo_holder_next(struct demo_protect *p);
+void demo_holder_end(struct demo_protect *p);
 
 /* demo_survive.c */
 void demo_survive_progress(struct demo_protect *p);

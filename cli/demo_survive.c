@@ -102,6 +102,7 @@ static void summary_object(struct demo_protect *p, const struct outcome *o)
 	demo_add(object, "replies_after", o->verdict.after);
 	demo_add(object, "missing", o->verdict.missing);
 	demo_add(object, "silent_ns", o->verdict.silent_ns);
+	demo_add(object, "seed", p->seed);
 	json_object_object_add(object, "verified", json_object_new_boolean(o->verified));
 	demo_print(object);
 }
@@ -129,7 +130,7 @@ bool demo_survive_summary(struct demo_protect *p, int ret)
 	if (o.verified)
 		printf("  memory         verified: every byte is right\n");
 	if (!o.right)
-		printf("  FAILED         %s\n", o.reason);
+		printf("  FAILED         %s (--seed %" PRIu64 ")\n", o.reason, p->seed);
 	fflush(stdout);
 	return o.right;
 }

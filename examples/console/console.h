@@ -27,6 +27,7 @@ struct console {
 	struct wh_config config; /* of a migration that no monitor configures */
 	struct vmm_config guest;
 	enum hold hold;	      /* what holds the output of a protected guest */
+	const char *holder;   /* or which process does; NULL: none */
 	uint64_t interval_ns; /* 0: as the guest needs it */
 	struct wh_protect_config protection;
 

@@ -47,7 +47,7 @@ static void protect_set(struct console *console, struct wh_protect *protect, enu
 	console->complete = false;
 }
 
-/* What its network card sends is held by this process, or by the kernel, or by nobody */
+/* What its network card sends is held by this process, the kernel, another process, or nobody */
 static int plug_open(struct console *console, struct wh_err *err)
 {
 	static const enum wh_netplug_edge edges[] = { WH_NETPLUG_QUEUE, WH_NETPLUG_PLUG };
@@ -56,10 +56,16 @@ static int plug_open(struct console *console, struct wh_err *err)
 	if (!console->guest.nic || console->hold == HOLD_NONE || console->plug)
 		return 0;
 	wh_netplug_config_init(&config);
-	config.edge = edges[console->hold];
-	config.name = console->guest.nic;
-	config.nics = &console->guest.nic;
-	config.nic_count = 1;
+	if (console->holder) {
+		config.edge = WH_NETPLUG_HOLDER;
+		config.name = console->holder;
+		config.answer_ns = console->protection.lease_ns / 2;
+	} else {
+		config.edge = edges[console->hold];
+		config.name = console->guest.nic;
+		config.nics = &console->guest.nic;
+		config.nic_count = 1;
+	}
 	return wh_netplug_new(&console->plug, &config, err);
 }
 

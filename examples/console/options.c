@@ -40,6 +40,7 @@ static const struct option options[] = {
 	{ "--generation FILE", AT(protection.generation_file), 0, "the number of its session" },
 	{ "--authority manual|fence|alone", AT(protection.authority), 0, "to take over (manual)" },
 	{ "--hold queue|plug|none", AT(hold), 0, "what keeps a protected guest's output (queue)" },
+	{ "--holder NAME", AT(holder), 0, "the process that does: wherry netplug hold NAME" },
 	{ "--interval MS", AT(interval_ns), MS, "between checkpoints (0: as it needs)" },
 	{ "--checkpoint-max SIZE", AT(protection.contents_max), 1, "of one, not less there (256M)" },
 	{ "--too-much stall|degrade", AT(protection.full), 0, "a guest that writes more (stall)" },

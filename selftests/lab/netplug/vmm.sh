@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # wherry-vmm --hold plug: the kernel holds what its guest sends. It is fenced by command; and its
-# process is killed, of which the plug knows nothing.
+# process is killed, of which the plug knows nothing. Then another process has the plug, and is killed.
 set -u
 . selftests/lib/tap.sh
 
@@ -42,7 +42,7 @@ told()
 	grep -q -e "$2" "$temp/$1.log" 2>/dev/null
 }
 
-# Both ends, the primary's commands on descriptor 3
+# begin OPTION...: both ends, the primary's commands on descriptor 3
 begin()
 {
 	mkfifo "$temp/in"
@@ -51,7 +51,7 @@ begin()
 		</dev/null >"$temp/b.log" 2>&1 &
 	replica=$!
 	"$WH_BUILD/wherry-vmm" --threads --vcpus 1 --ram 16M --rate 500 --lease 60000 \
-		--generation "$temp/a.generation" --nic tap0 --hold plug --interval 100 \
+		--generation "$temp/a.generation" --nic tap0 --interval 100 "$@" \
 		<"$temp/in" >"$temp/a.log" 2>&1 &
 	primary=$!
 	exec 3>"$temp/in"
@@ -91,9 +91,10 @@ some_checkpoints()
 	grep -q '"checkpoints":\([5-9]\|[1-9][0-9]\)' "$temp/a.log"
 }
 
+# state NAME
 state()
 {
-	"$wherry" netplug status tap0 --json 2>/dev/null |
+	"$wherry" netplug status "$1" --json 2>/dev/null |
 		sed -n 's/.*"state":"\([a-z]*\)".*"edge":"\([a-z]*\)".*/\1 \2/p'
 }
 
@@ -107,7 +108,7 @@ tc qdisc add dev br0 root plug 2>/dev/null || {
 }
 tc qdisc del dev br0 root
 
-begin
+begin --hold plug
 said "a guest is protected, its output in the kernel's plug"
 try "there is a plug of ours" is_plug
 try "whose device is up" is_up
@@ -121,20 +122,46 @@ try "and the plug is there still" is_plug
 echo quit >&3
 wait "$primary"
 primary=
-try "who looks later finds it fenced" [ "$(state)" = 'fenced plug' ]
+try "who looks later finds it fenced" [ "$(state tap0)" = 'fenced plug' ]
 try "and takes it away" "$wherry" netplug disarm tap0
 try "of which nothing is left" [ -z "$(device)" ]
 end
 
-begin
+begin --hold plug
 said "once more"
 kill -9 "$primary"
 wait "$primary" 2>/dev/null
 primary=
 try "its process is killed: it holds on" is_plug
-try "as an orphan" [ "$(state)" = 'orphan plug' ]
+try "as an orphan" [ "$(state tap0)" = 'orphan plug' ]
 try "it is fenced by hand" "$wherry" netplug fence tap0
 try "its device is down" is_down
 try "and it is taken away" "$wherry" netplug disarm tap0
 try "of which nothing is left either" [ -z "$(device)" ]
+end
+
+holder()
+{
+	"$wherry" netplug status vm1 --json | sed -n 's/.*"holder":\([0-9]*\).*/\1/p'
+}
+
+try "a process that is to hold" "$wherry" netplug hold vm1 --edge plug tap0
+begin --holder vm1
+said "a guest is protected, its output in the plug of another process"
+until_true some_checkpoints
+said "and checkpoint by checkpoint that lets it go"
+kill -9 "$(holder)"
+until_true told a '"state":"hold"'
+said "it is killed: the guest's process waits for a decision"
+try "the kernel holds on" is_plug
+try "on a device that is up" is_up
+try "the next one" "$wherry" netplug hold vm1 --edge plug tap0
+try "finds an orphan" [ "$(state vm1)" = 'orphan plug' ]
+echo fence >&3
+until_true is_down
+said "by which the guest's process fences it"
+end
+try "and it is taken away" "$wherry" netplug disarm vm1
+try "of which nothing is left again" [ -z "$(device)" ]
+kill -9 "$(holder)"
 tap_end
