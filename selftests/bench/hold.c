@@ -13,10 +13,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <wherry/protect.h>
 
@@ -354,6 +357,7 @@ static void measure_rate(const struct bench *bench)
 
 /* ---- What waits ---- */
 
+/* @nics: 0: those of the process that holds */
 static struct wh_netplug *plug_new(enum wh_netplug_edge edge, unsigned nics)
 {
 	static const char *const names[] = { "tap0", "tap1", "tap2", "tap3",
@@ -370,6 +374,39 @@ static struct wh_netplug *plug_new(enum wh_netplug_edge edge, unsigned nics)
 	if (wh_netplug_new(&plug, &config, &err))
 		die("netplug", &err);
 	return plug;
+}
+
+/* A process of its own, by the queue. It listens when this returns */
+static pid_t holder_begin(unsigned nics)
+{
+	struct wh_netplug *plug;
+	struct wh_err err = { 0 };
+	int ready[2];
+	pid_t pid;
+	char end;
+
+	if (pipe(ready) < 0)
+		die("a pipe", NULL);
+	pid = fork();
+	if (pid) {
+		close(ready[1]);
+		if (pid < 0 || read(ready[0], &end, 1) != 0)
+			die("a process", NULL);
+		close(ready[0]);
+		return pid;
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	plug = plug_new(WH_NETPLUG_QUEUE, nics);
+	if (wh_netplug_listen(plug, &err))
+		die("listen", &err);
+	close(ready[0]);
+	close(ready[1]);
+	for (;;) {
+		struct pollfd fd = { .fd = wh_netplug_fd(plug), .events = POLLIN };
+
+		poll(&fd, 1, -1);
+		wh_netplug_process(plug, NULL);
+	}
 }
 
 struct latency {
@@ -504,13 +541,17 @@ static void measure_steps(const struct bench *bench, enum wh_netplug_edge edge, 
 	}
 	for (unsigned round = 0; !missing && bench_again(round); round++) {
 		for (unsigned i = 0; i < 2; i++) {
-			struct wh_netplug *plug = plug_new(edge, nics[i]);
+			bool held = edge == WH_NETPLUG_HOLDER;
+			pid_t holder = held ? holder_begin(nics[i]) : 0;
+			struct wh_netplug *plug = plug_new(edge, held ? 0 : nics[i]);
 			double us[2];
 
 			time_steps(plug, nics[i], &us[0], &us[1]);
 			bench_add(&turn[i], us[0]);
 			bench_add(&release[i], us[1]);
 			wh_netplug_free(plug);
+			if (holder && (kill(holder, SIGKILL) || waitpid(holder, NULL, 0) < 0))
+				die("the end of a process", NULL);
 		}
 	}
 	snprintf(variant, sizeof(variant), "%s, %u packets", wh_netplug_edge_name(edge), FRAMES);
@@ -557,8 +598,10 @@ int main(int argc, char **argv)
 		measure_guest(&bench);
 	if (!bench_wants(&bench, "8 NICs"))
 		return 0;
-	bench_part(1, 2);
+	bench_part(1, 3);
 	measure_steps(&bench, WH_NETPLUG_QUEUE, NULL);
+	bench_part(1, 2);
+	measure_steps(&bench, WH_NETPLUG_HOLDER, NULL);
 	bench_part(1, 1);
 	missing = netrig_run("ip link add scratch type ifb && tc qdisc add dev scratch root plug "
 			     "2>/dev/null") ?
