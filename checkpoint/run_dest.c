@@ -108,6 +108,7 @@ static void on_moved(void *world, enum cp_dest_state from, enum cp_dest_state to
 {
 	struct wh_protect *p = world;
 	struct protect_dest *side = p->dest;
+	enum wh_protect_state told = state_of[to];
 
 	/* it is told when the guest does run */
 	if (to == CP_DEST_TAKEOVER)
@@ -116,7 +117,12 @@ static void on_moved(void *world, enum cp_dest_state from, enum cp_dest_state to
 		side->refused++;
 	if (to == CP_DEST_SUSPECT)
 		side->fence_at_ns = 0;
-	protect_moved(p, state_of[to], side->engine.complete, side->engine.generation,
+	/* and no complete one is behind: what came in parts was refused */
+	if (to == CP_DEST_READY && side->engine.degraded)
+		told = WH_PROTECT_DEGRADED;
+	else if (to == CP_DEST_READY)
+		p->why = (struct wh_err){ 0 };
+	protect_moved(p, told, side->engine.complete, side->engine.generation,
 		      to == CP_DEST_SUSPECT || to == CP_DEST_FENCED ? &side->engine.why : NULL);
 }
 
@@ -192,9 +198,14 @@ int protect_dest_heard(struct protect_link *link, const struct cp_header *header
 		protect_moved(link->p, WH_PROTECT_SYNC, 0, side->engine.generation, NULL);
 		admit_session(side);
 	}
-	if (ret == 0 && header->kind == CP_DEGRADE)
-		protect_log_peer(link->p, "checkpoint %llu: more is written than there is room for",
-				 (unsigned long long)header->epoch);
+	if (ret == 0 && header->kind == CP_DEGRADE) {
+		struct wh_err why;
+
+		err_set(&why, -ENOSPC, "checkpoint %llu: more is written than there is room for",
+			(unsigned long long)header->epoch);
+		protect_moved(link->p, WH_PROTECT_DEGRADED, side->engine.complete,
+			      side->engine.generation, &why);
+	}
 	return ret;
 }
 

@@ -52,7 +52,8 @@ struct wh_protect;
  * @WH_PROTECT_DEGRADED: Source: more is written than one checkpoint has room for. It goes over in
  *			parts while the guest runs on or stands still, see enum wh_protect_full;
  *			when it is there the guest is protected as before. Until then what it sends
- *			is held, and the destination, which is told, keeps the last complete one
+ *			is held, and the destination keeps the last complete one. Destination: it
+ *			was told so, and no part has come yet, or they were refused
  * @WH_PROTECT_LEAVING:	Source: the destination is told that protection ends
  * @WH_PROTECT_HOLD:	Source: the destination is lost, or what holds the guest's output is. The
  *			guest runs on, nothing it sends gets out until somebody decides:

@@ -140,6 +140,9 @@ TEST_F(degraded, it_runs_on_and_comes_back)
 
 	ASSERT_EQ(NULL, degrade(pair));
 	EXPECT_TRUE(came(pair, PROTECTED_SOURCE, WH_PROTECT_DEGRADED));
+	EXPECT_TRUE(came(pair, PROTECTED_DEST, WH_PROTECT_DEGRADED));
+	wh_protect_get_status(pair->dest, &status);
+	EXPECT_EQ(-ENOSPC, status.err.code) TH_LOG("%s", status.err.text);
 	seen = speaker_seen(pair->world);
 	step = speaker_step(&pair->guest);
 	for (unsigned i = 0; i < 30000 && speaker_step(&pair->guest) < step + 10; i++)
@@ -156,6 +159,8 @@ TEST_F(degraded, it_runs_on_and_comes_back)
 	ASSERT_TRUE(comes_to_be(pair->dest, false));
 	ASSERT_TRUE(protected_goes_on(pair->source, 3));
 	wh_protect_get_status(pair->source, &status);
+	EXPECT_EQ(0, status.err.code);
+	wh_protect_get_status(pair->dest, &status);
 	EXPECT_EQ(0, status.err.code);
 	EXPECT_LT(seen, speaker_seen(pair->world));
 	EXPECT_TRUE(survives(pair, 1));
