@@ -46,6 +46,8 @@ int dest_read(struct dest *dest, unsigned block, uint64_t offset, const uint8_t 
 
 	if (ret)
 		return ret;
+	/* Somebody's memory is there, though he may say nothing: he is not silent */
+	count_add(&dest->counters.bytes[CHANNEL_URGENT], TARGET_PAGE);
 	/* Nothing comes any more: asked for again is what is missing when it does */
 	if (dest_over(dest_get_phase(dest)))
 		return 0;

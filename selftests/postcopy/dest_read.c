@@ -97,6 +97,8 @@ TEST_F(read, instead_of_a_request)
 	EXPECT_EQ(0, self->d->waiting);
 	EXPECT_EQ(4000, self->d->counters.fault_hist.max_ns);
 	EXPECT_EQ(1, self->d->counters.pages_urgent);
+	/* that the source is there, is seen by these */
+	EXPECT_EQ(PAGES(1), self->d->counters.bytes[CHANNEL_URGENT]);
 	EXPECT_EQ(0, self->d->counters.requests);
 	EXPECT_EQ(0, w->sents);
 	/* of zeros there is a cheaper one */
