@@ -3,7 +3,9 @@
  * Joining: pages that the destination reads from the source's memory by RDMA, on the fault loop.
  *
  * What dest_fault() would ask the source for it hands over here, and asks only if there is no room
- * for it, or no key. It is read into a stage in the turn of the loop that follows, and placed from there.
+ * for it, or no key. It is read into a stage, and placed from there. Between the fault and the read, and
+ * between what is complete and its place, there is no other call: everything else that a turn has to do
+ * waits behind that, and is done only where a descriptor says that there is something.
  * When the connection is lost, for whatever reason, all that is on its way is asked for; that of the stream
  * need not be lost with it.
  *
@@ -36,6 +38,8 @@ void reads_free(struct wh_migration *m)
 }
 #else
 #include "postcopy/reads.h"
+
+#include "base/trace.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -130,11 +134,53 @@ static void open_blocks(struct reads *reads)
 	}
 }
 
+static int begin(struct reads *reads, const struct vread_job *job, struct wh_err *err)
+{
+	const struct vread_slot *slot = &reads->engine.slot[job->slot];
+
+	trace(page_request, slot->block, slot->offset / TARGET_PAGE, 1);
+	return vlink_read(&reads->link, (size_t)job->slot * VREAD_PAGE, VREAD_PAGE, job->address,
+			  job->rkey, err);
+}
+
+static void take_complete(struct reads *reads)
+{
+	vread_done(&reads->engine, reads->link.written);
+	reads->link.written = 0;
+}
+
+/*
+ * What is complete is so though it broke. The queue pair goes before pages of the stage are asked for:
+ * nothing is read into it any more
+ */
+static void lose(struct reads *reads, const struct wh_err *err)
+{
+	enum wh_phase phase = wh_get_phase(reads->m);
+
+	reads->over = true;
+	reads->asked_ns = 0;
+	vlink_disconnect(&reads->link);
+	take_complete(reads);
+	vread_lost(&reads->engine);
+	if (phase == WH_PHASE_SWITCHOVER || phase == WH_PHASE_POSTCOPY)
+		run_log(reads->m, WH_LOG_WARNING, "pages are asked for, not read any more: %s",
+			err->text);
+}
+
 bool reads_page(struct wh_migration *m, unsigned block, uint64_t offset)
 {
 	struct reads *reads = m->dest->reads;
+	struct wh_err err = { 0 };
+	struct vread_job job;
 
-	return reads && reads->link.up && !reads->over && vread_page(&reads->engine, block, offset);
+	if (!reads || !reads->link.up || reads->over || !vread_page(&reads->engine, block, offset))
+		return false;
+	while (vread_begin(&reads->engine, &job))
+		if (begin(reads, &job, &err) < 0) {
+			lose(reads, &err);
+			break;
+		}
+	return true;
 }
 
 /* Whatever is in it is asked for: the engine remembers what cannot be, and its next step says so */
@@ -162,6 +208,7 @@ static void place(struct reads *reads)
 	unsigned at;
 	int ret;
 
+	take_complete(reads);
 	while ((at = vread_find(&reads->engine, VREAD_HERE)) < VREAD_SLOTS) {
 		const struct vread_slot *slot = &reads->engine.slot[at];
 
@@ -181,21 +228,30 @@ static void place(struct reads *reads)
 			   now_ns + dest->channel[CHANNEL_URGENT].retry_ns);
 }
 
+/* Return: 0, or a negative errno */
+static int look_at_reads(struct reads *reads, struct wh_err *err)
+{
+	uint8_t *at;
+	int ret = vlink_reap(&reads->link, err);
+
+	place(reads);
+	return ret < 0 ? ret : vlink_room(&reads->link, &at, err);
+}
+
 /* What has come of what was said and begun. Return: 0, or a negative errno */
 static int hear(struct reads *reads, struct wh_err *err)
 {
 	const uint8_t *message;
 	size_t bytes;
-	uint8_t *at;
-	int ret;
+	int ret = 0;
 
-	while ((ret = vlink_event(&reads->link, err)) > 0)
-		;
-	if (ret == 0)
-		ret = vlink_room(&reads->link, &at, err);
-	/* complete before it broke */
-	vread_done(&reads->engine, reads->link.written);
-	reads->link.written = 0;
+	if (!op_busy(&reads->send))
+		ret = look_at_reads(reads, err);
+	if (ret >= 0 && !op_busy(&reads->event))
+		while ((ret = vlink_event(&reads->link, err)) > 0)
+			;
+	if (op_busy(&reads->receive))
+		return ret;
 	while (ret >= 0 && (ret = vlink_received(&reads->link, &message, &bytes, err)) > 0) {
 		reads->asked_ns = 0;
 		ret = vread_take(&reads->engine, message, bytes, err);
@@ -205,6 +261,7 @@ static int hear(struct reads *reads, struct wh_err *err)
 	return ret;
 }
 
+/* For who waits, mostly for a key */
 static int do_next(struct reads *reads, struct wh_err *err)
 {
 	struct vread_job job;
@@ -212,6 +269,8 @@ static int do_next(struct reads *reads, struct wh_err *err)
 	uint8_t *at;
 	int ret;
 
+	if (vread_find(&reads->engine, VREAD_WAITS) == VREAD_SLOTS)
+		return 0;
 	while ((ret = vlink_room(&reads->link, &at, err)) > 0) {
 		switch (vread_next(&reads->engine, at, &bytes, &job)) {
 		case VREAD_SAY:
@@ -219,8 +278,7 @@ static int do_next(struct reads *reads, struct wh_err *err)
 			ret = vlink_send(&reads->link, bytes, err);
 			break;
 		case VREAD_READ:
-			ret = vlink_read(&reads->link, (size_t)job.slot * VREAD_PAGE, VREAD_PAGE,
-					 job.address, job.rkey, err);
+			ret = begin(reads, &job, err);
 			break;
 		case VREAD_WAIT:
 			return 0;
@@ -250,20 +308,6 @@ static bool cancel(struct reads *reads, struct op *op)
 	if (op_busy(op))
 		loop_cancel(reads->m->fault, op);
 	return op_busy(op);
-}
-
-/* The queue pair goes before pages of the stage are asked for: nothing is read into it any more */
-static void lose(struct reads *reads, const struct wh_err *err)
-{
-	enum wh_phase phase = wh_get_phase(reads->m);
-
-	reads->over = true;
-	reads->asked_ns = 0;
-	vlink_disconnect(&reads->link);
-	vread_lost(&reads->engine);
-	if (phase == WH_PHASE_SWITCHOVER || phase == WH_PHASE_POSTCOPY)
-		run_log(reads->m, WH_LOG_WARNING, "pages are asked for, not read any more: %s",
-			err->text);
 }
 
 void reads_turn(struct wh_migration *m)

@@ -152,6 +152,11 @@ int vlink_receive_fd(const struct vlink *link);
  * Return: 1, 0 so many are under way that there is none, or a negative errno
  */
 int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err);
+/*
+ * Only what is complete, and without a call: vlink_room() is yet to be asked before anybody sleeps.
+ * Return: 0, or a negative errno
+ */
+int vlink_reap(struct vlink *link, struct wh_err *err);
 /* What was put there, so many bytes */
 int vlink_send(struct vlink *link, size_t bytes, struct wh_err *err);
 

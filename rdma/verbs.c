@@ -64,24 +64,11 @@ static void queue_close(struct vlink_queue *queue)
 		ibv_destroy_comp_channel(queue->channel);
 }
 
-/*
- * The next completion. When it returns 0 the descriptor becomes readable with the one after:
- * the events that were are taken, then the queue is armed, then looked at once more for what
- * came between the two.
- */
-static int queue_next(struct vlink_queue *queue, struct ibv_wc *wc, struct wh_err *err)
+/* The next completion, if there is one */
+static int queue_look(struct vlink_queue *queue, struct ibv_wc *wc, struct wh_err *err)
 {
-	struct ibv_cq *cq;
-	void *context;
 	int count = ibv_poll_cq(queue->cq, 1, wc);
 
-	if (count == 0) {
-		while (ibv_get_cq_event(queue->channel, &cq, &context) == 0)
-			ibv_ack_cq_events(cq, 1);
-		if (ibv_req_notify_cq(queue->cq, 0))
-			return err_set(err, -EIO, "rdma: completion queue: no events");
-		count = ibv_poll_cq(queue->cq, 1, wc);
-	}
 	if (count < 0)
 		return err_set(err, -EIO, "rdma: completion queue cannot be read");
 	if (count > 0 && wc->status == IBV_WC_WR_FLUSH_ERR)
@@ -91,6 +78,25 @@ static int queue_next(struct vlink_queue *queue, struct ibv_wc *wc, struct wh_er
 	if (count > 0 && wc->status != IBV_WC_SUCCESS)
 		return err_set(err, -EIO, "rdma: %s", ibv_wc_status_str(wc->status));
 	return count;
+}
+
+/*
+ * The same. When it returns 0 the descriptor becomes readable with the one after: the events that
+ * were are taken, then the queue is armed, then looked at once more for what came between the two.
+ */
+static int queue_next(struct vlink_queue *queue, struct ibv_wc *wc, struct wh_err *err)
+{
+	int count = queue_look(queue, wc, err);
+	struct ibv_cq *cq;
+	void *context;
+
+	if (count)
+		return count;
+	while (ibv_get_cq_event(queue->channel, &cq, &context) == 0)
+		ibv_ack_cq_events(cq, 1);
+	if (ibv_req_notify_cq(queue->cq, 0))
+		return err_set(err, -EIO, "rdma: completion queue: no events");
+	return queue_look(queue, wc, err);
 }
 
 int vlink_open(struct vlink *link, struct wh_err *err)
@@ -186,16 +192,30 @@ int vlink_receive_fd(const struct vlink *link)
 	return link->receive.channel->fd;
 }
 
+static void count_sent(struct vlink *link, const struct ibv_wc *wc)
+{
+	link->sending -= wc->wr_id & 0xffff;
+	link->written += wc->wr_id >> 16 & 0xffff;
+	link->messages -= (unsigned)(wc->wr_id >> 32);
+}
+
+int vlink_reap(struct vlink *link, struct wh_err *err)
+{
+	struct ibv_wc wc;
+	int ret;
+
+	while ((ret = queue_look(&link->send, &wc, err)) > 0)
+		count_sent(link, &wc);
+	return ret;
+}
+
 int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err)
 {
 	struct ibv_wc wc;
 	int ret;
 
-	while ((ret = queue_next(&link->send, &wc, err)) > 0) {
-		link->sending -= wc.wr_id & 0xffff;
-		link->written += wc.wr_id >> 16 & 0xffff;
-		link->messages -= (unsigned)(wc.wr_id >> 32);
-	}
+	while ((ret = queue_next(&link->send, &wc, err)) > 0)
+		count_sent(link, &wc);
 	if (ret < 0)
 		return ret;
 	*at = link->memory + receive_bytes(link) + link->next * VLINK_SEND_MAX;

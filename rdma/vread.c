@@ -49,8 +49,7 @@ bool vread_page(struct vread *read, unsigned block, uint64_t offset)
 	return true;
 }
 
-/* Return: there is something to be read */
-static bool next_read(struct vread *read, struct vread_job *job)
+bool vread_begin(struct vread *read, struct vread_job *job)
 {
 	for (unsigned i = 0; i < VREAD_SLOTS; i++) {
 		struct vread_slot *slot = &read->slot[i];
@@ -93,7 +92,7 @@ static size_t next_request(struct vread *read, uint8_t *message)
 enum vread_next vread_next(struct vread *read, uint8_t *message, size_t *bytes,
 			   struct vread_job *job)
 {
-	if (next_read(read, job))
+	if (vread_begin(read, job))
 		return VREAD_READ;
 	*bytes = next_request(read, message);
 	return *bytes ? VREAD_SAY : VREAD_WAIT;

@@ -83,6 +83,9 @@ struct vread_job {
 	uint32_t rkey;
 };
 
+/* Return: one is to be read now; ask again until there is none */
+bool vread_begin(struct vread *read, struct vread_job *job);
+
 enum vread_next {
 	VREAD_WAIT,
 	VREAD_SAY,  /* @message of @bytes */

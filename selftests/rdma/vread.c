@@ -139,6 +139,13 @@ TEST_F(vread, a_page_is_read)
 	EXPECT_TRUE(vread_page(&self->read, 1, 2 * MIB));
 	EXPECT_EQ(VREAD_READ, next(self));
 	begin(self);
+	/* and with it there is nothing to be said; without, a page is not begun with */
+	EXPECT_TRUE(vread_page(&self->read, 1, 0));
+	EXPECT_FALSE(vread_begin(&self->read, &self->job));
+	EXPECT_TRUE(vread_page(&self->read, 1, 2 * MIB));
+	EXPECT_TRUE(vread_begin(&self->read, &self->job));
+	begin(self);
+	EXPECT_FALSE(vread_begin(&self->read, &self->job));
 	EXPECT_EQ(1, self->asked[1][2]);
 	EXPECT_FALSE(self->wrong);
 }
