@@ -7,6 +7,9 @@
  * Nothing else is under way. Of all touches the median of each hop is shown; they need not
  * add up to the median of the whole. Placing wakes, so on two processors the toucher may be
  * back before the call that placed is.
+ *
+ * WH_RDMA is the address of an RDMA device (selftests/bench/in-lab): then a page is read from the
+ * source's memory, where nobody does anything for it, and beside it comes over TCP on the same cable.
  */
 #include "base/trace.h"
 #include "selftests/lib/bench.h"
@@ -31,8 +34,15 @@ static const char *const names[HOPS] = {
 
 static const struct {
 	const char *name;
-	const struct bench_kind *kind;
-} ways[] = { { "floor", &bench_floor }, { "wherry", &bench_wherry } };
+	const struct bench_kind *kind, *rdma;
+} ways[] = {
+#ifndef WH_NO_RDMA
+	{ "floor", &bench_floor, &bench_floor_rdma },
+#else
+	{ "floor", &bench_floor, NULL },
+#endif
+	{ "wherry", &bench_wherry, &bench_wherry },
+};
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
@@ -66,6 +76,13 @@ void __wrap_trace_record(enum trace_point point, uint64_t a, uint64_t b, uint64_
 
 static double hops[HOPS][TOUCHES];
 
+/* Where a page is read, none of the source's */
+static bool has_hop(const struct bench_side *side, int hop)
+{
+	return !side->load->rdma || side->load->tcp ||
+	       (hop != BENCH_HOP_TAKEN && hop != BENCH_HOP_SERVED);
+}
+
 /* Pages that nobody has touched, far apart; false if a stamp is missing or out of order */
 static bool touch(const struct bench_side *side, unsigned at)
 {
@@ -91,6 +108,8 @@ static bool touch(const struct bench_side *side, unsigned at)
 	for (int hop = 0; hop < BENCH_HOP_COUNT; hop++) {
 		uint64_t now = shared->hop_ns[hop];
 
+		if (!has_hop(side, hop))
+			now = before;
 		if (now < before) {
 			fprintf(stderr, "hops: touch %u: no stamp, or a wrong one: %s\n", at,
 				names[hop]);
@@ -114,7 +133,8 @@ static void run(const struct bench *bench, unsigned way, const struct bench_load
 
 	traced = &side;
 	trace_enabled = 1;
-	if (bench_start(&side, ways[way].kind, load) < 0) {
+	if (bench_start(&side, load->rdma && !load->tcp ? ways[way].rdma : ways[way].kind, load) <
+	    0) {
 		fprintf(stderr, "hops: %s: %s\n", ways[way].name, side.why);
 		return;
 	}
@@ -140,7 +160,10 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 		for (unsigned way = 0; way < WAYS; way++)
 			if (bench_wants(bench, ways[way].name))
 				run(bench, way, load, rows);
-	snprintf(variant, sizeof(variant), "%s, %s", load->tcp ? "TCP" : "unix",
+	snprintf(variant, sizeof(variant), "%s, %s",
+		 load->tcp  ? "TCP" :
+		 load->rdma ? "RDMA" :
+			      "unix",
 		 load->cpu < 0 ? "left to the scheduler" : "all on one processor");
 	printf("\nthe way of a page, %s, medians of %u in us\n  %-28s %10s %10s %10s\n", variant,
 	       round, "", ways[0].name, ways[1].name, "more");
@@ -173,7 +196,10 @@ int main(int argc, char **argv)
 		load.tcp = i & 1;
 		load.cpu = i & 2 ? 0 : BENCH_CPU_ANY;
 		load.bytes = bench.bytes;
+		load.rdma = getenv("WH_RDMA");
 		bench_part(1, 4 - (unsigned)i);
+		if (load.rdma && load.cpu >= 0)
+			continue;
 		if (bench_chosen(bench.link, load.tcp ? "tcp" : "unix") &&
 		    bench_chosen(bench.cores, load.cpu < 0 ? "any" : "one"))
 			measure(&bench, &load);

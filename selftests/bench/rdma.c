@@ -4,6 +4,10 @@
  * end; and what was registered and said for it. The floor is perftest's ib_write_bw with writes of
  * 1 MiB, which is what a chunk is; where every second chunk is zeros it has half of them to write.
  *
+ * Then what a missing page costs that is fetched in postcopy, from the touch to the byte, as in fault.c,
+ * over the same cable: read, asked for, and over TCP. The floor is ib_read_lat, which polls and has neither a
+ * fault nor a place for what it reads; the next rows are the same with events, and with both.
+ *
  * WH_RDMA is the address of an RDMA device of this machine. Without it the program runs itself in a VM
  * that has two.
  */
@@ -96,38 +100,56 @@ int __wrap_vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *key, st
 
 /* ---- perftest --------------------------------------------------------------------- */
 
-/* The line that begins with the length has them: length, how many, peak, average in MiB/s */
-static double read_rate(FILE *output)
+/* That column of the line that begins with the length; 0: there is none */
+static double read_column(FILE *output, unsigned long length, unsigned column)
 {
-	unsigned long length, writes;
-	double peak, average, rate = 0;
-	char line[256];
+	char line[256], *at, *end;
+	double value = 0;
 
-	while (fgets(line, sizeof(line), output))
-		if (sscanf(line, "%lu %lu %lf %lf", &length, &writes, &peak, &average) == 4 &&
-		    length == MIB)
-			rate = average * MIB / 1e9;
-	return rate;
+	while (fgets(line, sizeof(line), output)) {
+		if (strtoul(line, &at, 10) != length || at == line)
+			continue;
+		for (unsigned i = 0; i < column; i++, at = end) {
+			value = strtod(at, &end);
+			if (at == end)
+				return 0;
+		}
+	}
+	return value;
 }
 
-static void perftest(const struct bench_load *load, struct bench_row *row)
+/* @words: the program and its options, of both ends */
+static double run_perftest(const struct bench_load *load, const char *words, unsigned long length,
+			   unsigned column)
 {
 	char server[160], client[200];
 	FILE *pipe[2];
-	double rate;
+	double value;
 
-	snprintf(server, sizeof(server), "exec ib_write_bw -R -F -s %llu -n %llu 2>&1",
-		 (unsigned long long)MIB, (unsigned long long)(load->bytes / MIB));
+	/* whose client finds no way to it waits for ever */
+	snprintf(server, sizeof(server), "exec timeout 60 %.100s 2>&1", words);
 	snprintf(client, sizeof(client),
 		 "exec 2>&1; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.3; %.100s %.32s && break; done",
-		 server + strlen("exec "), load->rdma);
+		 words, load->rdma);
 	pipe[0] = popen(server, "re");
 	pipe[1] = popen(client, "re");
-	rate = pipe[1] ? read_rate(pipe[1]) : 0;
+	value = pipe[1] ? read_column(pipe[1], length, column) : 0;
 	if (pipe[1])
 		pclose(pipe[1]);
 	if (pipe[0])
 		pclose(pipe[0]);
+	return value;
+}
+
+/* Behind the length: how many, peak, average in MiB/s */
+static void perftest(const struct bench_load *load, struct bench_row *row)
+{
+	char words[80];
+	double rate;
+
+	snprintf(words, sizeof(words), "ib_write_bw -R -F -s %llu -n %llu", (unsigned long long)MIB,
+		 (unsigned long long)(load->bytes / MIB));
+	rate = run_perftest(load, words, MIB, 3) * (double)MIB / 1e9;
 	if (rate > 0)
 		bench_add(row, load->zeros ? 2 * rate : rate);
 	else
@@ -184,6 +206,85 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	rows.messages[2] = rows.messages[3];
 	bench_print(bench, BENCH_RDMA_KEYS, variant, &rows.keys[1], 2);
 	bench_print(bench, BENCH_RDMA_MESSAGES, variant, &rows.messages[1], 2);
+}
+
+/* ---- Pages that are waited for ----------------------------------------------------- */
+
+#define TOUCHES 1000
+#define POLLING_NS (2 * NS_PER_MS) /* where a processor is emulated a read takes so long */
+
+static const struct {
+	const char *name;
+	const char *perftest;
+	const struct bench_kind *kind;
+	uint64_t spin_ns;
+	bool asked, tcp;
+} fault_sides[] = {
+	{ .name = "floor", .perftest = "ib_read_lat -R -F -s 4096 -n 1000" },
+	{ .name = "floor, events", .perftest = "ib_read_lat -e -R -F -s 4096 -n 1000" },
+	{ .name = "floor, a fault", .kind = &bench_floor_rdma },
+	{ .name = "wherry", .kind = &bench_wherry },
+	{ .name = "wherry, polling", .kind = &bench_wherry, .spin_ns = POLLING_NS },
+	{ .name = "wherry, asked for", .kind = &bench_wherry, .asked = true },
+	{ .name = "wherry, TCP", .kind = &bench_wherry, .tcp = true },
+};
+
+#define FAULT_SIDES (sizeof(fault_sides) / sizeof(fault_sides[0]))
+
+/* Behind the length: how many, least, most, typical in us */
+static void read_latency(const struct bench_load *load, const char *words, struct bench_row *row)
+{
+	double us = run_perftest(load, words, 4096, 4);
+
+	if (us > 0)
+		bench_add(row, us);
+	else
+		snprintf(row->why, sizeof(row->why), "ib_read_lat gives no figure");
+}
+
+static void fetch(const struct bench_kind *kind, const struct bench_load *load, size_t touches,
+		  unsigned seed, struct bench_row *row)
+{
+	static double touched[TOUCHES];
+	struct bench_side side;
+	size_t count = 0;
+
+	if (bench_start(&side, kind, load) == 0) {
+		if (bench_go(&side) == 0)
+			count = bench_touch_remotely(&side, touched, touches, seed);
+		bench_stop(&side);
+	}
+	snprintf(row->why, sizeof(row->why), "%s", side.why);
+	if (count)
+		bench_add(row, bench_quantile(touched, count, 0.5));
+}
+
+static void measure_faults(const struct bench *bench, const struct bench_load *like)
+{
+	struct bench_row rows[FAULT_SIDES] = { 0 };
+	struct bench_load load = *like;
+	char variant[64];
+
+	load.postcopy = load.urgent = true;
+	load.bulk = false;
+	for (unsigned i = 0; i < FAULT_SIDES; i++)
+		rows[i].side = fault_sides[i].name;
+	for (unsigned round = 0; bench_again(round); round++)
+		for (unsigned i = 0; i < FAULT_SIDES; i++) {
+			if (!bench_wants(bench, fault_sides[i].name))
+				continue;
+			load.spin_ns = fault_sides[i].spin_ns;
+			load.asked = fault_sides[i].asked;
+			load.tcp = fault_sides[i].tcp;
+			if (fault_sides[i].perftest)
+				read_latency(&load, fault_sides[i].perftest, &rows[i]);
+			else
+				fetch(fault_sides[i].kind, &load,
+				      bench->quick ? TOUCHES / 4 : TOUCHES, round + 1, &rows[i]);
+		}
+	snprintf(variant, sizeof(variant), "%llu MiB, idle",
+		 (unsigned long long)(load.bytes / MIB));
+	bench_print(bench, BENCH_RDMA_FAULT, variant, rows, FAULT_SIDES);
 }
 
 /* What the host has to find for its VM first, memory and code, is not looked at */
@@ -248,9 +349,12 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < 3; i++) {
 		load.pin_all = i == 2;
 		load.zeros = i == 1;
-		bench_part(1, 4 - i); /* the last one is the checkpoints' */
+		bench_part(1, 5 - i); /* the last ones are the faults, and the checkpoints */
 		measure(&bench, &load);
 	}
+	bench_part(1, 2);
+	load.pin_all = load.zeros = false;
+	measure_faults(&bench, &load);
 	bench_guard(&bench, load.rdma);
 	return 0;
 }

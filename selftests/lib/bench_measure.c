@@ -76,6 +76,7 @@ const struct bench_traits bench_traits[] = {
 	[BENCH_RDMA_RATE] = { "rdma-rate", "all of the RAM by precopy over RDMA", "GB/s" },
 	[BENCH_RDMA_KEYS] = { "rdma-keys", "registrations at the destination", "1/GiB" },
 	[BENCH_RDMA_MESSAGES] = { "rdma-messages", "messages over RDMA, of both ends", "1/GiB" },
+	[BENCH_RDMA_FAULT] = { "rdma-fault", "fetch of a page that a thread waits for, p50", "us" },
 };
 
 static_assert(sizeof(bench_traits) / sizeof(bench_traits[0]) == BENCH_MEASURE_COUNT,
@@ -140,6 +141,7 @@ const struct bench_aim bench_aims[] = {
 	{ BENCH_RDMA_RATE, "wherry", "floor", "pinned as a whole", true, 0.9 },
 	{ BENCH_RDMA_RATE, "wherry", "floor", "by chunks", true, 0.8 },
 	{ BENCH_RDMA_RATE, "wherry", "QEMU 7.2", "by chunks", true, 1.5 },
+	{ BENCH_RDMA_FAULT, "wherry", "floor", NULL, false, 1.5 },
 
 	{ 0 },
 };

@@ -26,9 +26,10 @@ const char *bench_memory_name(enum bench_memory memory);
 
 /**
  * struct bench_load - What is to be moved, and how
- * @tcp:	Over loopback TCP, else over a unix socket
- * @rdma:	Address of an RDMA device; in precopy, over that. The destination's memory was
- *		touched before: pinning it does not fetch it
+ * @tcp:	Over TCP, loopback or where @rdma is, else over a unix socket
+ * @rdma:	Address of an RDMA device; over that. The destination's memory was touched before:
+ *		pinning it does not fetch it
+ * @asked:	Over RDMA in postcopy: pages are asked for, not read
  * @pin_all:	Over RDMA: all of it is registered before the first page
  * @zeros:	Every second MiB of RAM is zeros; over RDMA
  * @postcopy:	Switch at once, so that next to all pages are missing
@@ -54,6 +55,7 @@ const char *bench_memory_name(enum bench_memory memory);
 struct bench_load {
 	bool tcp;
 	const char *rdma;
+	bool asked;
 	bool pin_all;
 	bool zeros;
 	bool postcopy;
@@ -158,6 +160,8 @@ struct bench_kind {
 };
 
 extern const struct bench_kind bench_floor;
+/* The same over RDMA; pages that are waited for, no bulk. bench_floor_rdma.c */
+extern const struct bench_kind bench_floor_rdma;
 extern const struct bench_kind bench_wherry;
 extern const struct bench_kind bench_qemu;
 /* QEMU is the source, ours the destination */

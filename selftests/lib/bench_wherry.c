@@ -89,6 +89,8 @@ static struct wh_migration *make(const struct bench_side *side, enum wh_role rol
 	config.postcopy = load->postcopy;
 	config.return_path &= !load->rdma;
 	config.rdma_pin_all = load->pin_all;
+	if (load->asked)
+		config.rdma_read_max = 0;
 	config.multifd = load->channels;
 	config.multifd_marks = WH_MULTIFD_BY_ROUND;
 	config.urgent = load->urgent ? WH_URGENT_AT_SWITCH : WH_URGENT_OFF;
@@ -142,7 +144,8 @@ static void dest_main(const struct bench_side *side, void *memory, int fd)
 	snprintf(uri, sizeof(uri),
 		 side->load->tcp ? "tcp:127.0.0.1:0" : "unix:/tmp/wherry-bench-%d", getpid());
 	if (side->load->rdma) {
-		snprintf(uri, sizeof(uri), "rdma:%.64s:0", side->load->rdma);
+		snprintf(uri, sizeof(uri), "%s:%.64s:0", side->load->tcp ? "tcp" : "rdma",
+			 side->load->rdma);
 		memset(memory, 1, side->load->bytes);
 	}
 	if (bench_touch(side, memory) < 0 || wh_listen(migration, uri, &err) < 0 ||
