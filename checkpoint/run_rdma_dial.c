@@ -36,7 +36,7 @@ void pier_listen_end(struct pier_listener *listener)
 #include <poll.h>
 #include <string.h>
 
-static const struct control_hello ours = { CONTROL_VERSION, CONTROL_CHECKPOINT };
+static const struct control_hello ours = { CONTROL_VERSION, CONTROL_CHECKPOINT, { 0 } };
 
 /* ---- Connecting ------------------------------------------------------------------- */
 

@@ -35,7 +35,8 @@ struct bridge {
 	/* from here on: of one connection */
 	bool running; /* there is a thread */
 	struct sockaddr_storage peer;
-	bool has_back;	/* the second connection was accepted */
+	struct control_ticket ticket; /* of those that follow it; zeros: they have none */
+	bool has_back;		      /* the second connection was accepted */
 	bool may_read;	/* it was agreed that there is a third, which pages are read on */
 	bool has_reads; /* and that was accepted */
 	pthread_t thread;

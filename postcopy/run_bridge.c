@@ -90,9 +90,38 @@ static struct control_hello answer_to(const struct bridge *bridge,
 
 	if (!m->config.rdma_pin_max)
 		known |= CONTROL_PIN_ALL;
-	if (m->config.postcopy && wh_get_phase(m) != WH_PHASE_PAUSED)
+	if (m->config.postcopy && hello->flags & CONTROL_TICKET &&
+	    wh_get_phase(m) != WH_PHASE_PAUSED)
 		known |= CONTROL_READS;
-	return (struct control_hello){ CONTROL_VERSION, hello->flags & known };
+	return (struct control_hello){ CONTROL_VERSION, hello->flags & known, { 0 } };
+}
+
+/* For the connections that follow this one */
+static int draw_ticket(struct control_hello *answer, struct wh_err *err)
+{
+	struct identity_number number;
+	int ret = run_random(NULL, &number, err);
+
+	answer->flags |= CONTROL_TICKET;
+	if (ret == 0)
+		answer->ticket = (struct control_ticket){ number.high, number.low };
+	return ret;
+}
+
+static bool has_ticket(const struct control_ticket *ticket)
+{
+	return ticket->high || ticket->low;
+}
+
+/* Of the migration that is here: one of ours shows its ticket, a QEMU is known by its address alone */
+static bool belongs(const struct bridge *bridge, struct rdma_cm_id *id,
+		    const struct control_hello *hello)
+{
+	const struct control_ticket *given = &bridge->ticket, *shown = &hello->ticket;
+
+	return bridge->running && !bridge->refusing && vcm_is_peer(id, &bridge->peer) &&
+	       !(hello->flags & CONTROL_TICKET) == !has_ticket(given) &&
+	       shown->high == given->high && shown->low == given->low;
 }
 
 static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
@@ -100,9 +129,12 @@ static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
 {
 	struct control_hello answer = answer_to(bridge, hello);
 	struct wh_migration *m = bridge->m;
-	int ret;
+	int ret = 0;
 
-	ret = loop_open(&bridge->loop, BRIDGE_ENTRIES, err);
+	if (hello->flags & CONTROL_TICKET)
+		ret = draw_ticket(&answer, err);
+	if (ret == 0)
+		ret = loop_open(&bridge->loop, BRIDGE_ENTRIES, err);
 	if (ret < 0) {
 		vcm_reject(id);
 		return ret;
@@ -115,6 +147,7 @@ static int start_thread(struct bridge *bridge, struct rdma_cm_id *id,
 	if (ret == 0) {
 		bridge->running = true;
 		bridge->may_read = answer.flags & CONTROL_READS;
+		bridge->ticket = answer.ticket;
 		return 0;
 	}
 	ret = err_sys(err, ret, "rdma: a thread");
@@ -185,12 +218,13 @@ static int take_back(struct bridge *bridge, struct rdma_cm_id *id,
 }
 
 /* Its third, which it makes if that was agreed */
-static int take_reads(struct bridge *bridge, struct rdma_cm_id *id, struct wh_err *err)
+static int take_reads(struct bridge *bridge, struct rdma_cm_id *id,
+		      const struct control_hello *hello, struct wh_err *err)
 {
-	const struct control_hello answer = { CONTROL_VERSION, CONTROL_READER };
+	const struct control_hello answer = { CONTROL_VERSION, CONTROL_READER, { 0 } };
 
-	if (!bridge->running || bridge->refusing || !bridge->may_read || bridge->has_reads ||
-	    has_ended(bridge) || !vcm_is_peer(id, &bridge->peer)) {
+	if (!belongs(bridge, id, hello) || !bridge->may_read || bridge->has_reads ||
+	    has_ended(bridge)) {
 		vcm_reject(id);
 		return err_set(err, -EPROTO,
 			       "rdma: a connection to read pages on, which was not agreed");
@@ -211,16 +245,18 @@ static int take_connection(struct bridge *bridge, struct rdma_cm_id *id,
 		return err_set(err, -EPROTO, "rdma: it wants to bring checkpoints");
 	}
 	if (hello->flags & CONTROL_READER)
-		return take_reads(bridge, id, err);
+		return take_reads(bridge, id, hello, err);
 	/* it was nobody who resumes: the source comes yet */
 	if (bridge->running && has_ended(bridge) && !bridge->m->dest->main_up)
 		end_thread(bridge);
-	if (bridge->running && !bridge->refusing && !bridge->has_back &&
-	    vcm_is_peer(id, &bridge->peer))
+	if (!bridge->has_back && belongs(bridge, id, hello))
 		return take_back(bridge, id, hello, err);
-	if (bridge->running || bridge->refusing) {
+	if (bridge->running || bridge->refusing || has_ticket(&hello->ticket)) {
 		vcm_reject(id);
-		return err_set(err, -EBUSY, "rdma: there is one already");
+		return err_set(err, -EBUSY, "rdma: %s",
+			       bridge->running ?
+				       "there is one already, which this one is no part of" :
+				       "the migration that it is a part of is not here");
 	}
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) < 0) {
 		ret = -errno;

@@ -103,13 +103,21 @@ static int dial(struct ferry *ferry, struct vlink *link, uint32_t flags, struct 
 {
 	const struct wh_config *config = &ferry->m->config;
 	const struct address *address = &ferry->address[ferry->next - 1];
-	struct control_hello hello = { CONTROL_VERSION, CONTROL_SEVERAL | CONTROL_NO_ROOM | flags };
+	const struct control_hello *answer = &ferry->link.hello;
+	struct control_hello hello = { CONTROL_VERSION,
+				       CONTROL_SEVERAL | CONTROL_NO_ROOM | CONTROL_TICKET | flags,
+				       { 0 } };
 	uint64_t now_ns = clock_now_ns(), left_ms = 0;
 
 	if (config->rdma_pin_all)
 		hello.flags |= CONTROL_PIN_ALL;
 	if (ferry_read_offered(ferry))
 		hello.flags |= CONTROL_READS;
+	/* behind the first one: as that was answered */
+	if (link != &ferry->link) {
+		hello.ticket = answer->ticket;
+		hello.flags &= ~CONTROL_TICKET | answer->flags;
+	}
 	if (ferry->attempt_ns > now_ns)
 		left_ms = (ferry->attempt_ns - now_ns) / NS_PER_MS;
 	if (left_ms >= INT32_MAX)

@@ -174,11 +174,10 @@ static void set_timeout(struct rdma_cm_id *id, uint64_t dead_peer_ns)
 int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control_hello *hello,
 		 uint64_t dead_peer_ns, struct wh_err *err)
 {
-	uint8_t bytes[CONTROL_HELLO];
+	uint8_t bytes[CONTROL_HELLO_MAX];
 	/* Whoever accepts sets how often the other one knocks where no room is */
 	struct rdma_conn_param param = {
 		.private_data = bytes,
-		.private_data_len = sizeof(bytes),
 		.responder_resources = READS,
 		.rnr_retry_count = RETRIES,
 	};
@@ -192,7 +191,7 @@ int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control
 	}
 	if (hello->flags & CONTROL_CHECKPOINT)
 		link->room = (struct vlink_room){ VLINK_SENDS, VLINK_SEND_MAX, 0 };
-	control_put_hello(bytes, hello);
+	param.private_data_len = (uint8_t)control_put_hello(bytes, hello);
 	ret = open_channel(&link->channel, err);
 	if (ret == 0 && rdma_migrate_id(id, link->channel) < 0)
 		ret = err_sys(err, errno, "rdma: an id of its own");
@@ -246,10 +245,9 @@ static int go_way(struct vlink *link, struct wh_err *err)
 /* Whatever the peer says first, there is room for it before he can */
 static int call_up(struct vlink *link, struct wh_err *err)
 {
-	uint8_t bytes[CONTROL_HELLO];
+	uint8_t bytes[CONTROL_HELLO_MAX];
 	struct rdma_conn_param param = {
 		.private_data = bytes,
-		.private_data_len = sizeof(bytes),
 		.initiator_depth = READS,
 		.retry_count = CONNECT_RETRIES,
 		.rnr_retry_count = RETRIES,
@@ -261,7 +259,7 @@ static int call_up(struct vlink *link, struct wh_err *err)
 	if (ret < 0)
 		return ret;
 	set_timeout(link->id, link->dead_peer_ns);
-	control_put_hello(bytes, &link->hello);
+	param.private_data_len = (uint8_t)control_put_hello(bytes, &link->hello);
 	if (link->hello.flags & CONTROL_READER)
 		param.responder_resources = RDMA_MAX_RESP_RES;
 	if (rdma_connect(link->id, &param) < 0)
@@ -299,9 +297,11 @@ static int established(struct vlink *link, const struct rdma_conn_param *param, 
 	if (!link->calling)
 		return 1;
 	ret = control_get_hello(param->private_data, param->private_data_len, &answer, err);
-	if (ret == 0)
-		link->hello.flags &= answer.flags;
-	return ret < 0 ? ret : 1;
+	if (ret < 0)
+		return ret;
+	link->hello.flags &= answer.flags;
+	link->hello.ticket = answer.ticket;
+	return 1;
 }
 
 int vlink_event(struct vlink *link, struct wh_err *err)

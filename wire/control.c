@@ -152,10 +152,15 @@ const char *control_name(enum control_kind kind)
 	return (unsigned)kind < CONTROL_COUNT && kinds[kind].name ? kinds[kind].name : "?";
 }
 
-void control_put_hello(uint8_t *buf, const struct control_hello *hello)
+size_t control_put_hello(uint8_t *buf, const struct control_hello *hello)
 {
 	put_be32(buf, hello->version);
 	put_be32(buf + 4, hello->flags);
+	if (!(hello->flags & CONTROL_TICKET))
+		return CONTROL_HELLO;
+	put_be64(buf + 8, hello->ticket.high);
+	put_be64(buf + 16, hello->ticket.low);
+	return CONTROL_HELLO_MAX;
 }
 
 int control_get_hello(const void *data, size_t length, struct control_hello *hello,
@@ -167,8 +172,15 @@ int control_get_hello(const void *data, size_t length, struct control_hello *hel
 		return err_set(err, -EPROTO, "rdma: the peer does not say which version it speaks");
 	hello->version = get_be32(bytes);
 	hello->flags = get_be32(bytes + 4);
+	hello->ticket = (struct control_ticket){ 0 };
 	if (hello->version < 1 || hello->version > CONTROL_VERSION)
 		return err_set(err, -EPROTO, "rdma: the peer speaks version %u, this is %u",
 			       hello->version, CONTROL_VERSION);
+	if (!(hello->flags & CONTROL_TICKET))
+		return 0;
+	if (length < CONTROL_HELLO_MAX)
+		return err_set(err, -EPROTO, "rdma: the peer speaks of a ticket, and shows none");
+	hello->ticket.high = get_be64(bytes + 8);
+	hello->ticket.low = get_be64(bytes + 16);
 	return 0;
 }

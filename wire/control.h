@@ -93,14 +93,25 @@ const char *control_name(enum control_kind kind);
 #define CONTROL_READER 0x08000000u
 /* Ours: in a REGISTER_RESULT a key of 0 says that there is no room until some are given back */
 #define CONTROL_NO_ROOM 0x20000000u
+/*
+ * Ours: a ticket follows. The answer to the first connection of a migration gives it, those behind that
+ * show it: not everybody at the source's address is the source. Who has none yet says zeros
+ */
+#define CONTROL_TICKET 0x04000000u
 
 #define CONTROL_HELLO 8u
+#define CONTROL_HELLO_MAX 24u
 struct control_hello {
 	uint32_t version;
 	uint32_t flags;
+	struct control_ticket {
+		uint64_t high;
+		uint64_t low;
+	} ticket; /* zeros without CONTROL_TICKET */
 };
 
-void control_put_hello(uint8_t *buf, const struct control_hello *hello);
+/* Return: how long it is, CONTROL_HELLO_MAX bytes at most */
+size_t control_put_hello(uint8_t *buf, const struct control_hello *hello);
 /* @data may be NULL, and is often longer. Return: 0, or -EPROTO with a sentence */
 int control_get_hello(const void *data, size_t length, struct control_hello *hello,
 		      struct wh_err *err);

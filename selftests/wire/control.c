@@ -287,14 +287,15 @@ TEST_F(control, items_have_their_fields)
 
 TEST_F(control, hello)
 {
-	struct control_hello hello = { CONTROL_VERSION, CONTROL_PIN_ALL };
+	struct control_hello hello = { CONTROL_VERSION, CONTROL_PIN_ALL, { 1, 2 } };
 	uint8_t bytes[196] = { 0 };
 
-	control_put_hello(bytes, &hello);
+	EXPECT_EQ(CONTROL_HELLO, control_put_hello(bytes, &hello));
 	EXPECT_EQ(0, memcmp(bytes, "\0\0\0\1\0\0\0\1", CONTROL_HELLO));
 	/* padded by whoever carried it */
 	EXPECT_EQ(0, control_get_hello(bytes, sizeof(bytes), &hello, &self->err));
 	EXPECT_EQ(CONTROL_PIN_ALL, hello.flags);
+	EXPECT_EQ(0, hello.ticket.high | hello.ticket.low);
 	EXPECT_EQ(-EPROTO, control_get_hello(NULL, sizeof(bytes), &hello, &self->err));
 	for (size_t length = 0; length < CONTROL_HELLO; length++)
 		EXPECT_EQ(-EPROTO, control_get_hello(bytes, length, &hello, &self->err));
@@ -304,6 +305,26 @@ TEST_F(control, hello)
 			  control_get_hello(bytes, CONTROL_HELLO, &hello, &self->err));
 	}
 	EXPECT_STREQ("rdma: the peer speaks version 3, this is 1", self->err.text);
+}
+
+TEST_F(control, hello_with_a_ticket)
+{
+	const struct control_hello hello = { CONTROL_VERSION,
+					     CONTROL_TICKET | CONTROL_SEVERAL,
+					     { 0x0102030405060708, 0x090a0b0c0d0e0f10 } };
+	uint8_t bytes[56] = { 0 };
+	struct control_hello got;
+
+	ASSERT_EQ(CONTROL_HELLO_MAX, control_put_hello(bytes, &hello));
+	EXPECT_EQ(0, memcmp(bytes, "\0\0\0\1\204\0\0\0\1\2\3\4\5\6\7\10\11\12\13\14\15\16\17\20",
+			    CONTROL_HELLO_MAX));
+	EXPECT_EQ(0, control_get_hello(bytes, sizeof(bytes), &got, &self->err));
+	EXPECT_EQ(hello.flags, got.flags);
+	EXPECT_EQ(hello.ticket.high, got.ticket.high);
+	EXPECT_EQ(hello.ticket.low, got.ticket.low);
+	for (size_t length = 0; length < CONTROL_HELLO_MAX; length++)
+		EXPECT_EQ(-EPROTO, control_get_hello(bytes, length, &got, &self->err));
+	EXPECT_STREQ("rdma: the peer speaks of a ticket, and shows none", self->err.text);
 }
 
 TEST_HARNESS_MAIN

@@ -273,6 +273,57 @@ TEST_F(hostile, a_third_connection)
 	peer_close(&second);
 }
 
+static int connect_behind(struct peer *peer, const uint8_t *hello)
+{
+	int ret = peer_connect(peer, HERE, PORT, hello, CONTROL_HELLO_MAX);
+
+	if (ret)
+		peer_close(peer);
+	return ret;
+}
+
+/* Behind one of ours only who shows the ticket that was in the answer, for the return path or to read */
+TEST_F(hostile, others_behind_one_of_ours)
+{
+	static const uint8_t first[CONTROL_HELLO_MAX] = { 0, 0, 0, 1, 0x14 };
+	uint8_t answer[CONTROL_HELLO_MAX], hello[CONTROL_HELLO_MAX];
+	struct peer back, reads;
+
+	ASSERT_EQ(0, peer_connect(&self->source, HERE, PORT, first, sizeof(first)));
+	memcpy(answer, self->source.id->event->param.conn.private_data, sizeof(answer));
+	EXPECT_EQ(0, memcmp(first, answer, CONTROL_HELLO));
+	EXPECT_NE(0, memcmp(first, answer, sizeof(first)));
+	for (unsigned i = 0; i < 6; i++) {
+		memcpy(hello, answer, sizeof(hello));
+		hello[4] = i < 3 ? 0x04 : 0x0c;
+		if (i % 3 == 0)
+			hello[4] &= ~0x04;
+		else if (i % 3 == 1)
+			memset(hello + CONTROL_HELLO, 0, sizeof(hello) - CONTROL_HELLO);
+		else
+			hello[sizeof(hello) - 1] ^= 1;
+		EXPECT_NE(0, connect_behind(&back, hello)) TH_LOG("%u", i);
+	}
+	EXPECT_TRUE(output_will_have("already, which this one is no part of")) show_output();
+	EXPECT_TRUE(output_will_have("to read pages on, which was not agreed")) show_output();
+	hello[sizeof(hello) - 1] ^= 1;
+	EXPECT_EQ(0, connect_behind(&reads, hello));
+	hello[4] = 0x04;
+	EXPECT_EQ(0, connect_behind(&back, hello));
+	peer_close(&back);
+	peer_close(&reads);
+}
+
+/* Whose migration has gone is not taken for a first one */
+TEST_F(hostile, behind_nobody)
+{
+	static const uint8_t hello[CONTROL_HELLO_MAX] = { 0, 0, 0, 1, 0x04, [CONTROL_HELLO] = 5 };
+
+	EXPECT_NE(0, connect_behind(&self->source, hello));
+	EXPECT_TRUE(output_will_have("that it is a part of is not here")) show_output();
+	EXPECT_TRUE(set_up(self)) show_output();
+}
+
 /* On the return path it may ask for more, and for nothing else */
 TEST_F(hostile, memory_on_the_return_path)
 {

@@ -64,6 +64,7 @@ FIXTURE(hostile_dest)
 	struct peer dest;
 	struct wh_migration *source;
 	struct wh_err err;
+	bool return_path;
 };
 
 static int start_source(FIXTURE_DATA(hostile_dest) *self, bool pin_all)
@@ -82,7 +83,7 @@ static int start_source(FIXTURE_DATA(hostile_dest) *self, bool pin_all)
 	wh_config_init(&config);
 	config.callbacks = &callbacks;
 	config.postcopy = false;
-	config.return_path = false;
+	config.return_path = self->return_path;
 	config.urgent = WH_URGENT_OFF;
 	config.rdma_pin_all = pin_all;
 	config.dead_peer_ns = 2 * NS_PER_S;
@@ -258,6 +259,35 @@ TEST_F(hostile_dest, other_versions)
 		ASSERT_EQ(0, start_source(self, false)) TH_LOG("%s", self->err.text);
 		ASSERT_TRUE(take_source(self, i < 2 ? hello[i] : NULL, i < 2 ? 8 : 0));
 		EXPECT_TRUE(gives_up(self, sentence[i])) TH_LOG("%u: %s", i, self->err.text);
+		wh_free(self->source);
+		self->source = NULL;
+		peer_close(&self->dest);
+	}
+}
+
+/* What the first connection was given, the second one shows; of a QEMU there is nothing to show */
+TEST_F(hostile_dest, the_second_is_of_the_first)
+{
+	static const uint8_t given[][CONTROL_HELLO_MAX] = { { 0, 0, 0, 1, 4, 0, 0, 0, 1, 2, 3, 4 },
+							    { 0, 0, 0, 1, 0, 0, 0, 0, 5, 6 } };
+	static const uint8_t none[CONTROL_HELLO_MAX - CONTROL_HELLO];
+
+	self->return_path = true;
+	for (unsigned i = 0; i < 2; i++) {
+		struct rdma_cm_id *second;
+		const uint8_t *shown;
+
+		ASSERT_EQ(0, start_source(self, false)) TH_LOG("%s", self->err.text);
+		ASSERT_TRUE(take_source(self, given[i], sizeof(given[i])));
+		ASSERT_EQ(0, rdma_get_request(self->listener, &second));
+		shown = second->event->param.conn.private_data;
+		EXPECT_EQ(given[i][4], shown[4] & 4);
+		EXPECT_EQ(0, memcmp(i ? none : given[i] + CONTROL_HELLO, shown + CONTROL_HELLO,
+				    sizeof(none)));
+		rdma_reject(second, NULL, 0);
+		rdma_destroy_ep(second);
+		EXPECT_TRUE(gives_up(self, "the return path's connection"))
+		TH_LOG("%u: %s", i, self->err.text);
 		wh_free(self->source);
 		self->source = NULL;
 		peer_close(&self->dest);
