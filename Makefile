@@ -10,6 +10,7 @@
 #	make check-interop	every way that selftests/interop/runs.def has with real QEMUs
 #	make lab CMD="..."	a command in a VM with RDMA; NET=pair, FILES="..."
 #	make check-lab		what needs such a VM; T="lab/rdma" for some
+#	make check-lab-asan	the same with programs that have the sanitizers
 #	make bench		figures beside their floors and beside QEMU; QUICK=1
 #	make bench-readme	those of the last one into README.md and performance.rst
 #	make install		DESTDIR, PREFIX, LIBDIR
@@ -333,6 +334,8 @@ paths = $(strip $(foreach name,$(1),$(call path,$(name))))
 # The same of a sanitizer's folder: programs only, a script would not know of it
 paths_of = $(patsubst $(BUILD)/%,build-$(1)/%,$(filter $(BUILD)/%,$(call paths,$(2))))
 RUN_TESTS := selftests/run-tests
+# And in the lab, a part: selftests/lab/asan.sh
+ASAN_LAB := $(patsubst %,build-asan/selftests/lab/rdma/%,$(if $(filter-out 0,$(RDMA)),hostile hostile_dest))
 
 export CC CLANG CXX_CHECK FUZZ_SECONDS FUZZ_REST
 
@@ -370,13 +373,14 @@ check check-quick:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) all $(TEST_EXTRA) \
 	  $(filter $(BUILD)/%,$(call paths,$(T))) $(if $(filter lab/%,$(T)),$(LAB_TESTS)) || $(BROKEN)
+	+@$(if $(filter lab/asan,$(T)),$(BUILD_NOW) SAN=asan BUILD=build-asan all $(ASAN_LAB) || $(BROKEN),:)
 	@$(RUN_TESTS) $(call paths,$(T))
 endif
 
 # What make check runs of a sanitizer's folder, and what these programs start
 .PHONY: run-built
 run-built: all $(TEST_EXTRA) $(filter $(BUILD)/%,$(call paths,$($(if $(filter \
-	     asan,$(SAN)),ASAN,TSAN)_NAMES)))
+	     asan,$(SAN)),ASAN,TSAN)_NAMES))) $(if $(filter asan,$(SAN)),$(ASAN_LAB))
 
 .PHONY: check-interop
 check-interop:
@@ -388,15 +392,20 @@ asan tsan:
 	@$(RUN_TESTS) $(call paths_of,$@,$(or $(strip $(T)),$(TEST_NAMES)))
 
 # Without T all of it; with it a folder or a test, in a VM of its own
-.PHONY: check-lab lab
+.PHONY: check-lab check-lab-asan lab
+# A sanitizer's programs in an emulated machine: all of the time limits are a few times longer
+check-lab: export WH_SLOW := $(or $(WH_SLOW),$(if $(SAN),4,1))
+check-lab: export LAB_ALL := 1
 check-lab:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) all $(LAB_TESTS) || $(BROKEN)
 ifeq ($(strip $(T)),)
-	@$(RUN_TESTS) $(call paths,$(filter lab/%,$(TEST_NAMES)))
+	@BUILD=$(BUILD) $(RUN_TESTS) $(call paths,$(if $(SAN),$(LAB_DIRS),$(filter lab/%,$(TEST_NAMES))))
 else
 	@WH_BUILD=$(BUILD) selftests/lab/run -n $(or $(NET),pair) $(addprefix -f ,$(FILES)) $(T)
 endif
+check-lab-asan:
+	+@$(MAKE) --no-print-directory SAN=asan check-lab
 lab:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) all

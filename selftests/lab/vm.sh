@@ -61,11 +61,14 @@ T
 test_in_vm away <<'T'
 echo '1..0 # SKIP no sun'; exit 4
 T
+test_in_vm found <<'T'
+echo '==1==ERROR: AddressSanitizer: not one' >/tmp/sanitizer.1; echo 1..1; echo 'ok 1 - one'
+T
 test_in_vm splat <<'T'
 echo 'BUG: not one' >/dev/kmsg; echo 1..1; echo 'ok 1 - one'
 T
 selftests/lab/run -n none "$temp/good" "$temp/bad" "$temp/short" "$temp/killed" "$temp/away" \
-	"$temp/splat" >"$temp/tap" 2>&1
+	"$temp/found" "$temp/splat" >"$temp/tap" 2>&1
 try "a run with failures fails" test $? = 1
 sed 's/^/#   /' "$temp/tap"
 while read -r line; do
@@ -77,9 +80,11 @@ not ok 3 - bad: one
 not ok 5 - short: planned 3, saw 1 (exit code 0)
 not ok 7 - killed: killed by signal 11
 ok 8 - away # SKIP no sun
-not ok 10 - the VM: status 123
-1..10
+not ok 10 - found: a sanitizer has found something
+not ok 12 - the VM: status 123
+1..12
 T
+try "and shows what a sanitizer said" grep 'AddressSanitizer: not one' "$temp/tap"
 try "and shows what the kernel said" grep 'BUG: not one' "$temp/tap"
 
 # A kernel that dies as it boots, the first time or always

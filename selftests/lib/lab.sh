@@ -32,7 +32,7 @@ now()
 soon()
 {
 	i=0
-	limit=$((10 * $1))
+	limit=$((10 * $1 * ${WH_SLOW:-1}))
 	shift
 	until "$@"; do
 		i=$((i + 1))
