@@ -47,7 +47,7 @@ static const char usage[] =
 	"  --help\n"
 	"\n"
 	"  --protect               instead: a guest that survives the end of its process, with some\n"
-	"                          of these options and --interval, --seconds, --kill, --hold,\n"
+	"                          of these options and --interval, --seconds, --kill, --seed, --hold,\n"
 	"                          --copy-on-write; see wherry demo --protect --help\n"
 	"\n"
 	"Exit status: 0 moved and verified; 1 not; 2 usage.\n";

@@ -17,6 +17,8 @@
 #include "netplug/serve.h"
 #include "netplug/talk.h"
 
+#include "kselftest_harness.h"
+
 #define WORLD_NICS 2
 #define WORLD_CLOSED_MOST 0
 #define LONG_MS 20000 /* catches what hangs */
