@@ -88,6 +88,7 @@ static struct control_hello answer_to(const struct bridge *bridge,
 	const struct wh_migration *m = bridge->m;
 	uint32_t known = CONTROL_SEVERAL | CONTROL_NO_ROOM;
 
+	known |= control_chunk_flags(vmem_room(m->config.rdma_pin_max));
 	if (!m->config.rdma_pin_max)
 		known |= CONTROL_PIN_ALL;
 	if (m->config.postcopy && hello->flags & CONTROL_TICKET &&

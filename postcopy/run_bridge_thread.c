@@ -78,6 +78,7 @@ static int open_memory(struct bridge *bridge, struct wh_err *err)
 
 	ret = vmem_open(&bridge->memory, bridge->link.pd, false, dest->blocks, err);
 	bridge->memory.max = bridge->m->config.rdma_pin_max;
+	bridge->memory.bits = bridge->engine.bits;
 	for (unsigned i = 0; i < dest->blocks && ret == 0; i++) {
 		uint8_t *addr = dest->block[i].region->addr;
 
@@ -475,8 +476,7 @@ void *bridge_thread(void *arg)
 
 void bridge_thread_init(struct bridge *bridge, uint32_t flags, int fd)
 {
-	vdest_init(&bridge->engine, &bridge_ops, bridge, flags & CONTROL_PIN_ALL,
-		   flags & CONTROL_NO_ROOM);
+	vdest_init(&bridge->engine, &bridge_ops, bridge, flags);
 	bridge->event.done = bridge->receive.done = bridge->send.done = polled;
 	bridge->reader.done = bridge->room.done = bridge->timer.done = polled;
 	bridge->probe.done = polled;

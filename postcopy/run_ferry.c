@@ -44,7 +44,7 @@ static int pin(struct ferry *ferry, const struct vsource_write *write, uint32_t 
 {
 	if (ferry->engine.pin_all)
 		return vmem_grant_whole(&ferry->memory, write->block, lkey, err);
-	return vmem_grant(&ferry->memory, write->block, write->offset >> CONTROL_CHUNK_BITS, lkey,
+	return vmem_grant(&ferry->memory, write->block, write->offset >> ferry->memory.bits, lkey,
 			  err);
 }
 
@@ -64,7 +64,7 @@ static int pin_chunk(struct ferry *ferry, const struct vsource_write *write, str
 
 static int unpin_chunk(struct ferry *ferry, const struct vsource_write *write, struct wh_err *err)
 {
-	return vmem_revoke(&ferry->memory, write->block, write->offset >> CONTROL_CHUNK_BITS, err);
+	return vmem_revoke(&ferry->memory, write->block, write->offset >> ferry->memory.bits, err);
 }
 
 static int write_memory(struct ferry *ferry, const struct vsource_write *write, struct wh_err *err)

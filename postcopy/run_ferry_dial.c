@@ -98,6 +98,16 @@ static int failed(struct ferry *ferry, struct wh_err *err)
 			ferry->addresses);
 }
 
+/* How large what a key is of may be: neither all that there is nor all that can be registered */
+static uint32_t chunk_flags(const struct wh_migration *m)
+{
+	uint64_t room = vmem_room(m->config.rdma_pin_max), bytes = 0;
+
+	for (unsigned i = 0; i < m->regions; i++)
+		bytes += m->region[i].length;
+	return control_chunk_flags(bytes < room ? bytes : room);
+}
+
 /* One connection to the address that it is at; @flags: what it is for, 0: for more than this one */
 static int dial(struct ferry *ferry, struct vlink *link, uint32_t flags, struct wh_err *err)
 {
@@ -109,6 +119,7 @@ static int dial(struct ferry *ferry, struct vlink *link, uint32_t flags, struct 
 				       { 0 } };
 	uint64_t now_ns = clock_now_ns(), left_ms = 0;
 
+	hello.flags |= chunk_flags(ferry->m);
 	if (config->rdma_pin_all)
 		hello.flags |= CONTROL_PIN_ALL;
 	if (ferry_read_offered(ferry))
@@ -206,8 +217,9 @@ static int begin_beside(struct ferry *ferry, struct wh_err *err)
 	ret = vmem_open(&ferry->memory, ferry->link.pd, true, m->regions, err);
 	if (ret < 0)
 		return ret;
+	ferry->memory.bits = ferry->engine.bits;
 	for (unsigned i = 0; i < m->regions; i++)
-		chunks += vsource_chunks(m->region[i].length);
+		chunks += vsource_chunks(&ferry->engine, m->region[i].length);
 	chunk = ferry->chunk = calloc(chunks, sizeof(*chunk));
 	if (!chunk)
 		return err_set(err, -ENOMEM, "rdma: no memory for %llu chunks",
@@ -222,7 +234,7 @@ static int begin_beside(struct ferry *ferry, struct wh_err *err)
 			return ret;
 		vsource_add_block(&ferry->engine, region->addr, region->length, chunk);
 		ferry->engine.block[i].hint = m->hint[i];
-		chunk += vsource_chunks(region->length);
+		chunk += vsource_chunks(&ferry->engine, region->length);
 		ferry->bytes += region->length;
 	}
 	return 0;
@@ -230,12 +242,10 @@ static int begin_beside(struct ferry *ferry, struct wh_err *err)
 
 int ferry_begin(struct ferry *ferry, struct wh_err *err)
 {
-	uint32_t flags = ferry->link.hello.flags;
 	int ret = 0;
 
-	vsource_init(&ferry->engine, flags & CONTROL_PIN_ALL, flags & CONTROL_SEVERAL,
-		     VLINK_WRITES);
-	vsource_limit(&ferry->engine, ferry->m->config.rdma_pin_max, flags & CONTROL_NO_ROOM);
+	vsource_init(&ferry->engine, ferry->link.hello.flags, VLINK_WRITES);
+	vsource_limit(&ferry->engine, ferry->m->config.rdma_pin_max);
 	/* in a recovery all of it is on the stream */
 	if (wh_get_phase(ferry->m) != WH_PHASE_PAUSED)
 		ret = begin_beside(ferry, err);

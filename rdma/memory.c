@@ -14,14 +14,14 @@
 
 int vmem_open(struct vmem *vmem, struct ibv_pd *pd, bool local, unsigned blocks, struct wh_err *err)
 {
-	*vmem = (struct vmem){ .pd = pd, .local = local };
+	*vmem = (struct vmem){ .pd = pd, .local = local, .bits = CONTROL_CHUNK_BITS };
 	vmem->block = calloc(blocks, sizeof(*vmem->block));
 	return vmem->block ? 0 : err_set(err, -ENOMEM, "rdma: no memory for %u blocks", blocks);
 }
 
-static uint64_t chunks(const struct vmem_block *block)
+static uint64_t chunks(const struct vmem *vmem, const struct vmem_block *block)
 {
-	return (block->length + CONTROL_CHUNK - 1) >> CONTROL_CHUNK_BITS;
+	return (block->length + (UINT64_C(1) << vmem->bits) - 1) >> vmem->bits;
 }
 
 int vmem_add(struct vmem *vmem, uint8_t *addr, uint64_t length, struct wh_err *err)
@@ -29,12 +29,24 @@ int vmem_add(struct vmem *vmem, uint8_t *addr, uint64_t length, struct wh_err *e
 	struct vmem_block *block = &vmem->block[vmem->blocks];
 
 	*block = (struct vmem_block){ .addr = addr, .length = length };
-	block->chunk = calloc(chunks(block), sizeof(*block->chunk));
+	block->chunk = calloc(chunks(vmem, block), sizeof(*block->chunk));
 	if (!block->chunk)
 		return err_set(err, -ENOMEM, "rdma: no memory for %llu chunks",
-			       (unsigned long long)chunks(block));
+			       (unsigned long long)chunks(vmem, block));
 	vmem->blocks++;
 	return 0;
+}
+
+uint64_t vmem_room(uint64_t max)
+{
+	struct rlimit limit;
+
+	/* whoever has CAP_IPC_LOCK may have more; not in every name space of users, so that is not counted on */
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
+		return 0;
+	if (!max)
+		max = UINT64_MAX;
+	return limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > max ? max : limit.rlim_cur;
 }
 
 static unsigned long long kib(uint64_t bytes)
@@ -110,11 +122,11 @@ static int grant(struct vmem *vmem, struct ibv_mr **mr, uint8_t *addr, uint64_t 
 int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *key, struct wh_err *err)
 {
 	struct vmem_block *b = &vmem->block[block];
-	uint64_t offset = chunk << CONTROL_CHUNK_BITS;
+	uint64_t offset = chunk << vmem->bits;
 	uint64_t bytes = b->length - offset;
 
-	if (bytes > CONTROL_CHUNK)
-		bytes = CONTROL_CHUNK;
+	if (bytes > UINT64_C(1) << vmem->bits)
+		bytes = UINT64_C(1) << vmem->bits;
 	return grant(vmem, &b->chunk[chunk].mr, b->addr + offset, bytes, key, err);
 }
 
@@ -152,7 +164,7 @@ void vmem_close(struct vmem *vmem)
 		struct vmem_block *block = &vmem->block[i];
 
 		(void)take_back(vmem, &block->whole, NULL);
-		for (uint64_t chunk = 0; chunk < chunks(block); chunk++)
+		for (uint64_t chunk = 0; chunk < chunks(vmem, block); chunk++)
 			(void)take_back(vmem, &block->chunk[chunk].mr, NULL);
 		free(block->chunk);
 	}

@@ -18,6 +18,7 @@ struct vmem {
 	struct ibv_pd *pd;
 	bool local; /* it is read here, and no peer gets at it */
 	bool lent;  /* a peer may read it, and not write; set behind vmem_open() */
+	unsigned bits; /* a chunk has 1 << bits bytes: CONTROL_CHUNK_BITS, if it is not set there, too */
 	struct vmem_block {
 		uint8_t *addr;
 		uint64_t length;
@@ -31,6 +32,8 @@ struct vmem {
 	uint64_t max;	/* no more than so many; 0: as many as the kernel lets */
 };
 
+/* How many bytes can be registered for certain. @max: what is allowed to be; 0: all */
+uint64_t vmem_room(uint64_t max);
 /* @pd outlives it: first vlink_disconnect(), then vmem_close(), then vlink_close() */
 int vmem_open(struct vmem *vmem, struct ibv_pd *pd, bool local, unsigned blocks,
 	      struct wh_err *err);

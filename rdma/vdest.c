@@ -18,14 +18,14 @@ static unsigned long long ull(uint64_t value)
 	return value;
 }
 
-void vdest_init(struct vdest *dest, const struct vdest_ops *ops, void *ctx, bool pin_all,
-		bool no_room)
+void vdest_init(struct vdest *dest, const struct vdest_ops *ops, void *ctx, uint32_t flags)
 {
 	memset(dest, 0, sizeof(*dest));
 	dest->ops = ops;
 	dest->ctx = ctx;
-	dest->pin_all = pin_all;
-	dest->no_room = no_room;
+	dest->pin_all = flags & CONTROL_PIN_ALL;
+	dest->no_room = flags & CONTROL_NO_ROOM;
+	dest->bits = control_chunk_bits(flags);
 }
 
 /* Its addresses are ours to choose: one block behind the other, each with a hole behind it */
@@ -135,7 +135,7 @@ static int register_chunks(struct vdest *dest, const struct control *control, ui
 				       "rdma: REGISTER_REQUEST of %llu further chunks at once",
 				       ull(ask.chunks));
 		if (!full)
-			ret = dest->ops->grant(dest->ctx, ask.block, offset >> CONTROL_CHUNK_BITS,
+			ret = dest->ops->grant(dest->ctx, ask.block, offset >> dest->bits,
 					       &grant.rkey, &why);
 		full |= may_refuse(dest, ret);
 		if (ret < 0 && !full) {
@@ -162,7 +162,7 @@ static int unregister_chunks(struct vdest *dest, const struct control *control, 
 	for (uint32_t i = 0; i < control->count; i++) {
 		control_get_ask(control, i, &ask);
 		if (ask.block >= dest->blocks || ask.chunks ||
-		    ask.address > (dest->block[ask.block].length - 1) >> CONTROL_CHUNK_BITS)
+		    ask.address > (dest->block[ask.block].length - 1) >> dest->bits)
 			return err_set(err, -EPROTO,
 				       "rdma: UNREGISTER_REQUEST of chunk 0x%llx and %llu more of "
 				       "block %u",

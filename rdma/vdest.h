@@ -54,6 +54,7 @@ struct vdest {
 	unsigned blocks;
 	bool pin_all;
 	bool no_room;	  /* agreed: a key of 0 says that there is none until some are given back */
+	unsigned bits;	  /* agreed: a chunk has 1 << bits bytes */
 	bool listed;	  /* the peer has the list */
 	bool bracket;	  /* it is in one */
 	uint64_t hooks;	  /* that the stream has announced */
@@ -68,8 +69,8 @@ enum vdest_next {
 	VDEST_WAIT,   /* nothing was done: again when vdest_hook() was called */
 };
 
-void vdest_init(struct vdest *dest, const struct vdest_ops *ops, void *ctx, bool pin_all,
-		bool no_room);
+/* @flags: what was agreed in connecting */
+void vdest_init(struct vdest *dest, const struct vdest_ops *ops, void *ctx, uint32_t flags);
 
 /* The stream's list has come; before the first vdest_hook() */
 void vdest_blocks(struct vdest *dest, const struct vdest_block *block, unsigned count);

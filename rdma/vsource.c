@@ -17,19 +17,22 @@
 #include <string.h>
 
 #define PAGE UINT64_C(4096)
+#define ZEROS_MIN (UINT64_C(64) << 10) /* which are told and not written, though there is a key */
 
 static unsigned long long ull(uint64_t value)
 {
 	return value;
 }
 
-void vsource_init(struct vsource *source, bool pin_all, bool several, unsigned writes_max)
+void vsource_init(struct vsource *source, uint32_t flags, unsigned writes_max)
 {
 	memset(source, 0, sizeof(*source));
-	source->pin_all = pin_all;
-	source->several = several;
+	source->pin_all = flags & CONTROL_PIN_ALL;
+	source->several = flags & CONTROL_SEVERAL;
+	source->no_room = flags & CONTROL_NO_ROOM;
+	source->bits = control_chunk_bits(flags);
 	source->writes_max = writes_max;
-	vsource_limit(source, 0, false);
+	vsource_limit(source, 0);
 }
 
 void vsource_add_block(struct vsource *source, const uint8_t *addr, uint64_t length,
@@ -137,13 +140,25 @@ static size_t say_zero(struct vsource *source, struct vsource_range *range, uint
 	return vsource_say(source, message, CONTROL_ZERO, 1);
 }
 
+/*
+ * It can be written, and nothing is to be said for that. In a chunk of QEMU's what is zero is written
+ * if there is a key; a large one may have a key for a single page of it
+ */
+static bool is_written(struct vsource *source, struct vsource_range *range)
+{
+	if (!key_of(source, range))
+		return false;
+	return source->pin_all || source->bits == CONTROL_CHUNK_BITS || range->length < ZEROS_MIN ||
+	       !vsource_is_zero(source, range);
+}
+
 /* What has to be said before the ranges can be written, the next of it. Return: 0, nothing now */
 static size_t say_ahead(struct vsource *source, uint8_t *message)
 {
 	for (; source->looked < source->ranges; source->looked++) {
 		struct vsource_range *range = vsource_range_at(source, source->looked);
 
-		if (key_of(source, range)) {
+		if (is_written(source, range)) {
 			vsource_chunk_of(source, range)->waiting++;
 			continue;
 		}

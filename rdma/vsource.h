@@ -25,7 +25,7 @@
 
 #define VSOURCE_WRITES_MAX 64u
 
-/* Of CONTROL_CHUNK bytes. A key of 0 is none */
+/* Of 1 << bits bytes. A key of 0 is none */
 struct vsource_chunk {
 	struct vlru_node there; /* among those with a key */
 	struct vlru_node here;	/* among those that are registered on this side */
@@ -48,7 +48,7 @@ enum vsource_hint {
  * struct vsource_block - Memory that is to be written to the peer
  * @addr:	Where it is here; read, to see whether it is zeros
  * @chunk:	vsource_chunks() of them, all zeros
- * @hint:	As many of enum vsource_hint, atomic, or NULL
+ * @hint:	Of each MiB an enum vsource_hint, atomic, or NULL
  * @host:	Where it is there, and this is filled in, as @start and @rkey
  * @start:	Where it begins in the peer's idea of its addresses
  * @rkey:	Of all of it, if it is pinned
@@ -62,11 +62,6 @@ struct vsource_block {
 	uint64_t start;
 	uint32_t rkey;
 };
-
-static inline uint64_t vsource_chunks(uint64_t length)
-{
-	return (length + CONTROL_CHUNK - 1) >> CONTROL_CHUNK_BITS;
-}
 
 struct vsource_range {
 	unsigned block;
@@ -88,9 +83,10 @@ enum vsource_step {
 struct vsource {
 	struct vsource_block block[VSOURCE_BLOCKS_MAX];
 	unsigned blocks;
-	bool pin_all; /* agreed: keys are of blocks, and nothing is asked for */
-	bool several; /* agreed: a request may be of more than one chunk */
-	bool no_room; /* agreed: a key of 0 says that there is none until some are given back */
+	bool pin_all;  /* agreed: keys are of blocks, and nothing is asked for */
+	bool several;  /* agreed: a request may be of more than one chunk */
+	bool no_room;  /* agreed: a key of 0 says that there is none until some are given back */
+	unsigned bits; /* agreed: a chunk has 1 << bits bytes */
 	enum vsource_step step;
 	bool listed;
 	bool closing;
@@ -115,13 +111,18 @@ struct vsource {
 	uint64_t written_bytes, zero_bytes, registers, unregisters, messages;
 };
 
-/* @writes_max: under way at once, VSOURCE_WRITES_MAX at most */
-void vsource_init(struct vsource *source, bool pin_all, bool several, unsigned writes_max);
+static inline uint64_t vsource_chunks(const struct vsource *source, uint64_t length)
+{
+	return (length + (UINT64_C(1) << source->bits) - 1) >> source->bits;
+}
+
 /*
- * No more than so many bytes are registered on either side, but one chunk; 0: no limit. @no_room:
- * the peer may say that he has no room, and is to get some back
+ * @flags: what was agreed in connecting
+ * @writes_max: under way at once, VSOURCE_WRITES_MAX at most
  */
-void vsource_limit(struct vsource *source, uint64_t bytes_max, bool no_room);
+void vsource_init(struct vsource *source, uint32_t flags, unsigned writes_max);
+/* No more than so many bytes are registered on either side, but one chunk; 0: no limit */
+void vsource_limit(struct vsource *source, uint64_t bytes_max);
 /* In the order of the stream's list; at most VSOURCE_BLOCKS_MAX */
 void vsource_add_block(struct vsource *source, const uint8_t *addr, uint64_t length,
 		       struct vsource_chunk *chunk);
@@ -130,7 +131,7 @@ void vsource_add_block(struct vsource *source, const uint8_t *addr, uint64_t len
 void vsource_open(struct vsource *source);
 /**
  * vsource_range() - Memory that is to be written, in a bracket that is not closed
- * @offset:	In the block; the range is in it, is not empty, and crosses no chunk's border
+ * @offset:	In the block; the range is in it, is not empty, and crosses no border of a MiB
  *
  * No byte of it is handed over twice in a bracket. What follows on the last one is added to it.
  *

@@ -13,7 +13,7 @@ static inline struct vsource_range *vsource_range_at(struct vsource *source, uns
 static inline struct vsource_chunk *vsource_chunk_of(struct vsource *source,
 						     const struct vsource_range *range)
 {
-	return &source->block[range->block].chunk[range->offset >> CONTROL_CHUNK_BITS];
+	return &source->block[range->block].chunk[range->offset >> source->bits];
 }
 
 static inline uint64_t vsource_peers_address(const struct vsource *source,

@@ -36,9 +36,9 @@ static uint64_t number_of(const struct vsource *source, const struct vsource_chu
 	return (uint64_t)(chunk - source->block[chunk->block].chunk);
 }
 
-void vsource_limit(struct vsource *source, uint64_t bytes_max, bool no_room)
+void vsource_limit(struct vsource *source, uint64_t bytes_max)
 {
-	uint64_t chunks = bytes_max >> CONTROL_CHUNK_BITS;
+	uint64_t chunks = bytes_max >> source->bits;
 
 	if (!bytes_max)
 		chunks = UINT64_MAX;
@@ -47,17 +47,29 @@ void vsource_limit(struct vsource *source, uint64_t bytes_max, bool no_room)
 	vlru_init(&source->there, chunks);
 	vlru_init(&source->hot, chunks);
 	vlru_init(&source->here, chunks);
-	source->no_room = no_room;
 }
 
 /* ---- There ------------------------------------------------------------------------------ */
 
-static enum vsource_hint hint_of(const struct vsource *source, unsigned block, uint64_t chunk)
+/* Of all its MiBs: one that is hot makes it hot, and one that is not cold keeps it from being so */
+static enum vsource_hint hint_of(const struct vsource *source, unsigned at, uint64_t chunk)
 {
-	const uint8_t *hint = source->block[block].hint;
+	const struct vsource_block *block = &source->block[at];
+	uint64_t begin = chunk << source->bits, end = begin + (UINT64_C(1) << source->bits);
+	enum vsource_hint all = VSOURCE_COLD;
 
-	return hint ? (enum vsource_hint)__atomic_load_n(&hint[chunk], __ATOMIC_RELAXED) :
-		      VSOURCE_PLAIN;
+	if (!block->hint)
+		return VSOURCE_PLAIN;
+	for (; begin < end && begin < block->length; begin += CONTROL_CHUNK) {
+		uint8_t hint = __atomic_load_n(&block->hint[begin >> CONTROL_CHUNK_BITS],
+					       __ATOMIC_RELAXED);
+
+		if (hint == VSOURCE_HOT)
+			return VSOURCE_HOT;
+		if (hint != VSOURCE_COLD)
+			all = VSOURCE_PLAIN;
+	}
+	return all;
 }
 
 static void forget(struct vsource *source, struct vsource_chunk *chunk)
@@ -126,7 +138,7 @@ static size_t say_unregister(struct vsource *source, uint8_t *message, unsigned 
 
 static void ask_for(struct vsource *source, uint8_t *message, unsigned block, uint64_t offset)
 {
-	struct vsource_chunk *chunk = &source->block[block].chunk[offset >> CONTROL_CHUNK_BITS];
+	struct vsource_chunk *chunk = &source->block[block].chunk[offset >> source->bits];
 	struct control_ask ask = {
 		.block = block,
 		.address = source->block[block].start + offset,
@@ -141,17 +153,17 @@ static void ask_for(struct vsource *source, uint8_t *message, unsigned block, ui
 }
 
 /* Of hot chunks too, where there is room in the message and more than enough for the chunks */
-static void ask_ahead(struct vsource *source, uint8_t *message, uint64_t room)
+static void ask_ahead(struct vsource *source, uint8_t *message, unsigned most, uint64_t room)
 {
-	for (unsigned looked = 0; looked < LOOK_MAX && source->asked < VSOURCE_ASK_MAX &&
+	for (unsigned looked = 0; looked < LOOK_MAX && source->asked < most &&
 				  source->asked < room / 2 && source->ahead.block < source->blocks;
 	     looked++) {
 		const struct vsource_block *block = &source->block[source->ahead.block];
 		uint64_t chunk = source->ahead.chunk++;
 
 		if (hint_of(source, source->ahead.block, chunk) == VSOURCE_HOT)
-			ask_for(source, message, source->ahead.block, chunk << CONTROL_CHUNK_BITS);
-		if (!block->hint || source->ahead.chunk >= vsource_chunks(block->length)) {
+			ask_for(source, message, source->ahead.block, chunk << source->bits);
+		if (!block->hint || source->ahead.chunk >= vsource_chunks(source, block->length)) {
 			source->ahead.block++;
 			source->ahead.chunk = 0;
 		}
@@ -161,7 +173,9 @@ static void ask_ahead(struct vsource *source, uint8_t *message, uint64_t room)
 /* Keys for this range and, where they can be asked for together, for what comes behind it */
 static size_t say_register(struct vsource *source, uint8_t *message, uint64_t room)
 {
-	unsigned most = source->several ? VSOURCE_ASK_MAX : 1;
+	/* what is pinned for one message is no more than with chunks of QEMU's: that takes its time */
+	unsigned most =
+		source->several ? VSOURCE_ASK_MAX >> (source->bits - CONTROL_CHUNK_BITS) : 1;
 
 	source->asked = 0;
 	for (unsigned i = source->looked;
@@ -173,7 +187,7 @@ static size_t say_register(struct vsource *source, uint8_t *message, uint64_t ro
 			ask_for(source, message, range->block, range->offset);
 	}
 	if (source->several)
-		ask_ahead(source, message, room);
+		ask_ahead(source, message, most, room);
 	source->registers += source->asked;
 	source->owed = CONTROL_REGISTER_RESULT;
 	return vsource_say(source, message, CONTROL_REGISTER_REQUEST, source->asked);
@@ -248,7 +262,7 @@ static void describe(const struct vsource *source, const struct vsource_chunk *c
 {
 	*write = (struct vsource_write){
 		.block = chunk->block,
-		.offset = number_of(source, chunk) << CONTROL_CHUNK_BITS,
+		.offset = number_of(source, chunk) << source->bits,
 	};
 }
 

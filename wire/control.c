@@ -152,6 +152,35 @@ const char *control_name(enum control_kind kind)
 	return (unsigned)kind < CONTROL_COUNT && kinds[kind].name ? kinds[kind].name : "?";
 }
 
+/* Fewer than that, and each is too large a part of what there is */
+#define CHUNKS_MIN 8u
+
+static const struct {
+	uint32_t flag;
+	unsigned bits;
+} large[] = {
+	{ CONTROL_CHUNK_16M, 24 },
+	{ CONTROL_CHUNK_4M, 22 },
+};
+
+uint32_t control_chunk_flags(uint64_t bytes)
+{
+	uint32_t flags = 0;
+
+	for (unsigned i = 0; i < sizeof(large) / sizeof(large[0]); i++)
+		if (bytes >> large[i].bits >= CHUNKS_MIN)
+			flags |= large[i].flag;
+	return flags;
+}
+
+unsigned control_chunk_bits(uint32_t flags)
+{
+	for (unsigned i = 0; i < sizeof(large) / sizeof(large[0]); i++)
+		if (flags & large[i].flag)
+			return large[i].bits;
+	return CONTROL_CHUNK_BITS;
+}
+
 size_t control_put_hello(uint8_t *buf, const struct control_hello *hello)
 {
 	put_be32(buf, hello->version);

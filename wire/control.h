@@ -35,7 +35,10 @@ enum control_kind {
 #define CONTROL_MSG_MAX ((size_t)512 << 10)
 #define CONTROL_PAYLOAD_MAX (CONTROL_MSG_MAX - CONTROL_HEADER)
 
-/* Of a block; the last one of a block may be shorter */
+/*
+ * Of a block; the last one of a block may be shorter. A write is of one at most, and what a key is of may
+ * be larger where both ends are ours
+ */
 #define CONTROL_CHUNK_BITS 20u
 #define CONTROL_CHUNK (UINT64_C(1) << CONTROL_CHUNK_BITS)
 
@@ -98,6 +101,14 @@ const char *control_name(enum control_kind kind);
  * show it: not everybody at the source's address is the source. Who has none yet says zeros
  */
 #define CONTROL_TICKET 0x04000000u
+/* Ours: a key is of 4 MiB, or of 16. Of what both ends say the largest counts */
+#define CONTROL_CHUNK_16M 0x02000000u
+#define CONTROL_CHUNK_4M 0x01000000u
+
+/* Which of these make sense where so many bytes may be registered, or are all there are */
+uint32_t control_chunk_flags(uint64_t bytes);
+/* Of what both have said. Return: bits of an offset in what a key is of */
+unsigned control_chunk_bits(uint32_t flags);
 
 #define CONTROL_HELLO 8u
 #define CONTROL_HELLO_MAX 24u

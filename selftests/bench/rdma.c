@@ -2,7 +2,7 @@
 /*
  * All of a guest's RAM by precopy over RDMA, with no guest running, from before the connection to the
  * end; and what was registered and said for it. The floor is perftest's ib_write_bw with writes of
- * 1 MiB, which is what a chunk is; where every second chunk is zeros it has half of them to write.
+ * 1 MiB, as ours are at most; where every second MiB is zeros it has half of them to write.
  *
  * Then what a missing page costs that is fetched in postcopy, from the touch to the byte, as in fault.c,
  * over the same cable: read, asked for, and over TCP. The floor is ib_read_lat, which polls and has neither a

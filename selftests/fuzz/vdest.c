@@ -43,9 +43,9 @@ static uint64_t host(unsigned block)
 	return UINT64_C(0x7f0000000000) + ((uint64_t)block << 32);
 }
 
-static uint64_t chunks(unsigned block)
+static uint64_t chunks(const struct play *p, unsigned block)
 {
-	return (lengths[block] + MIB - 1) / MIB;
+	return ((lengths[block] - 1) >> p->dest.bits) + 1;
 }
 
 static uint32_t key(unsigned block, uint64_t chunk)
@@ -58,7 +58,7 @@ static int grant(void *ctx, unsigned block, uint64_t chunk, uint32_t *rkey, stru
 	struct play *p = ctx;
 
 	p->calls++;
-	check(block < BLOCKS && (chunk == VDEST_WHOLE || chunk < chunks(block)));
+	check(block < BLOCKS && (chunk == VDEST_WHOLE || chunk < chunks(p, block)));
 	check(p->dest.listed && p->dest.bracket);
 	if (p->no_memory)
 		return err_set(err, -ENOMEM, "rdma: no memory");
@@ -73,7 +73,7 @@ static int take_back(void *ctx, unsigned block, uint64_t chunk, struct wh_err *e
 
 	(void)err;
 	p->calls++;
-	check(block < BLOCKS && chunk < chunks(block));
+	check(block < BLOCKS && chunk < chunks(p, block));
 	p->granted[block][chunk] = false;
 	return 0;
 }
@@ -112,8 +112,8 @@ static void check_answer(const struct play *p, const struct control *asked, size
 		check(got.host == host(ask.block));
 		if (!got.rkey && p->no_memory && p->dest.no_room)
 			continue;
-		check(got.rkey ==
-		      key(ask.block, (ask.address - p->dest.block[ask.block].start) >> 20));
+		check(got.rkey == key(ask.block, (ask.address - p->dest.block[ask.block].start) >>
+							 p->dest.bits));
 	}
 }
 
@@ -156,7 +156,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 	if (!length)
 		return 0;
 	memset(&play, 0, sizeof(play));
-	vdest_init(&play.dest, &ops, &play, *bytes & 1, *bytes & 2);
+	vdest_init(&play.dest, &ops, &play,
+		   (*bytes & 1 ? CONTROL_PIN_ALL : 0) | (*bytes & 2 ? CONTROL_NO_ROOM : 0) |
+			   (*bytes & 4 ? CONTROL_CHUNK_4M : 0));
 	bytes++;
 	for (unsigned i = 0; i < BLOCKS; i++)
 		block[i] = (struct vdest_block){ .host = host(i), .length = lengths[i] };

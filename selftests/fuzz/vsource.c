@@ -19,8 +19,8 @@
 #define PAGE UINT64_C(4096)
 #define MIB (UINT64_C(1) << 20)
 #define BLOCKS 2u
-#define PAGES 300u
-#define CHUNKS 3u
+#define PAGES 517u
+#define CHUNKS 4u
 #define HOST UINT64_C(0x7f0000000000)
 
 #define check(what)                                                                          \
@@ -31,11 +31,11 @@
 		}                                                                            \
 	} while (0)
 
-/* The first one has a second chunk, of five pages */
-static const uint64_t lengths[BLOCKS] = { MIB + 5 * PAGE, PAGE };
-static uint8_t memory[BLOCKS][MIB + 5 * 4096] __attribute__((aligned(4096)));
+/* The first one has a last chunk of five pages, whether chunks are of one MiB or of two */
+static const uint64_t lengths[BLOCKS] = { 2 * MIB + 5 * PAGE, PAGE };
+static uint8_t memory[BLOCKS][2 * MIB + 5 * 4096] __attribute__((aligned(4096)));
 
-static const uint8_t hint[2] = { VSOURCE_COLD, VSOURCE_HOT };
+static const uint8_t hint[3] = { VSOURCE_COLD, VSOURCE_HOT };
 
 struct input {
 	const uint8_t *at;
@@ -44,7 +44,7 @@ struct input {
 
 struct play {
 	struct vsource source;
-	struct vsource_chunk chunk[BLOCKS][2];
+	struct vsource_chunk chunk[BLOCKS][3];
 	uint8_t message[CONTROL_HEADER + VSOURCE_ASK_MAX * 24];
 	bool to_move[BLOCKS][PAGES]; /* handed over, neither written nor told to be zero */
 	bool handed[BLOCKS][PAGES];  /* in this bracket */
@@ -54,8 +54,8 @@ struct play {
 	bool credit;
 	bool listed;
 	unsigned limit; /* chunks, of CHUNKS at most */
-	bool there[BLOCKS][2], here[BLOCKS][2];
-	unsigned busy[BLOCKS][2]; /* writes under way, and of which chunks */
+	bool there[BLOCKS][3], here[BLOCKS][3];
+	unsigned busy[BLOCKS][3]; /* writes under way, and of which chunks */
 	unsigned *order[VSOURCE_WRITES_MAX];
 	unsigned first;
 	unsigned most, under_way;
@@ -70,12 +70,12 @@ static unsigned take(struct input *in)
 	return *in->at++;
 }
 
-static unsigned count(const bool of[BLOCKS][2])
+static unsigned count(const bool of[BLOCKS][3])
 {
 	unsigned n = 0;
 
-	for (unsigned i = 0; i < BLOCKS * 2; i++)
-		n += of[i / 2][i % 2];
+	for (unsigned i = 0; i < BLOCKS * 3; i++)
+		n += of[i / 3][i % 3];
 	return n;
 }
 
@@ -124,7 +124,7 @@ static void said(struct play *p, size_t bytes)
 			struct control_ask ask;
 
 			control_get_ask(&control, i, &ask);
-			check(ask.block < BLOCKS && ask.address < 2 && !ask.chunks);
+			check(ask.block < BLOCKS && ask.address < 3 && !ask.chunks);
 			check(p->there[ask.block][ask.address] && !p->busy[ask.block][ask.address]);
 			p->there[ask.block][ask.address] = false;
 		}
@@ -145,13 +145,13 @@ static void written(struct play *p, const struct vsource_write *write)
 	const struct vsource_block *block = &p->source.block[write->block];
 
 	moved(p, write->block, write->offset, write->length, false);
-	check(write->offset >> 20 == (write->offset + write->length - 1) >> 20);
+	check(write->offset / MIB == (write->offset + write->length - 1) / MIB);
 	if (!p->source.pin_all)
-		check(p->there[write->block][write->offset >> 20] &&
-		      p->here[write->block][write->offset >> 20]);
+		check(p->there[write->block][write->offset >> p->source.bits] &&
+		      p->here[write->block][write->offset >> p->source.bits]);
 	p->order[(p->first + p->under_way) % VSOURCE_WRITES_MAX] =
-		&p->busy[write->block][write->offset >> 20];
-	p->busy[write->block][write->offset >> 20]++;
+		&p->busy[write->block][write->offset >> p->source.bits];
+	p->busy[write->block][write->offset >> p->source.bits]++;
 	check(write->rkey && write->address == block->host + write->offset);
 	check(write->address <= UINT64_MAX - write->length);
 	check(p->listed && ++p->under_way <= p->most);
@@ -161,7 +161,7 @@ static void written(struct play *p, const struct vsource_write *write)
 /* Return: it goes on */
 static bool pinned(struct play *p, const struct vsource_write *write, bool works)
 {
-	bool *here = &p->here[write->block][write->offset >> 20];
+	bool *here = &p->here[write->block][write->offset >> p->source.bits];
 	unsigned before = count(p->here);
 
 	check(!*here && !p->source.pin_all && before < p->limit);
@@ -175,9 +175,9 @@ static bool pinned(struct play *p, const struct vsource_write *write, bool works
 
 static void unpinned(struct play *p, const struct vsource_write *write)
 {
-	bool *here = &p->here[write->block][write->offset >> 20];
+	bool *here = &p->here[write->block][write->offset >> p->source.bits];
 
-	check(*here && !p->busy[write->block][write->offset >> 20]);
+	check(*here && !p->busy[write->block][write->offset >> p->source.bits]);
 	*here = false;
 }
 
@@ -229,7 +229,8 @@ static void given(struct play *p, const uint8_t *message)
 {
 	for (uint32_t i = 0; i < p->asked; i++) {
 		const struct control_ask *ask = &p->ask[i];
-		uint64_t chunk = (ask->address - p->source.block[ask->block].start) >> 20;
+		uint64_t chunk =
+			(ask->address - p->source.block[ask->block].start) >> p->source.bits;
 		bool key = get_be32(message + CONTROL_HEADER + i * 16);
 
 		check(key || p->source.no_room);
@@ -378,9 +379,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 	for (unsigned page = 0; page < PAGES - 39; page += 5)
 		memory[0][page * PAGE] = 1;
 	play.most = 1 + (how >> 2 & 3);
-	vsource_init(&play.source, how & 1, how & 2, play.most);
+	vsource_init(&play.source,
+		     (how & 3) == 1 ? CONTROL_PIN_ALL :
+		     how & 2	    ? CONTROL_SEVERAL :
+				      0,
+		     play.most);
+	play.source.no_room = how & 64;
+	if ((how & 3) == 3)
+		play.source.bits = 21;
 	play.limit = how >> 4 & 3 ? how >> 4 & 3 : CHUNKS;
-	vsource_limit(&play.source, (how >> 4 & 3) * MIB, how & 64);
+	vsource_limit(&play.source, (uint64_t)(how >> 4 & 3) << play.source.bits);
 	for (unsigned i = 0; i < BLOCKS; i++) {
 		vsource_add_block(&play.source, memory[i], lengths[i], play.chunk[i]);
 		play.source.block[i].hint = how & 128 ? hint : NULL;

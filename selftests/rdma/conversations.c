@@ -247,7 +247,7 @@ static void be_destination(FIXTURE_DATA(conversation) *self, bool pin_all)
 {
 	struct vdest_block block[BLOCKS];
 
-	vdest_init(&self->dest, &ops, self, pin_all, false);
+	vdest_init(&self->dest, &ops, self, pin_all ? CONTROL_PIN_ALL : 0);
 	for (unsigned i = 0; i < self->blocks; i++)
 		block[i] = (struct vdest_block){ .host = self->block[i].host,
 						 .length = self->block[i].length };
@@ -324,11 +324,12 @@ TEST_F(conversation, as_the_destination)
 
 static void be_source(FIXTURE_DATA(conversation) *self, bool pin_all)
 {
-	vsource_init(&self->source, pin_all, false, VSOURCE_WRITES_MAX);
+	vsource_init(&self->source, pin_all ? CONTROL_PIN_ALL : 0, VSOURCE_WRITES_MAX);
 	for (unsigned i = 0; i < self->blocks; i++) {
 		uint64_t length = self->block[i].length;
 
-		self->chunk[i] = calloc(vsource_chunks(length), sizeof(*self->chunk[i]));
+		self->chunk[i] =
+			calloc(vsource_chunks(&self->source, length), sizeof(*self->chunk[i]));
 		self->memory[i] = mmap(NULL, length, PROT_READ | PROT_WRITE,
 				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		vsource_add_block(&self->source, self->memory[i], length, self->chunk[i]);

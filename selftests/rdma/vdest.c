@@ -86,7 +86,7 @@ static const struct vdest_ops ops = { grant, take_back, clear };
 FIXTURE_SETUP(vdest)
 {
 	memset(self, 0, sizeof(*self));
-	vdest_init(&self->dest, &ops, self, false, false);
+	vdest_init(&self->dest, &ops, self, 0);
 }
 
 FIXTURE_TEARDOWN(vdest)
@@ -262,6 +262,25 @@ TEST_F(vdest, unregister)
 	EXPECT_EQ(1, self->revoked[1][2]);
 	EXPECT_EQ(CONTROL_UNREGISTER_FINISHED, self->result.kind);
 	EXPECT_EQ(2, self->result.count);
+}
+
+/* Its numbers, and where it ends, are of the size that was agreed */
+TEST_F(vdest, large_chunks)
+{
+	vdest_init(&self->dest, &ops, self, CONTROL_CHUNK_4M);
+	set_up(self);
+	EXPECT_EQ(VDEST_READY, ask(self, CONTROL_REGISTER_REQUEST, 0, 4 * MIB - 1, 0));
+	EXPECT_EQ(1, self->granted[0][0]);
+	EXPECT_EQ(-EPROTO, ask(self, CONTROL_REGISTER_REQUEST, 0, 4 * MIB, 0));
+	EXPECT_EQ(VDEST_READY, ask(self, CONTROL_REGISTER_REQUEST, 1,
+				   self->dest.block[1].start + 2 * MIB + 4095, 0));
+	EXPECT_EQ(1, self->granted[1][0]);
+	for (unsigned block = 0; block < 3; block++) {
+		EXPECT_EQ(-EPROTO, ask(self, CONTROL_UNREGISTER_REQUEST, block, 1, 0));
+		EXPECT_EQ(-EPROTO, ask(self, CONTROL_UNREGISTER_REQUEST, block, UINT64_MAX, 0));
+		EXPECT_EQ(VDEST_READY, ask(self, CONTROL_UNREGISTER_REQUEST, block, 0, 0));
+		EXPECT_EQ(1, self->revoked[block][0]);
+	}
 }
 
 /* QEMU's own end would die of it */

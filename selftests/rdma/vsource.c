@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kselftest_harness.h"
 
@@ -37,6 +38,7 @@ FIXTURE(vsource)
 	unsigned there_count, here_count, there_most, here_most;
 	unsigned there_room, here_room; /* 0: for all */
 	unsigned busy[BLOCKS][CHUNKS];	/* writes under way, and which */
+	unsigned bits;			/* of a chunk */
 	struct vsource_write log[UNDER_WAY];
 	unsigned unsignalled, under_way, most, writes, signals;
 	unsigned kinds[CONTROL_COUNT];
@@ -91,9 +93,10 @@ static void clear(void *ctx, unsigned block, uint64_t offset, uint64_t length)
 
 static const struct vdest_ops ops = { grant, take_back, clear };
 
-static void begin(FIXTURE_DATA(vsource) *self, bool pin_all, bool several)
+static void begin(FIXTURE_DATA(vsource) *self, uint32_t flags)
 {
-	vsource_init(&self->source, pin_all, several, WRITES);
+	vsource_init(&self->source, flags, WRITES);
+	self->source.bits = self->bits;
 	memset(self->chunk, 0, sizeof(self->chunk));
 	memset(self->granted, 0, sizeof(self->granted));
 	memset(self->here, 0, sizeof(self->here));
@@ -103,16 +106,23 @@ static void begin(FIXTURE_DATA(vsource) *self, bool pin_all, bool several)
 		vsource_add_block(&self->source, self->from[i], lengths[i], self->chunk[i]);
 }
 
+static void set_limit(FIXTURE_DATA(vsource) *self, uint64_t bytes, bool no_room)
+{
+	self->source.no_room = no_room;
+	vsource_limit(&self->source, bytes);
+}
+
 FIXTURE_SETUP(vsource)
 {
 	memset(self, 0, sizeof(*self));
+	self->bits = CONTROL_CHUNK_BITS;
 	for (unsigned i = 0; i < BLOCKS; i++) {
 		self->from[i] = aligned_alloc(PAGE, lengths[i]);
 		self->to[i] = aligned_alloc(PAGE, lengths[i]);
 		memset(self->from[i], 0, lengths[i]);
 		memset(self->to[i], 0xaa, lengths[i]);
 	}
-	begin(self, false, false);
+	begin(self, 0);
 }
 
 FIXTURE_TEARDOWN(vsource)
@@ -138,7 +148,7 @@ static int ready(FIXTURE_DATA(vsource) *self)
 static void carry(FIXTURE_DATA(vsource) *self, const struct vsource_write *write)
 {
 	uint8_t *host = self->to[write->block];
-	uint64_t chunk = write->offset >> 20;
+	uint64_t chunk = write->offset >> self->bits;
 
 	if (!self->source.pin_all)
 		self->wrong |= !self->here[write->block][chunk];
@@ -151,7 +161,7 @@ static void carry(FIXTURE_DATA(vsource) *self, const struct vsource_write *write
 		self->wrong = true;
 	else if (write->rkey == key(write->block, chunk))
 		self->wrong |= !self->granted[write->block][chunk] ||
-			       (write->offset + write->length - 1) >> 20 != chunk;
+			       (write->offset + write->length - 1) >> self->bits != chunk;
 	else
 		self->wrong |=
 			write->rkey != key(write->block, VDEST_WHOLE) || !self->whole[write->block];
@@ -192,9 +202,9 @@ static int tell(FIXTURE_DATA(vsource) *self, size_t bytes)
 
 static bool pin(FIXTURE_DATA(vsource) *self, const struct vsource_write *write)
 {
-	bool *here = &self->here[write->block][write->offset >> 20];
+	bool *here = &self->here[write->block][write->offset >> self->bits];
 
-	self->wrong |= *here || write->offset % MIB;
+	self->wrong |= *here || write->offset % (UINT64_C(1) << self->bits);
 	if (self->here_room && self->here_count >= self->here_room)
 		return vsource_not_pinned(&self->source);
 	*here = true;
@@ -205,10 +215,10 @@ static bool pin(FIXTURE_DATA(vsource) *self, const struct vsource_write *write)
 
 static void unpin(FIXTURE_DATA(vsource) *self, const struct vsource_write *write)
 {
-	bool *here = &self->here[write->block][write->offset >> 20];
+	bool *here = &self->here[write->block][write->offset >> self->bits];
 
-	self->wrong |=
-		!*here || write->offset % MIB || self->busy[write->block][write->offset >> 20];
+	self->wrong |= !*here || write->offset % (UINT64_C(1) << self->bits) ||
+		       self->busy[write->block][write->offset >> self->bits];
 	*here = false;
 	self->here_count--;
 }
@@ -221,7 +231,7 @@ static void complete(FIXTURE_DATA(vsource) *self, unsigned count)
 	for (unsigned i = first; i < first + count; i++) {
 		const struct vsource_write *write = &self->log[i % UNDER_WAY];
 
-		self->busy[write->block][write->offset >> 20]--;
+		self->busy[write->block][write->offset >> self->bits]--;
 	}
 	self->under_way -= count;
 	vsource_written(&self->source, count);
@@ -267,7 +277,10 @@ static int meet(FIXTURE_DATA(vsource) *self)
 	struct vdest_block block[BLOCKS];
 	int ret;
 
-	vdest_init(&self->dest, &ops, self, self->source.pin_all, self->source.no_room);
+	vdest_init(&self->dest, &ops, self,
+		   (self->source.pin_all ? CONTROL_PIN_ALL : 0) |
+			   (self->source.no_room ? CONTROL_NO_ROOM : 0));
+	self->dest.bits = self->bits;
 	for (unsigned i = 0; i < BLOCKS; i++)
 		block[i] = (struct vdest_block){ .host = (uintptr_t)self->to[i],
 						 .length = lengths[i] };
@@ -380,7 +393,7 @@ TEST_F(vsource, what_becomes_zero)
 
 TEST_F(vsource, several_at_once)
 {
-	begin(self, false, true);
+	begin(self, CONTROL_SEVERAL);
 	ASSERT_EQ(0, meet(self));
 	for (unsigned i = 0; i < BLOCKS; i++)
 		memset(self->from[i], 3, lengths[i]);
@@ -398,7 +411,7 @@ TEST_F(vsource, several_at_once)
 /* Two ranges of one chunk need one key */
 TEST_F(vsource, a_chunk_in_pieces)
 {
-	begin(self, false, true);
+	begin(self, CONTROL_SEVERAL);
 	ASSERT_EQ(0, meet(self));
 	memset(self->from[0], 3, MIB);
 	open_bracket(self);
@@ -411,7 +424,7 @@ TEST_F(vsource, a_chunk_in_pieces)
 
 TEST_F(vsource, pinned)
 {
-	begin(self, true, false);
+	begin(self, CONTROL_PIN_ALL);
 	ASSERT_EQ(0, meet(self));
 	memset(self->from[0], 1, MIB);
 	open_bracket(self);
@@ -428,7 +441,7 @@ TEST_F(vsource, what_is_bounded)
 {
 	unsigned taken = 0;
 
-	begin(self, true, false);
+	begin(self, CONTROL_PIN_ALL);
 	ASSERT_EQ(0, meet(self));
 	open_bracket(self);
 	/* every other page: nothing can be merged */
@@ -445,7 +458,7 @@ TEST_F(vsource, what_is_bounded)
 /* Most writes say nothing of themselves */
 TEST_F(vsource, signals)
 {
-	begin(self, true, false);
+	begin(self, CONTROL_PIN_ALL);
 	self->source.writes_max = UNDER_WAY;
 	ASSERT_EQ(0, meet(self));
 	open_bracket(self);
@@ -462,7 +475,7 @@ TEST_F(vsource, the_end_waits_for_writes)
 	struct vsource_write write;
 	size_t bytes;
 
-	begin(self, true, false);
+	begin(self, CONTROL_PIN_ALL);
 	ASSERT_EQ(0, meet(self));
 	open_bracket(self);
 	ASSERT_TRUE(hand_over(self, 2, 0, 1));
@@ -523,8 +536,8 @@ TEST_F(vsource, under_a_limit)
 	for (unsigned how = 0; how < 8; how++) {
 		unsigned limit = limits[how / 2];
 
-		begin(self, false, how & 1);
-		vsource_limit(&self->source, limit * MIB, false);
+		begin(self, how & 1 ? CONTROL_SEVERAL : 0);
+		set_limit(self, limit * MIB, false);
 		ASSERT_EQ(0, meet(self));
 		for (int round = 1; round < 4; round++) {
 			write_all(self, round);
@@ -539,7 +552,7 @@ TEST_F(vsource, under_a_limit)
 
 TEST_F(vsource, less_than_a_chunk_is_one)
 {
-	vsource_limit(&self->source, 4096, false);
+	set_limit(self, 4096, false);
 	ASSERT_EQ(0, meet(self));
 	write_all(self, 1);
 	ASSERT_EQ(0, move_all(self)) TH_LOG("%s", self->err.text);
@@ -551,8 +564,8 @@ TEST_F(vsource, less_than_a_chunk_is_one)
 TEST_F(vsource, a_limit_that_is_found_out)
 {
 	for (unsigned how = 0; how < 6; how++) {
-		begin(self, false, how & 1);
-		vsource_limit(&self->source, 0, true);
+		begin(self, how & 1 ? CONTROL_SEVERAL : 0);
+		set_limit(self, 0, true);
 		self->there_room = how / 2 == 1 ? 0 : 3;
 		self->here_room = how / 2 == 2 ? 0 : 2;
 		ASSERT_EQ(0, meet(self));
@@ -570,7 +583,7 @@ TEST_F(vsource, a_limit_that_is_found_out)
 /* A destination that says so gives up itself; the source, if it has nothing to unpin */
 TEST_F(vsource, no_room_for_anything)
 {
-	vsource_limit(&self->source, 0, true);
+	set_limit(self, 0, true);
 	ASSERT_EQ(0, meet(self));
 	write_all(self, 1);
 	self->there_room = 1;
@@ -579,8 +592,8 @@ TEST_F(vsource, no_room_for_anything)
 	EXPECT_STREQ("no room", self->err.text);
 
 	memset(&self->err, 0, sizeof(self->err));
-	begin(self, false, true);
-	vsource_limit(&self->source, 0, true);
+	begin(self, CONTROL_SEVERAL);
+	set_limit(self, 0, true);
 	self->there_room = 0;
 	ASSERT_EQ(0, meet(self));
 	self->here_room = 1;
@@ -594,7 +607,7 @@ static void write_two(FIXTURE_DATA(vsource) *self, bool done)
 	struct vsource_write write;
 	size_t bytes;
 
-	vsource_limit(&self->source, 2 * MIB, true);
+	set_limit(self, 2 * MIB, true);
 	meet(self);
 	memset(self->from[0], 1, 4 * MIB);
 	open_bracket(self);
@@ -701,8 +714,8 @@ TEST_F(vsource, hints)
 
 	memset(self->from[0], 1, 4 * MIB);
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		begin(self, false, false);
-		vsource_limit(&self->source, 3 * MIB, false);
+		begin(self, 0);
+		set_limit(self, 3 * MIB, false);
 		self->source.block[0].hint = cases[i].hint;
 		ASSERT_EQ(0, meet(self));
 		open_bracket(self);
@@ -725,8 +738,8 @@ TEST_F(vsource, what_is_hot_is_asked_for_ahead)
 
 	memset(self->from[0], 1, 4 * MIB);
 	for (unsigned i = 0; i < 4; i++) {
-		begin(self, false, true);
-		vsource_limit(&self->source, limits[i] * MIB, false);
+		begin(self, CONTROL_SEVERAL);
+		set_limit(self, limits[i] * MIB, false);
 		self->source.block[0].hint = hint;
 		ASSERT_EQ(0, meet(self));
 		open_bracket(self);
@@ -810,7 +823,7 @@ TEST_F(vsource, it_is_never_given_back)
 	struct control control;
 
 	for (unsigned i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
-		begin(self, false, false);
+		begin(self, 0);
 		self->writes = 0;
 		write_two(self, true);
 		ASSERT_TRUE(hand_over(self, 0, 512, 1));
@@ -835,8 +848,8 @@ TEST_F(vsource, given_back_in_batches)
 	size_t bytes;
 
 	memset(memory, 1, 16 * MIB);
-	vsource_init(&self->source, false, true, WRITES);
-	vsource_limit(&self->source, 8 * MIB, false);
+	vsource_init(&self->source, CONTROL_SEVERAL, WRITES);
+	set_limit(self, 8 * MIB, false);
 	vsource_add_block(&self->source, memory, 16 * MIB, chunk);
 	self->source.listed = true;
 	vsource_open(&self->source);
@@ -879,6 +892,119 @@ TEST_F(vsource, given_back_in_batches)
 	free(memory);
 }
 
+/* ---- Larger chunks, where both ends are ours -------------------------------------- */
+
+TEST_F(vsource, large_chunks)
+{
+	static const unsigned limits[] = { 0, 1, 2 };
+
+	self->bits = 21;
+	for (unsigned how = 0; how < 6; how++) {
+		unsigned limit = limits[how / 2];
+
+		begin(self, how & 1 ? CONTROL_SEVERAL : 0);
+		set_limit(self, limit * 2 * MIB + MIB * (limit > 0), false);
+		ASSERT_EQ(0, meet(self));
+		for (int round = 1; round < 4; round++) {
+			write_all(self, round);
+			ASSERT_EQ(0, move_all(self)) TH_LOG("%s", self->err.text);
+			ASSERT_TRUE(same(self)) TH_LOG("how %u, round %d", how, round);
+		}
+		EXPECT_EQ(limit ? limit : 5, self->there_most);
+		EXPECT_EQ(limit ? limit : 5, self->here_most);
+		EXPECT_EQ(limit == 0, self->source.registers == 5);
+		EXPECT_EQ(self->source.registers - self->there_count, self->source.unregisters);
+	}
+}
+
+/* Though there is a key for it: but not if it is short */
+TEST_F(vsource, zeros_in_a_large_chunk)
+{
+	self->bits = 21;
+	begin(self, CONTROL_SEVERAL);
+	ASSERT_EQ(0, meet(self));
+	memset(self->from[0], 1, PAGE);
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 0, 0, 256));
+	ASSERT_TRUE(hand_over(self, 0, 256, 256));
+	ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+	open_bracket(self);
+	memset(self->to[0] + MIB, 2, MIB);
+	ASSERT_TRUE(hand_over(self, 0, 300, 16));
+	ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(2, self->kinds[CONTROL_ZERO]);
+	EXPECT_EQ(1, self->writes);
+	EXPECT_EQ(1, self->source.registers);
+	open_bracket(self);
+	ASSERT_TRUE(hand_over(self, 0, 300, 15));
+	ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+	EXPECT_EQ(2, self->kinds[CONTROL_ZERO]);
+	EXPECT_EQ(2, self->writes);
+	EXPECT_EQ(0, self->to[0][300 * PAGE]);
+	EXPECT_EQ(0, self->to[0][315 * PAGE]);
+	EXPECT_EQ(2, self->to[0][316 * PAGE]);
+	EXPECT_FALSE(self->wrong);
+}
+
+/* Keys of 256 MiB are asked for at once, of however many chunks that is */
+TEST_F(vsource, a_request_of_large_chunks)
+{
+	static struct vsource_chunk chunk[64];
+	const uint64_t length = 1024 * MIB;
+	uint8_t *memory = mmap(NULL, length, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct control control;
+
+	ASSERT_NE(MAP_FAILED, memory);
+	self->bits = 24;
+	begin(self, CONTROL_SEVERAL);
+	self->source.blocks = 0;
+	vsource_add_block(&self->source, memory, length, chunk);
+	self->source.listed = true;
+	vsource_open(&self->source);
+	ASSERT_EQ(0, ready(self));
+	for (uint64_t at = 0; at < length; at += 16 * MIB) {
+		memory[at] = 1;
+		ASSERT_TRUE(vsource_range(&self->source, 0, at, PAGE));
+	}
+	ASSERT_EQ(CONTROL_REGISTER_REQUEST, says(self, &control));
+	EXPECT_EQ(16, control.count);
+	munmap(memory, length);
+}
+
+/* One MiB that is hot makes it hot, and it is cold if all are: which goes for the first of another block? */
+TEST_F(vsource, hints_for_large_chunks)
+{
+	static const struct {
+		uint8_t hint[CHUNKS];
+		uint64_t goes;
+	} cases[] = {
+		{ { 0 }, 0 },
+		{ { 0, VSOURCE_HOT }, 1 },
+		{ { VSOURCE_COLD, VSOURCE_HOT }, 1 },
+		{ { 0, 0, VSOURCE_COLD, 0 }, 0 },
+		{ { 0, 0, VSOURCE_COLD, VSOURCE_COLD }, 1 },
+	};
+	struct control control;
+
+	memset(self->from[0], 1, 4 * MIB);
+	memset(self->from[1], 1, PAGE);
+	self->bits = 21;
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		begin(self, 0);
+		set_limit(self, 4 * MIB, false);
+		self->source.block[0].hint = cases[i].hint;
+		ASSERT_EQ(0, meet(self));
+		open_bracket(self);
+		ASSERT_TRUE(hand_over(self, 0, 0, 1024));
+		ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
+		open_bracket(self);
+		ASSERT_TRUE(hand_over(self, 1, 0, 1));
+		ASSERT_EQ(CONTROL_UNREGISTER_REQUEST, says(self, &control)) TH_LOG("case %u", i);
+		EXPECT_EQ(cases[i].goes, chunk_said(&control)) TH_LOG("case %u", i);
+	}
+}
+
 /* ---- A stranger ------------------------------------------------------------------ */
 
 /* It waits for the list; or, behind that, for two chunks' keys */
@@ -917,17 +1043,17 @@ TEST_F(vsource, lists_that_are_refused)
 	};
 
 	for (unsigned i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
-		begin(self, true, false);
+		begin(self, CONTROL_PIN_ALL);
 		wait_for_list(self);
 		EXPECT_EQ(-EPROTO, say_list(self, BLOCKS, 0, &odd[i])) TH_LOG("line %u", i);
 		EXPECT_NE(NULL, strstr(self->err.text, "block 0"));
 	}
 	for (unsigned blocks = 1; blocks < 6; blocks++) {
-		begin(self, true, false);
+		begin(self, CONTROL_PIN_ALL);
 		wait_for_list(self);
 		EXPECT_EQ(blocks == BLOCKS ? 0 : -EPROTO, say_list(self, blocks, 99, NULL));
 	}
-	begin(self, true, false);
+	begin(self, CONTROL_PIN_ALL);
 	EXPECT_EQ(-EPROTO, say_list(self, BLOCKS, 99, NULL)); /* nobody asked */
 }
 
@@ -945,7 +1071,7 @@ static void wait_for_keys(FIXTURE_DATA(vsource) *self)
 	struct vsource_write write;
 	size_t bytes;
 
-	begin(self, false, true);
+	begin(self, CONTROL_SEVERAL);
 	meet(self);
 	memset(self->from[0], 1, 2 * MIB);
 	open_bracket(self);
@@ -987,7 +1113,7 @@ TEST_F(vsource, what_comes_at_the_wrong_time)
 		wait_for_keys(self);
 		EXPECT_EQ(-EPROTO, hear(self, control_put(self->answer, never[i], 1, 8)));
 	}
-	begin(self, false, false);
+	begin(self, 0);
 	EXPECT_EQ(0, ready(self));
 	EXPECT_EQ(-EPROTO, ready(self));
 	EXPECT_STREQ("rdma: READY for the second time", self->err.text);
@@ -1009,10 +1135,11 @@ TEST_F(vsource, random_rounds)
 {
 	struct random random = { 7 };
 
-	for (unsigned how = 0; how < 8; how++) {
-		begin(self, how < 4 && how & 1, how & 2);
-		vsource_limit(&self->source, how & 4 ? 3 * MIB : 0, how == 5);
-		self->there_room = how == 5 ? 2 : 0;
+	for (unsigned how = 0; how < 16; how++) {
+		self->bits = how & 8 ? 21 : 20;
+		begin(self, (how & 5) == 1 ? CONTROL_PIN_ALL : how & 2 ? CONTROL_SEVERAL : 0);
+		set_limit(self, how & 4 ? 3 * MIB : 0, (how & 7) == 5);
+		self->there_room = (how & 7) == 5 ? 2 : 0;
 		ASSERT_EQ(0, meet(self));
 		for (unsigned round = 0; round < 40; round++) {
 			open_bracket(self);
@@ -1037,7 +1164,7 @@ TEST_F(vsource, random_rounds)
 			ASSERT_EQ(0, close_bracket(self)) TH_LOG("%s", self->err.text);
 			ASSERT_TRUE(same(self)) TH_LOG("how %u, round %u", how, round);
 		}
-		EXPECT_EQ(how >= 4, self->source.unregisters != 0);
+		EXPECT_EQ((how & 4) != 0, self->source.unregisters != 0);
 	}
 }
 

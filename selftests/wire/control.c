@@ -327,4 +327,35 @@ TEST_F(control, hello_with_a_ticket)
 	EXPECT_STREQ("rdma: the peer speaks of a ticket, and shows none", self->err.text);
 }
 
+/* Eight of them at least; the largest of those that both ends have said */
+TEST_F(control, chunks)
+{
+	static const struct {
+		uint64_t bytes;
+		uint32_t flags;
+	} room[] = {
+		{ 0, 0 },
+		{ 32 * CONTROL_CHUNK - 1, 0 },
+		{ 32 * CONTROL_CHUNK, CONTROL_CHUNK_4M },
+		{ 128 * CONTROL_CHUNK - 1, CONTROL_CHUNK_4M },
+		{ 128 * CONTROL_CHUNK, CONTROL_CHUNK_4M | CONTROL_CHUNK_16M },
+		{ UINT64_MAX, CONTROL_CHUNK_4M | CONTROL_CHUNK_16M },
+	};
+	const struct control_hello hello = { CONTROL_VERSION,
+					     CONTROL_CHUNK_4M | CONTROL_CHUNK_16M,
+					     { 0 } };
+	uint8_t bytes[CONTROL_HELLO];
+
+	for (unsigned i = 0; i < sizeof(room) / sizeof(room[0]); i++)
+		EXPECT_EQ(room[i].flags, control_chunk_flags(room[i].bytes));
+	control_put_hello(bytes, &hello);
+	EXPECT_EQ(0, memcmp(bytes, "\0\0\0\1\3\0\0\0", CONTROL_HELLO));
+	EXPECT_EQ(24, control_chunk_bits(hello.flags));
+	EXPECT_EQ(24, control_chunk_bits(CONTROL_CHUNK_16M));
+	EXPECT_EQ(22, control_chunk_bits(CONTROL_CHUNK_4M));
+	/* a QEMU's; and whatever else somebody says */
+	EXPECT_EQ(20, control_chunk_bits(CONTROL_PIN_ALL));
+	EXPECT_EQ(20, control_chunk_bits(~(CONTROL_CHUNK_4M | CONTROL_CHUNK_16M)));
+}
+
 TEST_HARNESS_MAIN

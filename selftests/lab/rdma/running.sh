@@ -10,11 +10,12 @@ set -u
 told="/tmp/source /tmp/dest"
 limits=''
 back=off
+ram=24M
 mkfifo /tmp/in
 
 vmm()
 {
-	${limits:-exec} "$WH_BUILD/wherry-vmm" --threads --ram 24M --rate 300 --dead-peer 2000 --postcopy off \
+	${limits:-exec} "$WH_BUILD/wherry-vmm" --threads --ram $ram --rate 300 --dead-peer 2000 --postcopy off \
 		--return-path $back "$@"
 }
 
@@ -99,8 +100,18 @@ now "and says why" until_says 'the limit is 1024 KiB' /tmp/dest
 finish "limited"
 limits=''
 
+# Both ends', of whom each registers messages, too
+large()
+{
+	rdma resource show mr
+	[ "$(rdma resource show mr | grep wherry | grep -c "mrlen $((4 << 20)) ")" -ge 2 ]
+}
+
 cable_loses 0
+ram=40M
 now "another migration begins, to be cut" begin_slowly
+now "its chunks are large, as it has much memory" soon 20 large
+ram=24M
 cable_loses 100
 now "the cable swallows what is sent" goes_on 'acknowledges nothing'
 finish "cut"
