@@ -53,6 +53,44 @@ listens()
 	rdma resource show cm_id | grep -q LISTEN
 }
 
+# URI OPTIONS...: a migration has begun between two of vmm(), which takes the options and is the
+# script's. They are told more by 3, the source, and 4
+begin()
+{
+	uri=$1
+	shift
+	rm -f /tmp/in /tmp/dest_in
+	mkfifo /tmp/in /tmp/dest_in
+	: >/tmp/source
+	: >/tmp/dest
+	vmm --listen "$uri" "$@" </tmp/dest_in >/tmp/dest 2>&1 &
+	dest=$!
+	vmm "$@" </tmp/in >/tmp/source 2>&1 &
+	source=$!
+	exec 3>/tmp/in 4>/tmp/dest_in
+	until_says '"kind":"listening"' /tmp/dest || return
+	echo "migrate $uri" >&3
+	until_says '"phase":"active"' /tmp/dest
+}
+
+# URI OPTIONS...: and the guest runs there; $before: for so many seconds it did not
+begin_postcopy()
+{
+	begin "$@" || return
+	sleep "${before:-0}"
+	echo postcopy >&3
+	until_says '"phase":"postcopy-active"' /tmp/dest
+}
+
+# Both are done, and every byte is right
+ends()
+{
+	wait $dest || return 1
+	wait $source || return 1
+	exec 3>&- 4>&-
+	grep '"verified":true' /tmp/dest && grep '"phase":"completed"' /tmp/source
+}
+
 # Nothing of ours stays in the kernel; else it is shown
 unpinned()
 {

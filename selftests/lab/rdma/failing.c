@@ -12,16 +12,11 @@
 #include <infiniband/verbs.h>
 #include <poll.h>
 #include <rdma/rdma_cma.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <wherry/wherry.h>
 
-#include "base/clock.h"
 #include "base/err.h"
+#include "selftests/lab/rdma/ends.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define BYTES (4 * MIB + 4096)
@@ -195,38 +190,12 @@ static int on_start(void *opaque, struct wh_err *err)
 	return 0;
 }
 
-/* Nobody writes: but the first time every page counts as written */
-static int dirty_start(void *opaque, struct wh_err *err)
-{
-	(void)opaque, (void)err;
-	return 0;
-}
-
-static int dirty_sync(void *opaque, const struct wh_block *block, uint64_t *map, size_t pages,
-		      struct wh_err *err)
-{
-	(void)opaque, (void)block, (void)map, (void)pages, (void)err;
-	return 0;
-}
-
 static const struct wh_callbacks callbacks = {
 	.pause = on_pause,
 	.resume = on_resume,
 	.start = on_start,
-	.dirty_start = dirty_start,
-	.dirty_sync = dirty_sync,
+	ENDS_WRITE_NOTHING,
 };
-
-static int begin(struct wh_migration *m, bool source, struct wh_err *err)
-{
-	int ret = source ? wh_connect(m, run->uri, err) : wh_listen(m, "rdma:10.9.1.2:0", err);
-
-	if (ret == 0)
-		ret = wh_start(m, err);
-	if (ret == 0 && !source)
-		snprintf(run->uri, sizeof(run->uri), "%s", wh_listen_uri(m));
-	return ret;
-}
 
 /* Who listens waits for the next one who comes: there is none */
 static bool nobody_comes(const struct wh_migration *m, bool source)
@@ -270,7 +239,7 @@ static void be_end(bool source, bool pin_all, void *memory, int fd)
 	if (ret == 0)
 		ret = wh_add_block(m, &block, &err);
 	if (ret == 0)
-		ret = begin(m, source, &err);
+		ret = ends_begin(m, source ? WH_SOURCE : WH_DEST, run->uri, sizeof(run->uri), &err);
 	end->phase = WH_PHASE_FAILED;
 	if (ret == 0) {
 		while ((ret = wh_wait(m, 50 * (int64_t)NS_PER_MS, &err)) == -EAGAIN)
@@ -329,12 +298,8 @@ FIXTURE_SETUP(failing)
 	run = mmap(NULL, sizeof(*run), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, run);
 	for (unsigned i = 0; i < 2; i++) {
-		self->fd[i] = memfd_create("ram", MFD_CLOEXEC);
-		ASSERT_LE(0, self->fd[i]);
-		ASSERT_EQ(0, ftruncate(self->fd[i], (off_t)BYTES));
-		self->memory[i] =
-			mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd[i], 0);
-		ASSERT_NE(MAP_FAILED, self->memory[i]);
+		self->memory[i] = ends_ram(BYTES, &self->fd[i]);
+		ASSERT_NE(NULL, self->memory[i]);
 	}
 	/* the second and the fourth MiB are zeros */
 	for (uint64_t at = 0; at < BYTES; at++)
@@ -343,42 +308,9 @@ FIXTURE_SETUP(failing)
 	ASSERT_NE(NULL, strstr(self->before, "rxe1"));
 }
 
-static void stop(FIXTURE_DATA(failing) *self)
-{
-	for (unsigned i = 0; i < 2; i++) {
-		if (self->pid[i] > 0) {
-			kill(self->pid[i], SIGKILL);
-			waitpid(self->pid[i], NULL, 0);
-		}
-		self->pid[i] = 0;
-	}
-}
-
 FIXTURE_TEARDOWN(failing)
 {
-	stop(self);
-}
-
-static bool until(const bool *what, uint64_t until_ns)
-{
-	while (!__atomic_load_n(what, __ATOMIC_ACQUIRE)) {
-		if (clock_now_ns() > until_ns)
-			return false;
-		usleep(2000);
-	}
-	return true;
-}
-
-/* The destination listens, or has ended before it did */
-static bool listens(uint64_t until_ns)
-{
-	while (!__atomic_load_n(&run->uri[0], __ATOMIC_ACQUIRE) &&
-	       !__atomic_load_n(&run->dest.ended, __ATOMIC_ACQUIRE)) {
-		if (clock_now_ns() > until_ns)
-			return false;
-		usleep(2000);
-	}
-	return true;
+	ends_kill(self->pid);
 }
 
 static const char *judge(FIXTURE_DATA(failing) *self)
@@ -416,19 +348,20 @@ static const char *one(FIXTURE_DATA(failing) *self, unsigned seed)
 	memset(run, 0, sizeof(*run));
 	memset(self->memory[1], 0x55, BYTES);
 	self->pid[1] = begin_end(false, seed, self->memory[1], self->fd[1]);
-	if (!listens(until_ns))
+	/* or it has ended before it did */
+	if (!ends_until(run->uri, &run->dest.ended, until_ns))
 		wrong = "the destination hangs before it listens";
 	if (!wrong && run->uri[0]) {
 		self->pid[0] = begin_end(true, seed, self->memory[0], self->fd[0]);
-		if (!until(&run->source.ended, until_ns))
+		if (!ends_until(&run->source.ended, NULL, until_ns))
 			wrong = "the source hangs";
 	}
-	if (!wrong && !until(&run->dest.ended, until_ns))
+	if (!wrong && !ends_until(&run->dest.ended, NULL, until_ns))
 		wrong = "the destination hangs";
 	if (!wrong)
 		wrong = judge(self);
 	__atomic_store_n(&run->go, true, __ATOMIC_RELEASE);
-	stop(self);
+	ends_kill(self->pid);
 	return wrong;
 }
 

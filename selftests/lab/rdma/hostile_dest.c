@@ -5,13 +5,10 @@
  */
 #include "kselftest_harness.h"
 
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <wherry/wherry.h>
 
 #include "base/bytes.h"
-#include "base/clock.h"
+#include "selftests/lab/rdma/ends.h"
 #include "selftests/lab/rdma/peer.h"
 
 #define HERE "10.9.1.2"
@@ -38,24 +35,10 @@ static int on_resume(void *opaque, struct wh_err *err)
 	return 0;
 }
 
-static int dirty_start(void *opaque, struct wh_err *err)
-{
-	(void)opaque, (void)err;
-	return 0;
-}
-
-static int dirty_sync(void *opaque, const struct wh_block *block, uint64_t *map, size_t pages,
-		      struct wh_err *err)
-{
-	(void)opaque, (void)block, (void)map, (void)pages, (void)err;
-	return 0;
-}
-
 static const struct wh_callbacks callbacks = {
 	.pause = on_pause,
 	.resume = on_resume,
-	.dirty_start = dirty_start,
-	.dirty_sync = dirty_sync,
+	ENDS_WRITE_NOTHING,
 };
 
 FIXTURE(hostile_dest)

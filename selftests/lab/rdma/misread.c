@@ -8,18 +8,12 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <wherry/wherry.h>
 
 #include "base/bytes.h"
-#include "base/clock.h"
 #include "rdma/link.h"
 #include "rdma/vread.h"
+#include "selftests/lab/rdma/ends.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define BYTES (3 * MIB + 4096)
@@ -109,39 +103,10 @@ static int on_start(void *opaque, struct wh_err *err)
 	return -pthread_create(&thread, NULL, touch, NULL);
 }
 
-/* Nobody writes: but the first time every page counts as written */
-static int dirty_start(void *opaque, struct wh_err *err)
-{
-	(void)opaque, (void)err;
-	return 0;
-}
-
-static int dirty_sync(void *opaque, const struct wh_block *block, uint64_t *map, size_t pages,
-		      struct wh_err *err)
-{
-	(void)opaque, (void)block, (void)map, (void)pages, (void)err;
-	return 0;
-}
-
 static const struct wh_callbacks callbacks = {
 	.start = on_start,
-	.dirty_start = dirty_start,
-	.dirty_sync = dirty_sync,
+	ENDS_WRITE_NOTHING,
 };
-
-static int begin(struct wh_migration *m, enum wh_role role, struct wh_err *err)
-{
-	int ret = role == WH_SOURCE ? wh_connect(m, run->uri, err) :
-				      wh_listen(m, "rdma:10.9.1.2:0", err);
-
-	if (ret == 0)
-		ret = wh_start(m, err);
-	if (ret == 0 && role == WH_SOURCE)
-		ret = wh_start_postcopy(m, err);
-	else if (ret == 0)
-		snprintf(run->uri, sizeof(run->uri), "%s", wh_listen_uri(m));
-	return ret;
-}
 
 /* Until it has ended, or is paused. Nobody gives it up: pages may be missing */
 static void be_end(enum wh_role role, void *memory, int fd)
@@ -165,7 +130,9 @@ static void be_end(enum wh_role role, void *memory, int fd)
 	if (ret == 0)
 		ret = wh_add_block(m, &block, &err);
 	if (ret == 0)
-		ret = begin(m, role, &err);
+		ret = ends_begin(m, role, run->uri, sizeof(run->uri), &err);
+	if (ret == 0 && role == WH_SOURCE)
+		ret = wh_start_postcopy(m, &err);
 	while (ret == 0 && (ret = wh_wait(m, 50 * (int64_t)NS_PER_MS, &err)) == -EAGAIN)
 		ret = 0;
 	run->phase[role] = wh_get_phase(m);
@@ -193,11 +160,8 @@ FIXTURE_SETUP(misread)
 	run = mmap(NULL, sizeof(*run), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, run);
 	for (unsigned i = 0; i < 2; i++) {
-		self->fd[i] = memfd_create("ram", MFD_CLOEXEC);
-		ASSERT_EQ(0, ftruncate(self->fd[i], (off_t)BYTES));
-		self->memory[i] =
-			mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd[i], 0);
-		ASSERT_NE(MAP_FAILED, self->memory[i]);
+		self->memory[i] = ends_ram(BYTES, &self->fd[i]);
+		ASSERT_NE(NULL, self->memory[i]);
 	}
 	for (uint64_t at = 0; at < BYTES; at++)
 		self->memory[WH_SOURCE][at] = (uint8_t)(at >> 12 | 1);
@@ -205,23 +169,12 @@ FIXTURE_SETUP(misread)
 
 FIXTURE_TEARDOWN(misread)
 {
-	for (unsigned i = 0; i < 2; i++)
-		if (self->pid[i] > 0) {
-			kill(self->pid[i], SIGKILL);
-			waitpid(self->pid[i], NULL, 0);
-		}
+	ends_kill(self->pid);
 }
 
 static bool until(const void *byte)
 {
-	uint64_t until_ns = clock_now_ns() + LIMIT_NS;
-
-	while (!__atomic_load_n((const char *)byte, __ATOMIC_ACQUIRE)) {
-		if (clock_now_ns() > until_ns)
-			return false;
-		usleep(2000);
-	}
-	return true;
+	return ends_until(byte, NULL, clock_now_ns() + LIMIT_NS);
 }
 
 static bool be(FIXTURE_DATA(misread) *self, enum wh_role role)

@@ -7,45 +7,11 @@ set -u
 . selftests/lib/lab.sh
 
 told="/tmp/source /tmp/dest"
-mkfifo /tmp/in /tmp/dest_in
+before=0.5
 
 vmm()
 {
 	exec "$WH_BUILD/wherry-vmm" --threads --ram 6M --rate 200 --dead-peer 3000 --bandwidth 2M "$@"
-}
-
-# URI OPTIONS...: a migration has begun
-begin()
-{
-	uri=$1
-	shift
-	: >/tmp/source
-	: >/tmp/dest
-	vmm --listen "$uri" "$@" </tmp/dest_in >/tmp/dest 2>&1 &
-	dest=$!
-	vmm "$@" </tmp/in >/tmp/source 2>&1 &
-	source=$!
-	exec 3>/tmp/in 4>/tmp/dest_in
-	until_says '"kind":"listening"' /tmp/dest || return
-	echo "migrate $uri" >&3
-	until_says '"phase":"active"' /tmp/dest
-}
-
-# URI OPTIONS...: and the guest runs there, with some of its memory
-begin_postcopy()
-{
-	begin "$@" || return
-	sleep 0.5
-	echo postcopy >&3
-	until_says '"phase":"postcopy-active"' /tmp/dest
-}
-
-ends()
-{
-	wait $dest || return 1
-	wait $source || return 1
-	exec 3>&- 4>&-
-	grep '"verified":true' /tmp/dest && grep '"phase":"completed"' /tmp/source
 }
 
 # FILE DESCRIPTOR COMMAND PATTERN: it is said until that is there; the old connection may not be closed yet

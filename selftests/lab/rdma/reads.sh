@@ -8,36 +8,10 @@ set -u
 . selftests/lib/lab.sh
 
 told="/tmp/source /tmp/dest"
-mkfifo /tmp/in /tmp/dest_in
 
 vmm()
 {
 	exec "$WH_BUILD/wherry-vmm" --threads --ram 4M --rate 1000 --dead-peer 20000 --bandwidth 2M "$@"
-}
-
-# OPTIONS...: the guest runs there, and little of its memory has come
-begin()
-{
-	: >/tmp/source
-	: >/tmp/dest
-	vmm --listen rdma:$here:4444 </tmp/dest_in >/tmp/dest 2>&1 &
-	dest=$!
-	vmm "$@" </tmp/in >/tmp/source 2>&1 &
-	source=$!
-	exec 3>/tmp/in 4>/tmp/dest_in
-	until_says '"kind":"listening"' /tmp/dest || return
-	echo "migrate rdma:$here:4444" >&3
-	until_says '"phase":"active"' /tmp/dest || return
-	echo postcopy >&3
-	until_says '"phase":"postcopy-active"' /tmp/dest
-}
-
-ends()
-{
-	wait $dest || return 1
-	wait $source || return 1
-	exec 3>&- 4>&-
-	grep '"verified":true' /tmp/dest && grep '"phase":"completed"' /tmp/source
 }
 
 # URGENT REQUESTS: what the destination counted in the end matches that; read, and asked for
@@ -54,20 +28,20 @@ connections()
 }
 
 some='[1-9][0-9]*'
-now "one that reads" begin --postcopy-bandwidth 2M
+now "one that reads" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 2M
 now "all of it is there" ends
 now "every page was read that was waited for" counted "$some" 0
 
-now "one with keys for a MiB" begin --postcopy-bandwidth 2M --read-max 1M
+now "one with keys for a MiB" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 2M --read-max 1M
 now "all of that is there" ends
 now "some pages were read, others asked for" counted "$some" "$some"
 
-now "one that may read nothing" begin --postcopy-bandwidth 2M --read-max 0
+now "one that may read nothing" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 2M --read-max 0
 now "there are two connections" connections 4
 now "all of that is there, too" ends
 now "every page was asked for" counted 0 "$some"
 
-now "one to be paused" begin --postcopy-bandwidth 512K
+now "one to be paused" begin_postcopy rdma:$here:4444 --postcopy-bandwidth 512K
 now "there are three connections" connections 6
 now "it reads" until_says "\"pages_urgent\":$some" /tmp/dest
 echo pause >&3
