@@ -57,32 +57,32 @@ state()
 	until_says "\"state\":\"$1\",\"from\"" "$2"
 }
 
-# Whoever was there says that every byte is right, or nothing if it is not asked to
+# While those who are left are there; then they are ended
 end()
 {
+	soon 20 unpinned
+	left=$?
 	echo quit >&3
 	echo quit >&4
 	exec 3>&- 4>&-
 	wait $source
 	wait $replica
-	soon 20 unpinned
+	return $left
 }
 
-verified()
+takes_over()
 {
 	echo takeover >&4
-	state takeover /tmp/replica || return
-	echo quit >&4
-	wait $replica || return
-	grep '"verified":true' /tmp/replica
+	state takeover /tmp/replica
 }
 
 now "protected over RDMA" protected
 now "slabs are registered" registered
 kill -9 $source
 now "the replica misses it" state suspect /tmp/replica
-now "and goes on with every byte" verified
+now "and goes on" takes_over
 now "nothing of it is left" end
+now "and every byte is right" grep '"verified":true' /tmp/replica
 
 replica_limits=pinning_little
 now "a replica that may pin little" protected
@@ -138,6 +138,7 @@ protection_refused()
 }
 
 now "a replica takes no migration, and waits on" migration_refused
+echo unprotect >&3
 now "nothing of it is left, refused" end
 now "and who waits for one no checkpoints" protection_refused
 tap_end

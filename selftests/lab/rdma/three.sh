@@ -62,8 +62,9 @@ now "three at once" three
 kill -9 $dest3
 now "one is killed, and two arrive" two_arrive
 now "the third runs where it was" third_goes_on
+# Its process is there yet, and has nothing to do with that any more
+now "nothing of them is left" soon 20 unpinned
 echo quit >&7
 exec 5>&- 6>&- 7>&-
 wait $source3
-now "nothing of them is left" soon 20 unpinned
 tap_end
