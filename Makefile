@@ -9,7 +9,7 @@
 #	make check-quick	the same without what is slow
 #	make check-interop	every way that selftests/interop/runs.def has with real QEMUs
 #	make lab CMD="..."	a command in a VM with RDMA; NET=pair, FILES="..."
-#	make check-lab		what needs such a VM; T="lab/rdma" for some
+#	make check-lab		what needs such a VM; T="lab/rdma" for some, KERNEL=6.1
 #	make check-lab-asan	the same with programs that have the sanitizers
 #	make bench		figures beside their floors and beside QEMU; QUICK=1
 #	make bench-readme	those of the last one into README.md and performance.rst
@@ -391,8 +391,14 @@ asan tsan:
 	+@$(BUILD_NOW) SAN=$@ all $(if $(strip $(T)),$(call paths_of,$@,$(T)),tests) || $(BROKEN)
 	@$(RUN_TESTS) $(call paths_of,$@,$(or $(strip $(T)),$(TEST_NAMES)))
 
-# Without T all of it; with it a folder or a test, in a VM of its own
+# Without T all of it; with it folders or tests, those of a folder in one VM. Its script knows what
+# they need; what has none runs anywhere, and here it is to do so in the VM
+lab_script = $(firstword $(wildcard selftests/$(patsubst %/,%,$(dir $(1))).sh selftests/$(1).sh))
+LAB_WANTED := $(filter lab/%,$(T))
+LAB_SCRIPTS = $(sort $(foreach test,$(LAB_WANTED),$(call lab_script,$(test))))
+lab_args = $(foreach test,$(LAB_WANTED),$(if $(filter $(1),$(call lab_script,$(test))),$(test)))
 .PHONY: check-lab check-lab-asan lab
+check-lab lab: export LAB_KERNEL := $(or $(KERNEL),$(LAB_KERNEL))
 # A sanitizer's programs in an emulated machine: all of the time limits are a few times longer
 check-lab: export WH_SLOW := $(or $(WH_SLOW),$(if $(SAN),4,1))
 check-lab: export LAB_ALL := 1
@@ -402,7 +408,11 @@ check-lab:
 ifeq ($(strip $(T)),)
 	@BUILD=$(BUILD) $(RUN_TESTS) $(call paths,$(if $(SAN),$(LAB_DIRS),$(filter lab/%,$(TEST_NAMES))))
 else
-	@WH_BUILD=$(BUILD) selftests/lab/run -n $(or $(NET),pair) $(addprefix -f ,$(FILES)) $(T)
+	@export WH_BUILD=$(BUILD); failed=0; \
+	$(foreach script,$(LAB_SCRIPTS),$(script) $(call lab_args,$(script)) || failed=1;) \
+	$(if $(filter-out lab/%,$(T)),selftests/lab/run -n $(or $(NET),pair) \
+	  $(addprefix -f ,$(FILES)) $(filter-out lab/%,$(T)) || failed=1;) \
+	exit $$failed
 endif
 check-lab-asan:
 	+@$(MAKE) --no-print-directory SAN=asan check-lab

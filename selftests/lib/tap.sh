@@ -50,6 +50,22 @@ empty()
 	fi
 }
 
+# NAME: wherry check has it; the row that says so, or why not, is in tap_row
+has()
+{
+	tap_row=$("${WH_BUILD:-build}/wherry" check | grep "^  [a-zA-Z]*  *$1 ")
+	[ "${tap_row#  ok }" != "$tap_row" ]
+}
+
+# NAME: else all is skipped, by a script that has not begun
+needs()
+{
+	has "$1" && return
+	# shellcheck disable=SC2086 # without the blanks of a table
+	echo "1..0 # SKIP" $tap_row
+	exit 4
+}
+
 tap_end()
 {
 	echo "1..$tap_count"

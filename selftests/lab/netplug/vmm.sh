@@ -6,6 +6,9 @@
 set -u
 . selftests/lib/tap.sh
 
+# Its guest is threads: the kernel says what they have written
+needs WP_ASYNC
+
 wherry=$WH_BUILD/wherry
 temp=$(mktemp -d) || exit 1
 primary=

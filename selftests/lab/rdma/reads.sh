@@ -7,6 +7,9 @@
 set -u
 . selftests/lib/lab.sh
 
+# Its guest is threads: the kernel says what they have written
+needs WP_ASYNC
+
 told="/tmp/source /tmp/dest"
 
 vmm()

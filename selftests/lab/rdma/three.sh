@@ -5,6 +5,9 @@
 set -u
 . selftests/lib/lab.sh
 
+# Its guest is threads: the kernel says what they have written
+needs WP_ASYNC
+
 told="/tmp/source1 /tmp/source2 /tmp/source3 /tmp/dest1 /tmp/dest2 /tmp/dest3"
 
 vmm()
