@@ -23,12 +23,17 @@ FIXTURE_SETUP(paused)
 {
 	struct end *source = &self->pair.source, *dest = &self->pair.dest;
 	struct wh_err *err = &self->err;
+	int ret;
 
 	memset(self, 0, sizeof(*self));
 	ASSERT_EQ(0, end_new(source, WH_SOURCE, WH_URGENT_OFF, false, err));
 	ASSERT_EQ(0, end_new(dest, WH_DEST, WH_URGENT_OFF, false, err));
 	ASSERT_EQ(0, wh_listen(dest->migration, "tcp:127.0.0.1:0", err)) TH_LOG("%s", err->text);
-	ASSERT_EQ(0, wh_connect(source->migration, wh_listen_uri(dest->migration), err));
+	ret = wh_connect(source->migration, wh_listen_uri(dest->migration), err);
+	/* a kernel that does not tell what its guest has written */
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, "%s", err->text);
+	ASSERT_EQ(0, ret) TH_LOG("%s", err->text);
 	end_run(source, NULL);
 	ASSERT_EQ(0, end_start(dest, false, err)) TH_LOG("%s", err->text);
 	ASSERT_EQ(0, end_start(source, false, err)) TH_LOG("%s", err->text);
