@@ -351,6 +351,7 @@ static void check_rdma(struct check *check)
 	if (probe.missing == VERBS_PART_COUNT) {
 		snprintf(detail, sizeof(detail), "%u: %s", probe.devices, probe.names);
 		tell(check, "device", USEFUL, true, detail, "");
+		tell(check, "on-demand paging", USEFUL, probe.on_demand, probe.demand, "");
 		return;
 	}
 	tell(check, "device", USEFUL, false,

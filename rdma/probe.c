@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <infiniband/verbs.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -35,16 +36,48 @@ static int may_open_any(const char *pattern)
 	return ret;
 }
 
-static void names_add(struct verbs_probe *probe, const char *name)
+/* Of @room; what does not fit as a whole is left out */
+static void word_add(char *text, size_t room, const char *between, const char *word)
 {
-	size_t have = strlen(probe->names);
-	size_t length = strlen(name);
+	size_t have = strlen(text);
 
-	if (have + 1 + length >= sizeof(probe->names))
-		return;
-	if (have)
-		probe->names[have++] = ' ';
-	memcpy(probe->names + have, name, length + 1);
+	if (!have)
+		between = "";
+	if (have + strlen(between) + strlen(word) < room)
+		snprintf(text + have, room - have, "%s%s", between, word);
+}
+
+uint32_t verbs_on_demand(struct ibv_context *context)
+{
+	struct ibv_device_attr_ex attr = { 0 };
+
+	if (ibv_query_device_ex(context, NULL, &attr) != 0 ||
+	    !(attr.odp_caps.general_caps & IBV_ODP_SUPPORT))
+		return 0;
+	return attr.odp_caps.per_transport_caps.rc_odp_caps;
+}
+
+static void demand_add(struct verbs_probe *probe, struct ibv_context *context)
+{
+	static const struct {
+		uint32_t bit;
+		const char *name;
+	} operations[] = {
+		{ IBV_ODP_SUPPORT_SEND, "send" },     { IBV_ODP_SUPPORT_RECV, "receive" },
+		{ IBV_ODP_SUPPORT_WRITE, "write" },   { IBV_ODP_SUPPORT_READ, "read" },
+		{ IBV_ODP_SUPPORT_ATOMIC, "atomic" },
+	};
+	uint32_t has = verbs_on_demand(context);
+	char line[128];
+
+	snprintf(line, sizeof(line), "%.64s:%s", ibv_get_device_name(context->device),
+		 has ? "" : " none");
+	for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++)
+		if (has & operations[i].bit)
+			word_add(line, sizeof(line), " ", operations[i].name);
+	word_add(probe->demand, sizeof(probe->demand), "; ", line);
+	if (has & IBV_ODP_SUPPORT_WRITE && has & IBV_ODP_SUPPORT_READ)
+		probe->on_demand++;
 }
 
 static int find_devices(struct verbs_probe *probe)
@@ -61,8 +94,9 @@ static int find_devices(struct verbs_probe *probe)
 
 		if (!context)
 			continue;
-		names_add(probe, ibv_get_device_name(list[i]));
+		word_add(probe->names, sizeof(probe->names), " ", ibv_get_device_name(list[i]));
 		probe->devices++;
+		demand_add(probe, context);
 		ibv_close_device(context);
 	}
 	ibv_free_device_list(list);

@@ -14,6 +14,16 @@ says()
 }
 
 try "both devices are found" says 'rxe0 rxe1\|rxe1 rxe0'
+# As the device says itself, of connections
+operations()
+{
+	ibv_devinfo -v -d rxe0 | awk '/rc_odp_caps:/ { on = 1; next } /:/ { on = 0 }
+		on && /SUPPORT_(SEND|RECV|WRITE|READ|ATOMIC)$/ {
+			sub(/.*SUPPORT_/, ""); sub(/RECV/, "RECEIVE"); all = all " " tolower($0) }
+		END { print all == "" ? " none" : all }'
+}
+
+try "and what they can do without pinning" says "on-demand paging *rxe0:$(operations); rxe1"
 mv /dev/infiniband/rdma_cm /dev/infiniband/away
 try "without rdma_cm it names the module" says 'modprobe rdma_ucm'
 mv /dev/infiniband/away /dev/infiniband/rdma_cm
