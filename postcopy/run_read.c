@@ -228,14 +228,21 @@ static void place(struct reads *reads)
 			   now_ns + dest->channel[CHANNEL_URGENT].retry_ns);
 }
 
-/* Return: 0, or a negative errno */
-static int look_at_reads(struct reads *reads, struct wh_err *err)
+/*
+ * What is under way is told of when it is complete. The queue is armed while it is, and not when it was:
+ * then the guest's thread wants the processor. Return: 0, or a negative errno
+ */
+static int arm(struct reads *reads, struct wh_err *err)
 {
 	uint8_t *at;
-	int ret = vlink_reap(&reads->link, err);
+	int ret;
 
-	place(reads);
-	return ret < 0 ? ret : vlink_room(&reads->link, &at, err);
+	if (op_busy(&reads->send) || !reads->link.sending)
+		return 0;
+	ret = vlink_room(&reads->link, &at, err);
+	if (reads->link.sending)
+		watch(reads, &reads->send, vlink_send_fd(&reads->link));
+	return ret;
 }
 
 /* What has come of what was said and begun. Return: 0, or a negative errno */
@@ -245,8 +252,10 @@ static int hear(struct reads *reads, struct wh_err *err)
 	size_t bytes;
 	int ret = 0;
 
-	if (!op_busy(&reads->send))
-		ret = look_at_reads(reads, err);
+	if (!op_busy(&reads->send)) {
+		ret = vlink_reap(&reads->link, err);
+		place(reads);
+	}
 	if (ret >= 0 && !op_busy(&reads->event))
 		while ((ret = vlink_event(&reads->link, err)) > 0)
 			;
@@ -325,6 +334,8 @@ void reads_turn(struct wh_migration *m)
 		if (ret >= 0 && reads->link.up)
 			ret = do_next(reads, &err);
 		if (ret >= 0)
+			ret = arm(reads, &err);
+		if (ret >= 0)
 			ret = look_at_clock(reads, &err);
 		if (ret < 0)
 			lose(reads, &err);
@@ -335,7 +346,6 @@ void reads_turn(struct wh_migration *m)
 		return;
 	watch(reads, &reads->event, vlink_event_fd(&reads->link));
 	watch(reads, &reads->receive, vlink_receive_fd(&reads->link));
-	watch(reads, &reads->send, vlink_send_fd(&reads->link));
 }
 
 bool reads_close(struct wh_migration *m)
