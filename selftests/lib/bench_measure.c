@@ -142,6 +142,7 @@ const struct bench_aim bench_aims[] = {
 	{ BENCH_RDMA_RATE, "wherry", "floor", "by chunks", true, 0.8 },
 	{ BENCH_RDMA_RATE, "wherry", "QEMU 7.2", "by chunks", true, 1.5 },
 	{ BENCH_RDMA_FAULT, "wherry", "floor", NULL, false, 1.5 },
+	{ BENCH_RDMA_FAULT, "wherry", "floor, a fault", NULL, false, 1.5 },
 
 	{ 0 },
 };
