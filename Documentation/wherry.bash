@@ -20,7 +20,7 @@ _wherry()
 		demo:--hold) words='queue plug none' ;;
 		demo:--kill) words='source destination link agent' ;;
 		receive:--memory) words='memfd private' ;;
-		receive:--postcopy | receive:--reserve | receive:--urgent | send:--return-path | relay:--return-path) words='on off' ;;
+		receive:--postcopy | receive:--reserve | receive:--urgent | send:--return-path | relay:--return-path | *:--odp) words='on off' ;;
 		send:--multifd-compression | relay:--multifd-compression) words='none zstd' ;;
 		send:--multifd-sync | relay:--multifd-sync) words='section round' ;;
 		send:--urgent | relay:--urgent) words='off switch start' ;;
@@ -59,7 +59,7 @@ _wherry()
 			;;
 		receive:*)
 			words='--out --force --reserve --postcopy --urgent --switchover-ack --multifd --touch --memory --hugetlb
-				--verify --device-max --pin-max --recover --timeout --tls --json --quiet --help'
+				--verify --device-max --pin-max --odp --recover --timeout --tls --json --quiet --help'
 			;;
 		relay:*)
 			words='--out --reserve --postcopy --urgent --return-path --multifd --multifd-compression
@@ -68,7 +68,7 @@ _wherry()
 			;;
 		send:*)
 			words='--from --mapped-ram --force --postcopy --urgent --return-path --switchover-ack --multifd
-				--multifd-compression --multifd-level --multifd-sync --pin-all --pin-max --bandwidth --machine
+				--multifd-compression --multifd-level --multifd-sync --pin-all --pin-max --odp --bandwidth --machine
 				--page-size --recover --verify --timeout --tls --json --quiet --help'
 			;;
 		protect:* | qmp:* | top:*)

@@ -42,7 +42,8 @@ static const char usage[] =
 	"  --verify[=on|off]       a digest of each page, so that damage can be found later (on)\n"
 	"  --hugetlb               fail if a block of huge pages cannot have them here too\n"
 	"  --device-max SIZE       bytes of device state taken (256M)\n"
-	"  --pin-max SIZE          over RDMA: no more memory than this is registered at a time\n"
+	"  --pin-max SIZE          over RDMA: no more memory than this is pinned at a time\n"
+	"  --odp off|on            over RDMA: pin nothing, where the device can do that (on)\n"
 	"  --tls WORDS             dir=DIR and more: every connection speaks TLS (tls.rst)\n"
 	"  --timeout SECONDS       until a connection says what it is, and until a silent\n"
 	"                          peer is taken for dead (10)\n"
@@ -67,6 +68,7 @@ enum {
 	OPTION_VERIFY,
 	OPTION_DEVICE_MAX,
 	OPTION_PIN_MAX,
+	OPTION_ODP,
 	OPTION_TIMEOUT,
 	OPTION_TLS,
 	OPTION_RECOVER,
@@ -89,6 +91,7 @@ static const struct option options[] = {
 	{ "verify", optional_argument, NULL, OPTION_VERIFY },
 	{ "device-max", required_argument, NULL, OPTION_DEVICE_MAX },
 	{ "pin-max", required_argument, NULL, OPTION_PIN_MAX },
+	{ "odp", required_argument, NULL, OPTION_ODP },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
 	{ "tls", required_argument, NULL, OPTION_TLS },
 	{ "recover", required_argument, NULL, OPTION_RECOVER },
@@ -293,6 +296,9 @@ static int read_option(struct receive *receive, struct wh_config *config, int op
 		break;
 	case OPTION_PIN_MAX:
 		ret = cli_number("receive", "pin-max", optarg, INT64_MAX, &config->rdma_pin_max);
+		break;
+	case OPTION_ODP:
+		ret = cli_word("receive", "odp", optarg, "off", "on", &config->rdma_odp);
 		break;
 	case OPTION_TIMEOUT:
 		ret = cli_number("receive", "timeout", optarg, 86400, &number);

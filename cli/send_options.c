@@ -39,7 +39,8 @@ static const char usage[] =
 	"                         machine type says)\n"
 	"  --pin-all              over RDMA: all memory is registered before it begins\n"
 	"                         (as the capability rdma-pin-all)\n"
-	"  --pin-max SIZE         over RDMA: no more memory than this is registered at a time\n"
+	"  --pin-max SIZE         over RDMA: no more memory than this is pinned at a time\n"
+	"  --odp off|on           over RDMA: pin nothing, where the device can do that (on)\n"
 	"  --switchover-ack       do not switch before the destination says that it is ready\n"
 	"                         (at a QEMU from 8.1 on: the capability switchover-ack)\n"
 	"  --bandwidth SIZE       bytes a second of what was not asked for (no limit)\n"
@@ -69,6 +70,7 @@ enum {
 	OPTION_MULTIFD_SYNC,
 	OPTION_PIN_ALL,
 	OPTION_PIN_MAX,
+	OPTION_ODP,
 	OPTION_SWITCHOVER_ACK,
 	OPTION_BANDWIDTH,
 	OPTION_MACHINE,
@@ -95,6 +97,7 @@ static const struct option options[] = {
 	{ "multifd-sync", required_argument, NULL, OPTION_MULTIFD_SYNC },
 	{ "pin-all", no_argument, NULL, OPTION_PIN_ALL },
 	{ "pin-max", required_argument, NULL, OPTION_PIN_MAX },
+	{ "odp", required_argument, NULL, OPTION_ODP },
 	{ "switchover-ack", no_argument, NULL, OPTION_SWITCHOVER_ACK },
 	{ "bandwidth", required_argument, NULL, OPTION_BANDWIDTH },
 	{ "machine", required_argument, NULL, OPTION_MACHINE },
@@ -218,6 +221,9 @@ static int read_option(struct send *send, struct wh_config *config, int option)
 		break;
 	case OPTION_PIN_MAX:
 		ret = cli_number("send", "pin-max", optarg, INT64_MAX, &config->rdma_pin_max);
+		break;
+	case OPTION_ODP:
+		ret = cli_word("send", "odp", optarg, "off", "on", &config->rdma_odp);
 		break;
 	case OPTION_SWITCHOVER_ACK:
 		config->switchover_ack = true;

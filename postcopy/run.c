@@ -34,6 +34,7 @@ void wh_config_init(struct wh_config *config)
 		.postcopy = true,
 		.return_path = true,
 		.urgent = WH_URGENT_AT_SWITCH,
+		.rdma_odp = true,
 		.rdma_read_max = UINT64_C(1) << 30,
 		.downtime_ns = 300 * NS_PER_MS,
 		.machine = "wherry",

@@ -5,6 +5,7 @@
 #ifndef WH_NO_RDMA
 #include "base/zero.h"
 #include "postcopy/bridge.h"
+#include "postcopy/on_demand.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -23,9 +24,11 @@ static_assert(VLINK_SEND_MAX >= VDEST_ANSWER_MAX, "an answer is one message");
 static int op_grant(void *ctx, unsigned block, uint64_t chunk, uint32_t *rkey, struct wh_err *err)
 {
 	struct bridge *bridge = ctx;
+	int ret = chunk == VDEST_WHOLE ? vmem_grant_whole(&bridge->memory, block, rkey, err) :
+					 vmem_grant(&bridge->memory, block, chunk, rkey, err);
 
-	return chunk == VDEST_WHOLE ? vmem_grant_whole(&bridge->memory, block, rkey, err) :
-				      vmem_grant(&bridge->memory, block, chunk, rkey, err);
+	on_demand_look(bridge->m, &bridge->memory);
+	return ret;
 }
 
 static int op_revoke(void *ctx, unsigned block, uint64_t chunk, struct wh_err *err)
@@ -79,6 +82,8 @@ static int open_memory(struct bridge *bridge, struct wh_err *err)
 	ret = vmem_open(&bridge->memory, bridge->link.pd, false, dest->blocks, err);
 	bridge->memory.max = bridge->m->config.rdma_pin_max;
 	bridge->memory.bits = bridge->engine.bits;
+	if (ret == 0)
+		on_demand_begin(bridge->m, &bridge->memory);
 	for (unsigned i = 0; i < dest->blocks && ret == 0; i++) {
 		uint8_t *addr = dest->block[i].region->addr;
 

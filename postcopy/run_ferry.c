@@ -9,6 +9,7 @@
  */
 #ifndef WH_NO_RDMA
 #include "postcopy/ferry.h"
+#include "postcopy/on_demand.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -42,10 +43,13 @@ static void lose(struct ferry *ferry, const struct wh_err *err)
 static int pin(struct ferry *ferry, const struct vsource_write *write, uint32_t *lkey,
 	       struct wh_err *err)
 {
-	if (ferry->engine.pin_all)
-		return vmem_grant_whole(&ferry->memory, write->block, lkey, err);
-	return vmem_grant(&ferry->memory, write->block, write->offset >> ferry->memory.bits, lkey,
-			  err);
+	uint64_t chunk = write->offset >> ferry->memory.bits;
+	int ret = ferry->engine.pin_all ?
+			  vmem_grant_whole(&ferry->memory, write->block, lkey, err) :
+			  vmem_grant(&ferry->memory, write->block, chunk, lkey, err);
+
+	on_demand_look(ferry->m, &ferry->memory);
+	return ret;
 }
 
 /* Without room for it what is registered has to do, if there is any */

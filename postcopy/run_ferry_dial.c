@@ -54,6 +54,7 @@ void ferry_free(struct wh_migration *m)
 }
 #else
 #include "postcopy/ferry.h"
+#include "postcopy/on_demand.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -218,6 +219,7 @@ static int begin_beside(struct ferry *ferry, struct wh_err *err)
 	if (ret < 0)
 		return ret;
 	ferry->memory.bits = ferry->engine.bits;
+	on_demand_begin(m, &ferry->memory);
 	for (unsigned i = 0; i < m->regions; i++)
 		chunks += vsource_chunks(&ferry->engine, m->region[i].length);
 	chunk = ferry->chunk = calloc(chunks, sizeof(*chunk));

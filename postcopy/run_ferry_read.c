@@ -9,6 +9,7 @@
  */
 #ifndef WH_NO_RDMA
 #include "postcopy/ferry.h"
+#include "postcopy/on_demand.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -26,22 +27,32 @@ bool ferry_read_offered(const struct ferry *ferry)
 	       wh_get_phase(ferry->m) != WH_PHASE_PAUSED;
 }
 
+/* One chunk more would be. What precopy has pinned is so until the end */
+static bool is_beyond_limit(const struct ferry *ferry)
+{
+	const struct wh_config *config = &ferry->m->config;
+	const struct vmem *lent = &ferry->lent;
+	uint64_t pinned = ferry->memory.pinned + lent->pinned + CONTROL_CHUNK;
+
+	if (lent->bytes + CONTROL_CHUNK > config->rdma_read_max)
+		return true;
+	return config->rdma_pin_max && !lent->on_demand && pinned > config->rdma_pin_max;
+}
+
 /* Without a key it asks: neither limit nor a lack of memory is an error */
 static uint32_t op_key(void *ctx, unsigned block, uint64_t chunk)
 {
 	struct ferry *ferry = ctx;
-	const struct wh_config *config = &ferry->m->config;
 	struct vmem *lent = &ferry->lent;
 	struct wh_err err = { 0 };
-	uint64_t bytes = lent->bytes + CONTROL_CHUNK;
 	uint32_t key = 0;
 
-	/* what precopy has registered is so until the end */
-	if (!lent->block[block].chunk[chunk].mr &&
-	    (bytes > config->rdma_read_max ||
-	     (config->rdma_pin_max && bytes + ferry->memory.bytes > config->rdma_pin_max)))
+	if (!lent->block[block].chunk[chunk].mr && is_beyond_limit(ferry))
 		return 0;
-	return vmem_grant(lent, block, chunk, &key, &err) < 0 ? 0 : key;
+	if (vmem_grant(lent, block, chunk, &key, &err) < 0)
+		key = 0;
+	on_demand_look(ferry->m, lent);
+	return key;
 }
 
 static const struct vlend_ops lend_ops = { op_key };
@@ -54,6 +65,8 @@ int ferry_read_begin(struct ferry *ferry, struct wh_err *err)
 	vlend_init(&ferry->lend, &lend_ops, ferry);
 	ret = vmem_open(&ferry->lent, ferry->read.pd, false, m->regions, err);
 	ferry->lent.lent = true;
+	if (ret == 0)
+		on_demand_begin(m, &ferry->lent);
 	for (unsigned i = 0; i < m->regions && ret == 0; i++) {
 		const struct region *region = &m->region[i];
 

@@ -5,6 +5,7 @@
 #include "rdma/memory.h"
 
 #include "base/err.h"
+#include "rdma/probe.h"
 #include "wire/control.h"
 
 #include <errno.h>
@@ -17,6 +18,13 @@ int vmem_open(struct vmem *vmem, struct ibv_pd *pd, bool local, unsigned blocks,
 	*vmem = (struct vmem){ .pd = pd, .local = local, .bits = CONTROL_CHUNK_BITS };
 	vmem->block = calloc(blocks, sizeof(*vmem->block));
 	return vmem->block ? 0 : err_set(err, -ENOMEM, "rdma: no memory for %u blocks", blocks);
+}
+
+void vmem_on_demand(struct vmem *vmem)
+{
+	const uint32_t needs = vmem->lent ? IBV_ODP_SUPPORT_READ : IBV_ODP_SUPPORT_WRITE;
+
+	vmem->on_demand = verbs_on_demand(vmem->pd->context) & needs;
 }
 
 static uint64_t chunks(const struct vmem *vmem, const struct vmem_block *block)
@@ -63,14 +71,14 @@ static int no_room(const struct vmem *vmem, uint64_t bytes, int code, struct wh_
 	if (!code)
 		return err_set(err, -ENOMEM,
 			       "rdma: pinning %llu KiB beside %llu KiB: the limit is %llu KiB",
-			       kib(bytes), kib(vmem->bytes), kib(vmem->max));
+			       kib(bytes), kib(vmem->pinned), kib(vmem->max));
 	if (code != EAGAIN && limit.rlim_cur != RLIM_INFINITY)
 		return err_set(err, -ENOMEM,
 			       "rdma: pinning %llu KiB beside %llu KiB: the limit is %llu KiB "
 			       "(ulimit -l)",
-			       kib(bytes), kib(vmem->bytes), kib(limit.rlim_cur));
+			       kib(bytes), kib(vmem->pinned), kib(limit.rlim_cur));
 	return err_set(err, -ENOMEM, "rdma: pinning %llu KiB beside %llu KiB: %s", kib(bytes),
-		       kib(vmem->bytes),
+		       kib(vmem->pinned),
 		       code == EAGAIN ? "the control group may have no more (rdma.max)" :
 					"there is no memory");
 }
@@ -84,16 +92,16 @@ static int failed(const struct vmem *vmem, uint64_t bytes, int code, struct wh_e
 	if (code == ENOMEM || code == EAGAIN || code == EPERM)
 		return no_room(vmem, bytes, code, err);
 	return err_sys(err, code, "rdma: pinning %llu KiB beside %llu KiB", kib(bytes),
-		       kib(vmem->bytes));
+		       kib(vmem->pinned));
 }
 
 /* QEMU takes a key of 0 for none: if a device gives that, it is asked for another */
-static struct ibv_mr *pin(const struct vmem *vmem, void *addr, uint64_t bytes)
+static struct ibv_mr *reg(const struct vmem *vmem, void *addr, uint64_t bytes, int how)
 {
 	/* what is read only may be memory that cannot be written, too */
-	const int access = vmem->local ? 0 :
-			   vmem->lent  ? IBV_ACCESS_REMOTE_READ :
-					 IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+	const int access = how | (vmem->local ? 0 :
+				  vmem->lent  ? IBV_ACCESS_REMOTE_READ :
+						IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
 	struct ibv_mr *mr = ibv_reg_mr(vmem->pd, addr, bytes, access);
 	struct ibv_mr *second;
 
@@ -104,18 +112,38 @@ static struct ibv_mr *pin(const struct vmem *vmem, void *addr, uint64_t bytes)
 	return second;
 }
 
-static int grant(struct vmem *vmem, struct ibv_mr **mr, uint8_t *addr, uint64_t bytes,
+/* What a device says that it can, a kernel may not let it do with this memory */
+static void reg_on_demand(struct vmem *vmem, struct vmem_chunk *chunk, uint8_t *addr,
+			  uint64_t bytes)
+{
+	if (!vmem->on_demand)
+		return;
+	chunk->mr = reg(vmem, addr, bytes, IBV_ACCESS_ON_DEMAND);
+	chunk->pinned = false;
+	/* which the control group may have no more of, pinned or not */
+	if (chunk->mr || errno == EAGAIN)
+		return;
+	err_sys(&vmem->refused, errno, "rdma: memory is pinned, as on-demand paging was refused");
+	vmem->on_demand = false;
+}
+
+static int grant(struct vmem *vmem, struct vmem_chunk *chunk, uint8_t *addr, uint64_t bytes,
 		 uint32_t *key, struct wh_err *err)
 {
-	if (!*mr && vmem->max && bytes > vmem->max - vmem->bytes)
-		return no_room(vmem, bytes, 0, err);
-	if (!*mr) {
-		*mr = pin(vmem, addr, bytes);
-		if (!*mr)
+	if (!chunk->mr) {
+		reg_on_demand(vmem, chunk, addr, bytes);
+		if (!chunk->mr && vmem->max && bytes > vmem->max - vmem->pinned)
+			return no_room(vmem, bytes, 0, err);
+		if (!chunk->mr) {
+			chunk->mr = reg(vmem, addr, bytes, 0);
+			chunk->pinned = true;
+		}
+		if (!chunk->mr)
 			return failed(vmem, bytes, errno, err);
 		vmem->bytes += bytes;
+		vmem->pinned += chunk->pinned ? bytes : 0;
 	}
-	*key = vmem->local ? (*mr)->lkey : (*mr)->rkey;
+	*key = vmem->local ? chunk->mr->lkey : chunk->mr->rkey;
 	return 0;
 }
 
@@ -127,7 +155,7 @@ int vmem_grant(struct vmem *vmem, unsigned block, uint64_t chunk, uint32_t *key,
 
 	if (bytes > UINT64_C(1) << vmem->bits)
 		bytes = UINT64_C(1) << vmem->bits;
-	return grant(vmem, &b->chunk[chunk].mr, b->addr + offset, bytes, key, err);
+	return grant(vmem, &b->chunk[chunk], b->addr + offset, bytes, key, err);
 }
 
 int vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *key, struct wh_err *err)
@@ -137,25 +165,26 @@ int vmem_grant_whole(struct vmem *vmem, unsigned block, uint32_t *key, struct wh
 	return grant(vmem, &b->whole, b->addr, b->length, key, err);
 }
 
-static int take_back(struct vmem *vmem, struct ibv_mr **mr, struct wh_err *err)
+static int take_back(struct vmem *vmem, struct vmem_chunk *chunk, struct wh_err *err)
 {
 	uint64_t bytes;
 	int ret;
 
-	if (!*mr)
+	if (!chunk->mr)
 		return 0;
-	bytes = (*mr)->length;
-	ret = ibv_dereg_mr(*mr);
+	bytes = chunk->mr->length;
+	ret = ibv_dereg_mr(chunk->mr);
 	if (ret)
 		return err_sys(err, ret, "rdma: unpinning %llu KiB", kib(bytes));
 	vmem->bytes -= bytes;
-	*mr = NULL;
+	vmem->pinned -= chunk->pinned ? bytes : 0;
+	chunk->mr = NULL;
 	return 0;
 }
 
 int vmem_revoke(struct vmem *vmem, unsigned block, uint64_t chunk, struct wh_err *err)
 {
-	return take_back(vmem, &vmem->block[block].chunk[chunk].mr, err);
+	return take_back(vmem, &vmem->block[block].chunk[chunk], err);
 }
 
 void vmem_close(struct vmem *vmem)
@@ -165,7 +194,7 @@ void vmem_close(struct vmem *vmem)
 
 		(void)take_back(vmem, &block->whole, NULL);
 		for (uint64_t chunk = 0; chunk < chunks(vmem, block); chunk++)
-			(void)take_back(vmem, &block->chunk[chunk].mr, NULL);
+			(void)take_back(vmem, &block->chunk[chunk], NULL);
 		free(block->chunk);
 	}
 	free(vmem->block);

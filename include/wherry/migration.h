@@ -243,7 +243,9 @@ struct wh_tls;
  * @rdma_read_max:	Source, over RDMA: bytes that a destination of ours may have registered in
  *			postcopy, to read pages that its guest waits for by itself; of what is
  *			beyond it asks for them. 0: it asks for all
- * @rdma_pin_max:	Over RDMA: so many bytes of memory are registered here at a time, rounded down
+ * @rdma_odp:		Over RDMA: memory is registered without being pinned (on-demand paging),
+ *			where the device can do that
+ * @rdma_pin_max:	Over RDMA: so many bytes of memory are pinned here at a time, rounded down
  *			to MiB, one at least; 0: as many as the kernel lets. What was written to least
  *			lately is given up for what is to be. At a source it is so at the other end
  *			too; at a destination a QEMU that wants more than that is refused. Not with
@@ -304,6 +306,7 @@ struct wh_config {
 	enum wh_multifd_marks multifd_marks;
 	int multifd_level;
 	bool rdma_pin_all;
+	bool rdma_odp;
 	uint64_t rdma_read_max;
 	uint64_t rdma_pin_max;
 

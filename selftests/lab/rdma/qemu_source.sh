@@ -55,7 +55,7 @@ try "nothing stays registered again" test "$(pinned)" = 0
 try "with its postcopy-ram on, which has a return path" migrate 'migrate_set_capability postcopy-ram on'
 try "the memory is the same once more" cmp $ram /tmp/out/mem.ram
 
-pin_max='--pin-max 4M'
+pin_max='--pin-max 4M --odp off'
 migrate >/tmp/said 2>&1
 try "it cannot give up what it has registered, and is refused" \
 	grep 'beside 4096 KiB: the limit is 4096 KiB' /tmp/receive

@@ -11,7 +11,7 @@ set -u
 needs WP_ASYNC
 
 told="/tmp/source /tmp/dest"
-limits=''
+limits='' odp=on # of the destination
 back=off
 ram=24M
 mkfifo /tmp/in
@@ -27,7 +27,7 @@ begin()
 {
 	: >/tmp/source
 	: >/tmp/dest
-	vmm --listen rdma:$here:4444 </dev/null >/tmp/dest 2>&1 &
+	vmm --odp $odp --listen rdma:$here:4444 </dev/null >/tmp/dest 2>&1 &
 	dest=$!
 	limits='' vmm "$@" </tmp/in >/tmp/source 2>&1 &
 	source=$!
@@ -96,12 +96,12 @@ kill -9 $dest
 now "the destination is killed" goes_on 'rdma: '
 finish "killed"
 
-limits=pinning_little little=1024
+limits=pinning_little little=1024 odp=off
 now "one into a destination that may pin its messages and no MiB" begin
 now "it has given up" goes_on 'destination gave up'
 now "and says why" until_says 'the limit is 1024 KiB' /tmp/dest
 finish "limited"
-limits=''
+limits='' odp=on
 
 # Both ends', of whom each registers messages, too
 large()

@@ -12,7 +12,7 @@ ram=/tmp/ram
 told="/tmp/receive /tmp/qemu"
 mkfifo /tmp/monitor
 dd if=/dev/urandom of=$ram bs=1M count=16 2>/dev/null
-limits=''
+limits='' odp=on
 
 # Who may not is not waited for
 some_registered()
@@ -26,7 +26,7 @@ begin()
 	rm -rf /tmp/out
 	: >/tmp/receive
 	: >/tmp/qemu
-	$limits "$WH_BUILD/wherry" receive --out /tmp/out --timeout 4 rdma:$here:4444 >/tmp/receive 2>&1 &
+	$limits "$WH_BUILD/wherry" receive --out /tmp/out --timeout 4 --odp $odp rdma:$here:4444 >/tmp/receive 2>&1 &
 	receiver=$!
 	until_says listening /tmp/receive || return
 	qemu $ram 16384 </tmp/monitor >/tmp/qemu 2>&1 &
@@ -83,13 +83,13 @@ now "the receiver is killed, and QEMU goes on" goes_on
 now "nothing of it is left again" unpinned
 finish
 
-limits=pinning_little
+limits=pinning_little odp=off
 now "one that may pin 2 MiB begins" begin 1g
 now "it says what the limit is" fails 'the limit is 2048 KiB'
 now "and QEMU goes on" goes_on
 now "nothing of it is left a third time" unpinned
 finish
-limits=''
+limits='' odp=on
 
 cable_loses 0
 now "another one begins" begin
