@@ -31,6 +31,7 @@ enum wrong {
 static struct run {
 	enum wrong wrong;
 	char uri[160];
+	unsigned answers;	  /* the source's, to requests for keys */
 	unsigned reads, requests; /* the destination's */
 	bool ended[2];		  /* WH_SOURCE, WH_DEST */
 	enum wh_phase phase[2];
@@ -65,6 +66,7 @@ int __wrap_vlend_take(struct vlend *lend, const uint8_t *message, size_t bytes, 
 {
 	int ret = __real_vlend_take(lend, message, bytes, answer, length, err);
 
+	run->answers++;
 	if (run->wrong == WRONG_ANSWER)
 		*length = 1;
 	return ret;
@@ -164,7 +166,7 @@ FIXTURE_SETUP(misread)
 		ASSERT_NE(NULL, self->memory[i]);
 	}
 	for (uint64_t at = 0; at < BYTES; at++)
-		self->memory[WH_SOURCE][at] = (uint8_t)(at >> 12 | 1);
+		self->memory[WH_SOURCE][at] = (uint8_t)(1 + (at >> 12) % 255);
 }
 
 FIXTURE_TEARDOWN(misread)
@@ -206,6 +208,7 @@ TEST_F_TIMEOUT(misread, an_answer_is_none, 110)
 	ASSERT_TRUE(play(self, WRONG_ANSWER));
 	EXPECT_EQ(WH_PHASE_DONE, run->phase[WH_SOURCE]) TH_LOG("%s", run->text[WH_SOURCE]);
 	EXPECT_EQ(WH_PHASE_DONE, run->phase[WH_DEST]) TH_LOG("%s", run->text[WH_DEST]);
+	EXPECT_EQ(1, run->answers);
 	EXPECT_EQ(0, run->reads);
 	EXPECT_LT(0, run->requests);
 	EXPECT_EQ(0, memcmp(self->memory[0], self->memory[1], BYTES));
