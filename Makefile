@@ -358,8 +358,8 @@ ifeq ($(strip $(T)),)
 check:
 	@$(MAKE) --no-print-directory deps
 	+@$(BUILD_NOW) all tests && \
-	  $(BUILD_NOW) SAN=asan run-built && \
-	  $(BUILD_NOW) SAN=tsan run-built || $(BROKEN)
+	  $(BUILD_NOW) SAN=asan BUILD=build-asan run-built && \
+	  $(BUILD_NOW) SAN=tsan BUILD=build-tsan run-built || $(BROKEN)
 	@$(RUN_TESTS) $(call paths,$(TEST_NAMES)) $(CHECKS) \
 	  $(call paths_of,asan,$(ASAN_NAMES)) $(call paths_of,tsan,$(TSAN_NAMES))
 
@@ -388,7 +388,7 @@ check-interop:
 
 asan tsan:
 	@$(MAKE) --no-print-directory deps
-	+@$(BUILD_NOW) SAN=$@ all $(if $(strip $(T)),$(call paths_of,$@,$(T)),tests) || $(BROKEN)
+	+@$(BUILD_NOW) SAN=$@ BUILD=build-$@ all $(if $(strip $(T)),$(call paths_of,$@,$(T)),tests) || $(BROKEN)
 	@$(RUN_TESTS) $(call paths_of,$@,$(or $(strip $(T)),$(TEST_NAMES)))
 
 # Without T all of it; with it folders or tests, those of a folder in one VM. Its script knows what
