@@ -319,8 +319,8 @@ TEST_NAMES := $(patsubst selftests/%,%,$(basename $(TEST_SRCS) $(TEST_SCRIPTS)))
 QUICK_NAMES := $(filter $(addsuffix /%,base wire recover ring uffd rdma netplug postcopy checkpoint protect cli),$(TEST_NAMES))
 # Under the sanitizers: what handles bytes of strangers, and what has threads. These are
 # programs of ours, so that those which they start are of the same folder
-ASAN_NAMES := $(filter base/% wire/% rdma/% recover/% postcopy/% checkpoint/% protect/% ring/% uffd/% cli/% e2e/two \
-	        e2e/recover e2e/agent,$(TEST_NAMES))
+ASAN_NAMES := $(filter base/% wire/% rdma/% netplug/% recover/% postcopy/% checkpoint/% protect/% ring/% uffd/% \
+	        cli/% e2e/two e2e/recover e2e/agent,$(TEST_NAMES))
 TSAN_NAMES := $(filter base/bits base/hist base/trace postcopy/%_threads checkpoint/cow protect/% ring/% uffd/% \
 	        e2e/two e2e/faults e2e/cuts e2e/recover e2e/agent postcopy/ahead postcopy/agent_% \
 	        cli/qmp cli/qmp_clients,$(TEST_NAMES))

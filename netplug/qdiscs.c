@@ -146,7 +146,7 @@ static struct rtnl_qdisc *hook_new(int ifindex, const char *kind)
 		return NULL;
 	rtnl_tc_set_ifindex(TC_CAST(hook), ifindex);
 	rtnl_tc_set_parent(TC_CAST(hook), TC_H_INGRESS);
-	rtnl_tc_set_handle(TC_CAST(hook), TC_HANDLE(0xffff, 0));
+	rtnl_tc_set_handle(TC_CAST(hook), TC_HANDLE(0xffffu, 0));
 	if (rtnl_tc_set_kind(TC_CAST(hook), kind) == 0)
 		return hook;
 	rtnl_qdisc_put(hook);
