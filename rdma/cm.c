@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <rdma/rdma_cma.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,10 +24,57 @@
 #define ACK_UNIT_NS UINT64_C(4096)
 #define ACK_MOST 31u
 
+/*
+ * A port without a link. Soft-RoCE does not get over a message of the connection manager that it
+ * cannot send: the port's queue pair for these stays broken until the device is made anew. One is
+ * sent to connect, and one with a connection's end, of which nobody would hear. So nobody is called
+ * where there is no link, and the ids of connections are kept until there is one again, or the
+ * process ends.
+ */
+#define LATE_MAX 64u
+
+static pthread_mutex_t late_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct vcm late[LATE_MAX];
+
+static bool has_link(struct rdma_cm_id *id)
+{
+	struct ibv_port_attr attr;
+
+	return !id->verbs || ibv_query_port(id->verbs, id->port_num, &attr) != 0 ||
+	       attr.state != IBV_PORT_DOWN;
+}
+
+/* Return: its id and its channel are kept, or there is no room for that */
+static bool put_off(struct vlink *link)
+{
+	bool kept = false;
+
+	pthread_mutex_lock(&late_lock);
+	for (unsigned i = 0; i < LATE_MAX && !kept; i++) {
+		if (late[i].id)
+			continue;
+		late[i] = (struct vcm){ link->channel, link->id };
+		kept = true;
+	}
+	pthread_mutex_unlock(&late_lock);
+	return kept;
+}
+
+/* In front of whatever is begun: what was put off, where there is a link again */
+static void catch_up(void)
+{
+	pthread_mutex_lock(&late_lock);
+	for (unsigned i = 0; i < LATE_MAX; i++)
+		if (late[i].id && has_link(late[i].id))
+			vcm_close(&late[i]);
+	pthread_mutex_unlock(&late_lock);
+}
+
 static int open_channel(struct rdma_event_channel **channel, struct wh_err *err)
 {
 	int flags;
 
+	catch_up();
 	*channel = rdma_create_event_channel();
 	if (!*channel)
 		return err_sys(err, errno, "rdma: /dev/infiniband/rdma_cm (modprobe rdma_ucm)");
@@ -202,6 +250,7 @@ int vlink_accept(struct vlink *link, struct rdma_cm_id *id, const struct control
 		ret = vlink_receive(link, err);
 	if (ret == 0)
 		set_timeout(id, dead_peer_ns);
+	link->told = true;
 	if (ret == 0 && rdma_accept(id, &param) < 0)
 		ret = err_sys(err, errno, "rdma: accept");
 	if (ret < 0) {
@@ -237,6 +286,10 @@ int vlink_connect(struct vlink *link, const struct sockaddr *at, const struct co
 
 static int go_way(struct vlink *link, struct wh_err *err)
 {
+	if (!has_link(link->id))
+		return err_set(err, -ENETDOWN,
+			       "rdma: %s, which leads there, has no link (rdma link)",
+			       ibv_get_device_name(link->id->verbs->device));
 	if (rdma_resolve_route(link->id, link->timeout_ms) < 0)
 		return err_sys(err, errno, "rdma: the way there");
 	return 1;
@@ -262,6 +315,7 @@ static int call_up(struct vlink *link, struct wh_err *err)
 	param.private_data_len = (uint8_t)control_put_hello(bytes, &link->hello);
 	if (link->hello.flags & CONTROL_READER)
 		param.responder_resources = RDMA_MAX_RESP_RES;
+	link->told = true;
 	if (rdma_connect(link->id, &param) < 0)
 		return err_sys(err, errno, "rdma: connect");
 	return 1;
@@ -339,7 +393,8 @@ void vlink_disconnect(struct vlink *link)
 {
 	if (!link->id)
 		return;
-	if (link->up)
+	/* one that broke may know before the port does that there is no link: its id is closed later */
+	if (link->up && !link->broken && has_link(link->id))
 		(void)rdma_disconnect(link->id);
 	if (link->id->qp)
 		rdma_destroy_qp(link->id);
@@ -348,9 +403,7 @@ void vlink_disconnect(struct vlink *link)
 void vlink_close(struct vlink *link)
 {
 	vlink_release(link);
-	if (link->id)
-		rdma_destroy_id(link->id);
-	if (link->channel)
-		rdma_destroy_event_channel(link->channel);
+	if (!link->told || has_link(link->id) || !put_off(link))
+		vcm_close(&(struct vcm){ link->channel, link->id });
 	*link = (struct vlink){ 0 };
 }

@@ -52,6 +52,8 @@ struct vlink {
 	unsigned written; /* writes or reads that are complete, until somebody takes that */
 	bool calling;	  /* it was begun here */
 	bool up;	  /* it was established */
+	bool told;	  /* the peer may have heard of it, and is told of its end */
+	bool broken;	  /* what was sent or awaited has failed */
 };
 
 #define VLINK_SENDS 4u

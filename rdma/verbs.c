@@ -174,10 +174,18 @@ int vlink_receive(struct vlink *link, struct wh_err *err)
 	return 0;
 }
 
+/* What was looked for in a queue: a link whose queue fails is broken */
+static int noted(struct vlink *link, int ret)
+{
+	if (ret < 0)
+		link->broken = true;
+	return ret;
+}
+
 int vlink_received(struct vlink *link, const uint8_t **at, size_t *bytes, struct wh_err *err)
 {
 	struct ibv_wc wc;
-	int ret = queue_next(&link->receive, &wc, err);
+	int ret = noted(link, queue_next(&link->receive, &wc, err));
 
 	if (ret <= 0)
 		return ret;
@@ -206,7 +214,7 @@ int vlink_reap(struct vlink *link, struct wh_err *err)
 
 	while ((ret = queue_look(&link->send, &wc, err)) > 0)
 		count_sent(link, &wc);
-	return ret;
+	return noted(link, ret);
 }
 
 int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err)
@@ -216,7 +224,7 @@ int vlink_room(struct vlink *link, uint8_t **at, struct wh_err *err)
 
 	while ((ret = queue_next(&link->send, &wc, err)) > 0)
 		count_sent(link, &wc);
-	if (ret < 0)
+	if (noted(link, ret) < 0)
 		return ret;
 	*at = link->memory + receive_bytes(link) + link->next * VLINK_SEND_MAX;
 	return link->messages < VLINK_SENDS;
