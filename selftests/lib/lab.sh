@@ -138,3 +138,17 @@ cable_loses()
 		fi
 	done
 }
+
+# v1 or v2: up again. Its route and its neighbour (selftests/lab/init) went with the link; who answers
+# without them cannot send that, behind which soft-RoCE connects no more. Behind cable_loses
+plug_in()
+{
+	i=${1#v}
+	other=$((3 - i))
+	cable_loses 100
+	ip link set "$1" up
+	ip route replace 10.9.1.$other/32 dev "$1" src "10.9.1.$i" table "10$i"
+	ip neigh replace 10.9.1.$other lladdr "$(cat /sys/class/net/v$other/address)" dev "$1" \
+		nud permanent
+	cable_loses 0
+}
