@@ -73,21 +73,21 @@ finish()
 now "a migration begins" begin
 kill -9 $source
 now "the source is killed" fails 'the source closed'
-now "nothing of it is left" unpinned
+now "nothing of it is left" soon 20 unpinned
 finish
 
 now "another one begins" begin
 kill -9 $receiver
 wait $receiver 2>/dev/null
 now "the receiver is killed, and QEMU goes on" goes_on
-now "nothing of it is left again" unpinned
+now "nothing of it is left again" soon 20 unpinned
 finish
 
 limits=pinning_little odp=off
 now "one that may pin 2 MiB begins" begin 1g
 now "it says what the limit is" fails 'the limit is 2048 KiB'
 now "and QEMU goes on" goes_on
-now "nothing of it is left a third time" unpinned
+now "nothing of it is left a third time" soon 20 unpinned
 finish
 limits='' odp=on
 
@@ -95,13 +95,13 @@ cable_loses 0
 now "another one begins" begin
 cable_loses 100
 now "the cable swallows what is sent" fails 'acknowledges nothing'
-now "nothing of it is left either" unpinned
+now "nothing of it is left either" soon 20 unpinned
 finish
 cable_loses 0
 
 now "the last one begins" begin
 ip link set v2 down
 now "the interface goes down" fails 'rdma: '
-now "nothing of it is left at last" unpinned
+now "nothing of it is left at last" soon 20 unpinned
 finish
 tap_end
