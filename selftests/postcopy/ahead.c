@@ -119,12 +119,22 @@ static bool both_new(FIXTURE_DATA(ahead) *self, enum kind kind, bool removes)
 	       wh_connect(self->end[0], wh_listen_uri(self->end[1]), &self->err) == 0;
 }
 
-/* To the end, by postcopy from the first page on */
+/* By postcopy from the first page on; the guest is there, or it is over, when this returns */
+static bool begin_postcopy(FIXTURE_DATA(ahead) *self)
+{
+	if (wh_start(self->end[1], &self->err) < 0 || wh_start(self->end[0], &self->err) < 0 ||
+	    wh_start_postcopy(self->end[0], &self->err) < 0)
+		return false;
+	while (wh_get_phase(self->end[1]) != WH_PHASE_POSTCOPY &&
+	       !wh_phase_ended(wh_get_phase(self->end[1])))
+		usleep(100);
+	return true;
+}
+
+/* To the end */
 static bool run(FIXTURE_DATA(ahead) *self)
 {
-	return wh_start(self->end[1], &self->err) == 0 && wh_start(self->end[0], &self->err) == 0 &&
-	       wh_start_postcopy(self->end[0], &self->err) == 0 &&
-	       wh_wait(self->end[1], SECONDS_NS, &self->err) == 0 &&
+	return begin_postcopy(self) && wh_wait(self->end[1], SECONDS_NS, &self->err) == 0 &&
 	       wh_wait(self->end[0], SECONDS_NS, &self->err) == 0;
 }
 
@@ -252,12 +262,7 @@ TEST_F(ahead, huge_pages_at_the_end)
 	pthread_t toucher;
 
 	ASSERT_TRUE(both_new(self, ANON_HUGE, false)) TH_LOG("%s", self->err.text);
-	ASSERT_EQ(0, wh_start(self->end[1], &self->err));
-	ASSERT_EQ(0, wh_start(self->end[0], &self->err));
-	ASSERT_EQ(0, wh_start_postcopy(self->end[0], &self->err));
-	while (wh_get_phase(self->end[1]) != WH_PHASE_POSTCOPY &&
-	       !wh_phase_ended(wh_get_phase(self->end[1])))
-		usleep(100);
+	ASSERT_TRUE(begin_postcopy(self)) TH_LOG("%s", self->err.text);
 	ASSERT_EQ(0, pthread_create(&toucher, NULL, touch, self->memory[1]));
 	ASSERT_EQ(0, wh_wait(self->end[1], SECONDS_NS, &self->err)) TH_LOG("%s", self->err.text);
 	ASSERT_EQ(0, wh_wait(self->end[0], SECONDS_NS, &self->err)) TH_LOG("%s", self->err.text);
@@ -280,12 +285,7 @@ TEST_F(ahead, huge_when_it_is_let_go)
 
 	ASSERT_TRUE(both_new(self, ANON_HUGE, false)) TH_LOG("%s", self->err.text);
 	ASSERT_EQ(0, io_uring_queue_init(1, &ring, 0));
-	ASSERT_EQ(0, wh_start(self->end[1], &self->err));
-	ASSERT_EQ(0, wh_start(self->end[0], &self->err));
-	ASSERT_EQ(0, wh_start_postcopy(self->end[0], &self->err));
-	while (wh_get_phase(self->end[1]) != WH_PHASE_POSTCOPY &&
-	       !wh_phase_ended(wh_get_phase(self->end[1])))
-		usleep(100);
+	ASSERT_TRUE(begin_postcopy(self)) TH_LOG("%s", self->err.text);
 	/* Both are missing: whoever pins or reads them has them fetched, and what they lie in is small */
 	last = &self->memory[1][(BYTES - 4096) / 8];
 	EXPECT_EQ(WORD((BYTES - 4096) / 8, 1), *last);
@@ -311,12 +311,7 @@ TEST_F(ahead, a_fault_thread_that_polls)
 	/* When it is told of the uffd it polls for the first time */
 	self->spin_ns = 100000000;
 	ASSERT_TRUE(both_new(self, ANON_SMALL, false)) TH_LOG("%s", self->err.text);
-	ASSERT_EQ(0, wh_start(self->end[1], &self->err));
-	ASSERT_EQ(0, wh_start(self->end[0], &self->err));
-	ASSERT_EQ(0, wh_start_postcopy(self->end[0], &self->err));
-	while (wh_get_phase(self->end[1]) != WH_PHASE_POSTCOPY &&
-	       !wh_phase_ended(wh_get_phase(self->end[1])))
-		usleep(100);
+	ASSERT_TRUE(begin_postcopy(self)) TH_LOG("%s", self->err.text);
 	last = &self->memory[1][BYTES / 8 - 1];
 	EXPECT_EQ(WORD(BYTES / 8 - 1, 1), *last);
 	wh_get_stats(self->end[1], &stats);
