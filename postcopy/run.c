@@ -42,6 +42,7 @@ void wh_config_init(struct wh_config *config)
 		.dead_peer_ns = 10 * NS_PER_S,
 		.device_state_max = UINT64_C(256) << 20,
 		.fault_cpu = WH_FAULT_CPU_FOLLOW,
+		.bulk_nice = 10,
 		.multifd_level = 1,
 	};
 }
@@ -103,6 +104,9 @@ static int check_config(const struct wh_config *config, enum wh_role role, struc
 			       (unsigned long long)config->device_state_max);
 	if (config->fault_cpu >= CPU_SETSIZE || config->fault_cpu < WH_FAULT_CPU_ANY)
 		return err_set(err, -EINVAL, "config: fault_cpu %d", config->fault_cpu);
+	if (config->bulk_nice < 0 || config->bulk_nice > WH_BULK_NICE_MAX)
+		return err_set(err, -EINVAL, "config: bulk_nice %d is not 0 to %d",
+			       config->bulk_nice, WH_BULK_NICE_MAX);
 	if (config->rdma_pin_all && config->rdma_pin_max)
 		return err_set(err, -EINVAL, "config: rdma_pin_all, and rdma_pin_max");
 	if (config->multifd) {

@@ -245,6 +245,7 @@ struct source_side {
 	unsigned links;				    /* that are connected */
 	int fd;
 	int urgent_fd;
+	bool urgent_up; /* bulk loop: there is, or was, one */
 	struct op send;
 	struct op recv;
 	struct op urgent_send;
@@ -532,6 +533,15 @@ void again_failed(struct wh_migration *m, const struct wh_err *err);
 void follow_begin(struct wh_migration *m);
 /* One of this thread's faults has been served, and the loop is about to wait */
 void follow_fault(struct wh_migration *m, uint32_t tid, uint64_t now_ns);
+
+/* run_priority.c: of the fault thread, as it was asked for */
+int priority_attributes(const struct wh_migration *m, pthread_attr_t *attr, struct wh_err *err);
+/* The calling thread is woken for microseconds, and somebody waits for them */
+void priority_urgent(void);
+/* The calling thread lets all others go first (bulk_nice) */
+void priority_yield(const struct wh_migration *m);
+/* The bulk thread: does the guest wait for pages, which others bring? Then it yields. Return: so */
+bool priority_bulk(const struct wh_migration *m);
 
 /* run_ahead.c, on the bulk thread: from arming to disarming a helper thread */
 void ahead_start(struct wh_migration *m);

@@ -84,6 +84,7 @@ static void *ahead_main(void *arg)
 	unsigned block, last = RAM_BLOCKS_MAX;
 	bool busy = false;
 
+	priority_yield(m);
 	while (next_position(ahead, &block, &part, !busy)) {
 		busy = stage_ahead(&side->stage[CHANNEL_MAIN]);
 		if (block >= side->engine.blocks || given_up[block] ||

@@ -13,8 +13,7 @@
 
 #define PROCESS_STEPS 64 /* of one wh_process(): the caller has other things to do */
 #define SPIN_LEAST_NS NS_PER_US
-#define HOLD_NS NS_PER_MS		 /* neighbours of a run come sooner, or not soon */
-#define FAULT_SLICE_NS (100 * NS_PER_US) /* the least there is */
+#define HOLD_NS NS_PER_MS /* neighbours of a run come sooner, or not soon */
 
 void run_paused(struct wh_migration *m, enum wh_phase to)
 {
@@ -218,13 +217,15 @@ static void *bulk_main(void *arg)
 {
 	struct wh_migration *m = arg;
 	struct wh_err err = { 0 };
-	bool waited = false;
+	bool waited = false, yields = false;
 
 	pthread_setname_np(pthread_self(), m->role == WH_DEST ? "wherry-dest" : "wherry-source");
 	run_here(m);
 	while (!__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE)) {
 		int done = loop_step(m->bulk, 0, &err);
 
+		if (!yields)
+			yields = priority_bulk(m);
 		if (done == 0) {
 			/*
 			 * A loop_wake() that the step above has seen is not seen again: what it
@@ -276,31 +277,6 @@ static int fault_spin(struct wh_migration *m, uint64_t *spin_ns, struct wh_err *
 	return done;
 }
 
-/*
- * Woken, this thread is to run at once also where others compute: the fair scheduler
- * lets one with a shorter slice go first, and what it does takes a few microseconds.
- * Linux 6.12 and later; before, nothing changes.
- */
-static void slice_shorten(void)
-{
-	struct {
-		uint32_t size;
-		uint32_t policy;
-		uint64_t flags;
-		int32_t nice;
-		uint32_t priority;
-		uint64_t runtime;
-		uint64_t deadline;
-		uint64_t period;
-	} attr = { .size = sizeof(attr) };
-
-	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) < 0 || attr.policy != SCHED_OTHER)
-		return;
-	attr.size = sizeof(attr);
-	attr.runtime = FAULT_SLICE_NS;
-	(void)syscall(SYS_sched_setattr, 0, &attr, 0);
-}
-
 static void *fault_main(void *arg)
 {
 	uint64_t spin_ns;
@@ -310,7 +286,7 @@ static void *fault_main(void *arg)
 	pthread_setname_np(pthread_self(), m->role == WH_DEST ? "wherry-fault" : "wherry-request");
 	if (m->role == WH_DEST)
 		follow_begin(m);
-	slice_shorten();
+	priority_urgent();
 	spin_ns = m->config.fault_spin_ns;
 	while (!__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE)) {
 		int done = 0;
@@ -341,30 +317,6 @@ static void *fault_main(void *arg)
 	return NULL;
 }
 
-static int fault_attributes(const struct wh_migration *m, pthread_attr_t *attr, struct wh_err *err)
-{
-	struct sched_param param = { .sched_priority = m->config.fault_priority };
-	cpu_set_t cpus;
-	int ret;
-
-	if (m->config.fault_cpu >= 0) {
-		CPU_ZERO(&cpus);
-		CPU_SET((size_t)m->config.fault_cpu, &cpus);
-		ret = pthread_attr_setaffinity_np(attr, sizeof(cpus), &cpus);
-		if (ret)
-			return err_sys(err, ret, "fault thread: processor %d", m->config.fault_cpu);
-	}
-	if (m->config.fault_priority) {
-		pthread_attr_setinheritsched(attr, PTHREAD_EXPLICIT_SCHED);
-		pthread_attr_setschedpolicy(attr, SCHED_FIFO);
-		ret = pthread_attr_setschedparam(attr, &param);
-		if (ret)
-			return err_sys(err, ret, "fault thread: SCHED_FIFO priority %d",
-				       m->config.fault_priority);
-	}
-	return 0;
-}
-
 int wh_start(struct wh_migration *m, struct wh_err *err)
 {
 	pthread_attr_t attr;
@@ -390,7 +342,7 @@ int wh_start(struct wh_migration *m, struct wh_err *err)
 	sigfillset(&all);
 	sigdelset(&all, SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = fault_attributes(m, &attr, err);
+	ret = priority_attributes(m, &attr, err);
 	if (ret < 0)
 		goto out;
 	ret = pthread_create(&m->fault_thread, &attr, fault_main, m);

@@ -254,6 +254,7 @@ static void urgent_dialed(struct dial *dial, int fd, struct wh_err *err)
 		return;
 	}
 	if (fd >= 0) {
+		side->urgent_up = true;
 		pthread_mutex_lock(&m->post_lock);
 		m->post.urgent_fd = fd;
 		pthread_mutex_unlock(&m->post_lock);

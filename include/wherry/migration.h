@@ -211,6 +211,7 @@ struct wh_tls;
 /* Instead of a processor's number, for struct wh_config.fault_cpu */
 #define WH_FAULT_CPU_FOLLOW (-1)
 #define WH_FAULT_CPU_ANY (-2)
+#define WH_BULK_NICE_MAX 19
 
 /**
  * struct wh_config - How to migrate
@@ -279,6 +280,11 @@ struct wh_tls;
  * @fault_priority:	Its SCHED_FIFO priority, 0: none
  * @fault_spin_ns:	It polls so long before it sleeps (adaptive: less while that does
  *			not pay), 0: never. For wh_start() only
+ * @bulk_nice:		In postcopy the thread that moves what nobody waits for is so much nicer
+ *			than others of the process (setpriority(2)), 0 (as they are) to
+ *			WH_BULK_NICE_MAX: a guest that waits for a page has the processor first.
+ *			10 leaves it a tenth of one that a guest's thread uses all the time.
+ *			With an urgent channel, without TLS and RDMA; for wh_start() only
  *
  * @agent:		Destination: another process drives it, and may die: the agent that waits
  *			at this path of a unix socket (wherry agent, agent.h). NULL: none. Copied.
@@ -325,13 +331,14 @@ struct wh_config {
 	int fault_cpu;
 	int fault_priority;
 	uint64_t fault_spin_ns;
+	int bulk_nice;
 
 	const char *agent;
 
 	const struct wh_tls *tls;
 };
 
-/* Defaults: postcopy with an urgent channel, 300 ms of downtime, no limits, no spinning. */
+/* Defaults: postcopy with an urgent channel, 300 ms of downtime, no limits, no spinning, nice 10 */
 void wh_config_init(struct wh_config *config);
 
 /**

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 FIXTURE(faults)
@@ -351,6 +352,57 @@ TEST(fault_thread)
 	EXPECT_LT(0, vmm_number(s->dest, "faults"));
 	scene_end(s);
 	free(s);
+}
+
+static int nicer(const struct vmm *vmm, const char *thread)
+{
+	pid_t tid = thread_named(vmm->pid, thread);
+
+	return getpriority(PRIO_PROCESS, (id_t)tid) - getpriority(PRIO_PROCESS, (id_t)vmm->pid);
+}
+
+/* How nice both bulk threads are in postcopy; nobody is before it, and nobody else is ever */
+static void bulk_thread(struct __test_metadata *_metadata, const char *urgent, int dest, int source)
+{
+	struct scene *s = calloc(1, sizeof(*s));
+
+	scene_init(s, false);
+	start_dest(s, _metadata, ARGS("--rate", "500", "--urgent", urgent));
+	start_source(s,
+		     ARGS("--rate", "500", "--urgent", urgent, "--bulk-nice", "3", "--bandwidth",
+			  "20M", "--postcopy-bandwidth", "20M"),
+		     "");
+	ASSERT_TRUE(pair_until_phase(&s->pair, s->dest, "active")) TH_LOG("%s", s->dest->text);
+	ASSERT_LT(0, thread_named(s->dest->pid, "wherry-dest"));
+	ASSERT_LT(0, thread_named(s->source->pid, "wherry-source"));
+	EXPECT_EQ(0, nicer(s->dest, "wherry-dest"));
+	EXPECT_EQ(0, nicer(s->source, "wherry-source"));
+	vmm_command(s->source, "postcopy\n");
+	ASSERT_TRUE(pair_until(&s->pair, some_left, s, 2 * SOON)) TH_LOG("%s", s->dest->text);
+	EXPECT_EQ(dest, nicer(s->dest, "wherry-dest"));
+	EXPECT_EQ(source, nicer(s->source, "wherry-source"));
+	ASSERT_LT(0, thread_named(s->dest->pid, "wherry-fault"));
+	ASSERT_LT(0, thread_named(s->source->pid, "wherry-request"));
+	EXPECT_EQ(0, nicer(s->dest, "wherry-fault"));
+	EXPECT_EQ(0, nicer(s->source, "wherry-request"));
+	EXPECT_TRUE(pair_until_ended(&s->pair, s->dest));
+	EXPECT_TRUE(pair_until_ended(&s->pair, s->source));
+	EXPECT_EQ(0, vmm_exit(s->dest)) TH_LOG("%s", s->dest->text);
+	EXPECT_EQ(0, vmm_exit(s->source)) TH_LOG("%s", s->source->text);
+	scene_end(s);
+	free(s);
+}
+
+/* What nobody waits for lets the guest go first, as soon as that waits for pages. */
+TEST(bulk_yields)
+{
+	bulk_thread(_metadata, "switch", 10, 3);
+}
+
+/* Somebody waits for it */
+TEST(bulk_has_all_pages)
+{
+	bulk_thread(_metadata, "off", 0, 0);
 }
 
 TEST_HARNESS_MAIN
