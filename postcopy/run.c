@@ -42,7 +42,7 @@ void wh_config_init(struct wh_config *config)
 		.dead_peer_ns = 10 * NS_PER_S,
 		.device_state_max = UINT64_C(256) << 20,
 		.fault_cpu = WH_FAULT_CPU_FOLLOW,
-		.bulk_nice = 10,
+		.bulk_nice = 5,
 		.multifd_level = 1,
 	};
 }

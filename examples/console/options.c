@@ -66,7 +66,7 @@ static const struct option options[] = {
 	{ "--fault-cpu N", AT(config.fault_cpu), 1, "processor of the fault thread" },
 	{ "--fault-priority N", AT(config.fault_priority), 1, "its SCHED_FIFO priority" },
 	{ "--fault-spin US", AT(config.fault_spin_ns), 1000, "it polls before it sleeps" },
-	{ "--bulk-nice N", AT(config.bulk_nice), 1, "of what nobody waits for, in postcopy (10)" },
+	{ "--bulk-nice N", AT(config.bulk_nice), 1, "of what nobody waits for, in postcopy (5)" },
 };
 /* clang-format on */
 #define OPTION_COUNT (sizeof(options) / sizeof(options[0]))

@@ -283,7 +283,7 @@ struct wh_tls;
  * @bulk_nice:		In postcopy the thread that moves what nobody waits for is so much nicer
  *			than others of the process (setpriority(2)), 0 (as they are) to
  *			WH_BULK_NICE_MAX: a guest that waits for a page has the processor first.
- *			10 leaves it a tenth of one that a guest's thread uses all the time.
+ *			5 leaves it a quarter of one that a guest's thread uses all the time.
  *			With an urgent channel, without TLS and RDMA; for wh_start() only
  *
  * @agent:		Destination: another process drives it, and may die: the agent that waits
@@ -338,7 +338,7 @@ struct wh_config {
 	const struct wh_tls *tls;
 };
 
-/* Defaults: postcopy with an urgent channel, 300 ms of downtime, no limits, no spinning, nice 10 */
+/* Defaults: postcopy with an urgent channel, 300 ms of downtime, no limits, no spinning, nice 5 */
 void wh_config_init(struct wh_config *config);
 
 /**

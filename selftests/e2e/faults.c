@@ -396,7 +396,7 @@ static void bulk_thread(struct __test_metadata *_metadata, const char *urgent, i
 /* What nobody waits for lets the guest go first, as soon as that waits for pages. */
 TEST(bulk_yields)
 {
-	bulk_thread(_metadata, "switch", 10, 3);
+	bulk_thread(_metadata, "switch", 5, 3);
 }
 
 /* Somebody waits for it */
