@@ -2,6 +2,8 @@
 /* The source's engine: a connection, its stream and its writes; and all of it, at random. */
 #include "selftests/rdma/vsource_world.h"
 
+#include "kselftest_harness.h"
+
 TEST_F(vsource, a_message_waits_for_room)
 {
 	struct vsource_write write;

@@ -2,6 +2,8 @@
 /* The source's engine against a stranger. */
 #include "selftests/rdma/vsource_world.h"
 
+#include "kselftest_harness.h"
+
 /* It waits for the list; or, behind that, for two chunks' keys */
 static void wait_for_list(FIXTURE_DATA(vsource) *self)
 {

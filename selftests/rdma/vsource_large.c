@@ -2,6 +2,8 @@
 /* The source's engine with larger chunks, where both ends are ours. */
 #include "selftests/rdma/vsource_world.h"
 
+#include "kselftest_harness.h"
+
 TEST_F(vsource, large_chunks)
 {
 	static const unsigned limits[] = { 0, 1, 2 };

@@ -2,6 +2,8 @@
 /* The source's engine where not all of it can be registered. */
 #include "selftests/rdma/vsource_world.h"
 
+#include "kselftest_harness.h"
+
 TEST_F(vsource, under_a_limit)
 {
 	static const unsigned limits[] = { 1, 2, 3, 7 };
