@@ -27,8 +27,8 @@
 
 #define MIB (UINT64_C(1) << 20)
 #define AHEAD (64 * MIB)
-#define PORTION (2 * MIB)
-#define LOOK_NS 500000
+#define PORTION (16 * MIB)
+#define LOOK_NS 2000000
 #define NICE 10
 /* What a processor keeps for itself of what is given back on it */
 #define HOARD (512 * MIB)
