@@ -128,11 +128,18 @@ struct ahead {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
-	bool running;	/* of the bulk thread */
-	bool stop;	/* @lock, and what follows */
-	bool moved;	/* since the helper has looked */
-	unsigned block; /* where the stream is; the bulk thread alone writes, under @lock */
-	uint64_t part;	/* ... in stages of the block */
+	bool running; /* of the bulk thread */
+	bool early;   /* works before the memory is watched; it does not change while it runs */
+	bool refused; /* atomic: that is no use: no thread, no memory */
+	bool stop;    /* @lock, and what follows */
+	bool moved;   /* since the helper has looked */
+	/* where the stream is; the bulk thread alone writes, under @lock */
+	struct ahead_at {
+		unsigned block; /* early: index as migration.region */
+		uint64_t part;	/* in stages of the block */
+		uint64_t reach; /* of as many behind it there may be pages */
+		uint64_t end;	/* of what is used, bytes */
+	} at;
 };
 
 /* From one loop to the other; under migration.post_lock, rare. */
@@ -543,9 +550,15 @@ void priority_yield(const struct wh_migration *m);
 /* The bulk thread: does the guest wait for pages, which others bring? Then it yields. Return: so */
 bool priority_bulk(const struct wh_migration *m);
 
-/* run_ahead.c, on the bulk thread: from arming to disarming a helper thread */
+/* run_ahead.c, on the bulk thread: a helper thread, from arming to disarming ... */
 void ahead_start(struct wh_migration *m);
 void ahead_stop(struct wh_migration *m);
+/*
+ * ... and while rows of pages come before that: @row bytes came before @offset of a region, of which
+ * @used are used. Return: it takes care of what is behind it. To be stopped before memory is dropped
+ */
+bool ahead_early(struct wh_migration *m, unsigned region, uint64_t offset, uint64_t used,
+		 uint64_t row);
 /* Contents come here; what is behind it is allocated ahead */
 void ahead_follow(struct wh_migration *m, unsigned block, uint64_t offset);
 /* All is over: huge pages of small ones, until wh_free() */

@@ -9,6 +9,9 @@
  * placed as if there were none. It works between arming and disarming, with threads of the
  * library's own only, and not where the guest removes memory: what it allocated behind a
  * removal would stay.
+ *
+ * Before arming it works where pages come in a long row. It is over when precopy is: a page that is
+ * dropped then is to be missing, and what it allocated would be a page of zeros instead.
  */
 #include "postcopy/run.h"
 
@@ -16,6 +19,8 @@
 #include <time.h>
 
 #define AHEAD_STAGES 4u /* of 2 MiB: what is allocated and then not filled is no more than that */
+/* Before arming that stays: so it is no more than a quarter of the row that it lies behind */
+#define ROW_PER_AHEAD 4u
 
 /* When it has ended: what cannot be made huge at once is tried again, for 6 s in all */
 #define COLLAPSE_PASSES 7u
@@ -23,23 +28,32 @@
 #define REST_NS (20 * NS_PER_MS)
 
 /* Has the stream gone on to another stage? Then the helper looks */
-void ahead_follow(struct wh_migration *m, unsigned block, uint64_t offset)
+static void go_on(struct ahead *ahead, const struct ahead_at *at)
 {
-	struct ahead *ahead = &m->dest->ahead;
-	uint64_t part = offset / STAGE_BYTES;
-
-	if (!ahead->running || (ahead->block == block && ahead->part == part))
+	if (ahead->at.block == at->block && ahead->at.part == at->part)
 		return;
 	pthread_mutex_lock(&ahead->lock);
-	ahead->block = block;
-	ahead->part = part;
+	ahead->at = *at;
 	ahead->moved = true;
 	pthread_cond_signal(&ahead->cond);
 	pthread_mutex_unlock(&ahead->lock);
 }
 
+void ahead_follow(struct wh_migration *m, unsigned block, uint64_t offset)
+{
+	const struct ahead_at at = {
+		.block = block,
+		.part = offset / STAGE_BYTES,
+		.reach = AHEAD_STAGES,
+		.end = m->dest->engine.block[block].used,
+	};
+
+	if (m->dest->ahead.running)
+		go_on(&m->dest->ahead, &at);
+}
+
 /* Sleeps until the stream has moved. False: stop */
-static bool next_position(struct ahead *ahead, unsigned *block, uint64_t *part, bool sleep)
+static bool next_position(struct ahead *ahead, struct ahead_at *at, bool sleep)
 {
 	bool stop;
 
@@ -47,31 +61,40 @@ static bool next_position(struct ahead *ahead, unsigned *block, uint64_t *part, 
 	while (sleep && !ahead->moved && !ahead->stop)
 		pthread_cond_wait(&ahead->cond, &ahead->lock);
 	ahead->moved = false;
-	*block = ahead->block;
-	*part = ahead->part;
+	*at = ahead->at;
 	stop = ahead->stop;
 	pthread_mutex_unlock(&ahead->lock);
 	return !stop;
 }
 
 /* One stage of the block */
-static int populate(struct wh_migration *m, unsigned block, uint64_t part)
+static int populate(struct wh_migration *m, const struct ahead_at *at, uint64_t part)
 {
 	struct dest_side *side = m->dest;
-	const struct dest_block *b = &side->engine.block[block];
 	uint64_t offset = part * STAGE_BYTES;
+	struct region *region = &m->region[at->block];
 	struct wh_err err = { 0 };
-	uint64_t left;
+	uint64_t length;
 	int ret;
 
-	if (offset >= b->used)
+	if (offset >= at->end)
 		return 0;
-	left = b->used - offset;
-	ret = placer_ahead(&side->placer[block], b->received, offset,
-			   left < STAGE_BYTES ? left : STAGE_BYTES, &err);
+	length = at->end - offset < STAGE_BYTES ? at->end - offset : STAGE_BYTES;
+	if (side->ahead.early)
+		ret = mapping_populate(region, region->addr, offset, length, &err);
+	else
+		ret = placer_ahead(&side->placer[at->block], side->engine.block[at->block].received,
+				   offset, length, &err);
 	if (ret < 0)
 		run_log(m, WH_LOG_WARNING, "pages are not allocated ahead any more: %s", err.text);
 	return ret;
+}
+
+static bool goes_ahead(const struct dest_side *side, unsigned block)
+{
+	if (side->ahead.early)
+		return block < RAM_BLOCKS_MAX;
+	return block < side->engine.blocks && placer_goes_ahead(&side->placer[block]);
 }
 
 static void *ahead_main(void *arg)
@@ -80,36 +103,41 @@ static void *ahead_main(void *arg)
 	struct dest_side *side = m->dest;
 	struct ahead *ahead = &side->ahead;
 	bool given_up[RAM_BLOCKS_MAX] = { false };
-	uint64_t part, next = 0;
-	unsigned block, last = RAM_BLOCKS_MAX;
+	unsigned last = RAM_BLOCKS_MAX;
+	struct ahead_at at;
+	uint64_t next = 0;
 	bool busy = false;
 
-	priority_yield(m);
-	while (next_position(ahead, &block, &part, !busy)) {
-		busy = stage_ahead(&side->stage[CHANNEL_MAIN]);
-		if (block >= side->engine.blocks || given_up[block] ||
-		    !placer_goes_ahead(&side->placer[block]))
+	if (!ahead->early)
+		priority_yield(m);
+	while (next_position(ahead, &at, !busy)) {
+		busy = !ahead->early && stage_ahead(&side->stage[CHANNEL_MAIN]);
+		if (!goes_ahead(side, at.block) || given_up[at.block])
 			continue;
 		/* Not again what was done, nor far behind a stream that has jumped */
-		if (block != last || next <= part || next > part + 1 + AHEAD_STAGES)
-			next = part + 1;
-		last = block;
-		if (next > part + AHEAD_STAGES)
+		if (at.block != last || next <= at.part || next > at.part + 1 + AHEAD_STAGES)
+			next = at.part + 1;
+		last = at.block;
+		if (next > at.part + at.reach)
 			continue;
-		given_up[block] = populate(m, block, next++) < 0;
+		given_up[at.block] = populate(m, &at, next++) < 0;
+		if (ahead->early && given_up[at.block])
+			__atomic_store_n(&ahead->refused, true, __ATOMIC_RELEASE);
 		busy = true;
 	}
 	return NULL;
 }
 
-void ahead_start(struct wh_migration *m)
+static bool helper_new(struct wh_migration *m, bool early)
 {
 	struct ahead *ahead = &m->dest->ahead;
 	int ret;
 
 	if (m->fault == m->bulk || m->config.removes)
-		return;
-	ahead->block = RAM_BLOCKS_MAX;
+		return false;
+	ahead->at = (struct ahead_at){ .block = RAM_BLOCKS_MAX };
+	ahead->stop = ahead->moved = false;
+	ahead->early = early;
 	ret = pthread_create(&ahead->thread, NULL, ahead_main, m);
 	if (ret)
 		run_log(m, WH_LOG_WARNING, "pages are not allocated ahead: no thread: %s",
@@ -118,6 +146,36 @@ void ahead_start(struct wh_migration *m)
 		/* from here: it is there, under its name, when the guest is started */
 		pthread_setname_np(ahead->thread, "wherry-ahead");
 	ahead->running = ret == 0;
+	return ahead->running;
+}
+
+void ahead_start(struct wh_migration *m)
+{
+	(void)helper_new(m, false);
+}
+
+bool ahead_early(struct wh_migration *m, unsigned region, uint64_t offset, uint64_t used,
+		 uint64_t row)
+{
+	struct ahead *ahead = &m->dest->ahead;
+	uint64_t behind = (offset + row / ROW_PER_AHEAD) / STAGE_BYTES;
+	struct ahead_at at = {
+		.block = region,
+		.part = offset / STAGE_BYTES,
+		.end = used,
+	};
+
+	if (behind <= at.part + 1 || __atomic_load_n(&ahead->refused, __ATOMIC_ACQUIRE))
+		return false;
+	if (!ahead->running && !helper_new(m, true)) {
+		__atomic_store_n(&ahead->refused, true, __ATOMIC_RELEASE);
+		return false;
+	}
+	at.reach = behind - at.part - 1;
+	if (at.reach > AHEAD_STAGES)
+		at.reach = AHEAD_STAGES;
+	go_on(ahead, &at);
+	return true;
 }
 
 void ahead_stop(struct wh_migration *m)

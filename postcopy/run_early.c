@@ -31,13 +31,22 @@ void early_block(struct wh_migration *m, unsigned region, const struct placer *p
 		early_init(early, &m->region[region], NULL);
 }
 
+/* Of the list; or as many as there are */
+static unsigned block_of(const struct dest_side *side, const struct region *region)
+{
+	unsigned i = 0;
+
+	while (i < side->engine.blocks && side->engine.block[i].region != region)
+		i++;
+	return i;
+}
+
 /* Advised to have no huge pages, since postcopy may come */
 static bool is_small(const struct dest_side *side, const struct region *region)
 {
-	for (unsigned i = 0; i < side->engine.blocks; i++)
-		if (side->engine.block[i].region == region)
-			return side->placer_up[i] && side->placer[i].advised;
-	return false;
+	unsigned i = block_of(side, region);
+
+	return i < side->engine.blocks && side->placer_up[i] && side->placer[i].advised;
 }
 
 /* Postcopy may still come if the source has said so, and only then */
@@ -74,6 +83,18 @@ static void through_stage(struct early_row *row, const struct early *early, uint
 		piece[i].iov_base = row->stage + ((const uint8_t *)piece[i].iov_base - begin);
 }
 
+/* In a long row another thread has it allocated, and what is behind it: it is there, and mapped */
+static bool behind_row(struct wh_migration *m, const struct early *early, uint64_t offset)
+{
+	const struct dest_side *side = m->dest;
+	uint64_t row = (uint64_t)side->engine.channel[CHANNEL_MAIN].row * TARGET_PAGE;
+	unsigned block = block_of(side, early->region);
+
+	return early->populates && block < side->engine.blocks &&
+	       ahead_early(m, (unsigned)(early->region - m->region), offset,
+			   side->engine.block[block].used, row);
+}
+
 void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count)
 {
 	struct wh_migration *m = inlet->m;
@@ -94,6 +115,8 @@ void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count)
 	end = offset +
 	      (uint64_t)((uint8_t *)piece[last].iov_base - (uint8_t *)piece[first].iov_base) +
 	      piece[last].iov_len;
+	if (count + 1 >= INTAKE_PIECES && behind_row(m, early, offset))
+		return;
 	switch (way_of(side, early)) {
 	case EARLY_TOUCH:
 		break;

@@ -383,6 +383,9 @@ static void op_moved(void *ctx, enum dest_phase from, enum dest_phase to, const 
 	enum wh_phase phase = dest_phase_public(to);
 	struct wh_migration *m = ctx;
 
+	/* Nothing is allocated behind what is dropped from here on, nor behind the guest's back */
+	if (m->dest->ahead.early && to != DEST_PRECOPY && to != DEST_ADVISED)
+		ahead_stop(m);
 	if (m->handover && to == DEST_FAILED)
 		agent_state_set(&m->handover->state, AGENT_STAGE_GIVEN_UP);
 	if (before != phase || err)

@@ -47,7 +47,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <sys/mman.h>
 
 /* Of [first, end) those that have not been received */
 static void claim(struct placer *placer, const uint64_t *received, uint64_t first, uint64_t end)
@@ -65,38 +64,11 @@ static void claim(struct placer *placer, const uint64_t *received, uint64_t firs
 	}
 }
 
-static int populate(const struct placer *placer, uint64_t first, uint64_t end, struct wh_err *err)
-{
-	const struct region *region = placer->region;
-	uint64_t page = region->page_size;
-	int ret;
-
-	do {
-		ret = madvise(placer->alias + first * page, (end - first) * page,
-			      MADV_POPULATE_WRITE);
-	} while (ret < 0 && errno == EINTR);
-	if (ret == 0)
-		return 0;
-	if (errno == EINVAL)
-		return err_set(err, -EOPNOTSUPP,
-			       "block '%s': no pages ahead: this kernel has no "
-			       "MADV_POPULATE_WRITE (Linux 5.14)",
-			       region->name);
-	/* What would be SIGBUS to who touched it: the file may not grow, no huge page is left */
-	if (errno == EFAULT)
-		return err_set(err, -ENOSPC,
-			       "block '%s': no pages ahead from %#" PRIx64
-			       " on: its file has no room for more",
-			       region->name, first * page);
-	return err_sys(err, errno, "block '%s': no pages ahead from %#" PRIx64 " on", region->name,
-		       first * page);
-}
-
 int placer_populate_one(const struct placer *placer, uint64_t offset, struct wh_err *err)
 {
 	uint64_t page = placer->region->page_size;
 
-	return populate(placer, offset / page, offset / page + 1, err);
+	return mapping_populate(placer->region, placer->alias, offset / page * page, page, err);
 }
 
 static bool goes_over_file(enum page_state state)
@@ -116,7 +88,8 @@ static uint64_t run_end(const struct placer *placer, uint64_t first, uint64_t en
 static int ahead_stage(struct placer *placer, const uint64_t *received, uint64_t first,
 		       uint64_t end, struct wh_err *err)
 {
-	uint64_t each = STAGE_BYTES / placer->region->page_size;
+	uint64_t page = placer->region->page_size;
+	uint64_t each = STAGE_BYTES / page;
 	uint64_t at = first, stop;
 	int ret;
 
@@ -127,7 +100,8 @@ static int ahead_stage(struct placer *placer, const uint64_t *received, uint64_t
 	for (; at < end; at = stop) {
 		stop = run_end(placer, at, end, true);
 		if (stop > at) {
-			ret = populate(placer, at, stop, err);
+			ret = mapping_populate(placer->region, placer->alias, at * page,
+					       (stop - at) * page, err);
 			if (ret < 0)
 				return ret;
 			state_move(placer->state, at, stop, PAGE_AHEAD, PAGE_HIDDEN);

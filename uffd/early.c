@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/magic.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -63,9 +62,9 @@ void early_populate(struct early *early, uint64_t offset, uint64_t length)
 	uint64_t first = offset - offset % TARGET_PAGE;
 	uint64_t end = (offset + length + TARGET_PAGE - 1) / TARGET_PAGE * TARGET_PAGE;
 
-	/* EINVAL: before Linux 5.14. Of all else the copy says what there is to be said */
-	if (madvise(early->region->addr + first, end - first, MADV_POPULATE_WRITE) < 0 &&
-	    errno == EINVAL)
+	/* Of all else the copy says what there is to be said */
+	if (mapping_populate(early->region, early->region->addr, first, end - first, NULL) ==
+	    -EOPNOTSUPP)
 		early->populates = false;
 }
 

@@ -233,3 +233,28 @@ int mapping_restore(const struct mapping *mapping, const struct region *region, 
 		return err_sys(err, errno, "block '%s': madvise(MADV_HUGEPAGE)", region->name);
 	return 0;
 }
+
+int mapping_populate(const struct region *region, uint8_t *begin, uint64_t offset, uint64_t length,
+		     struct wh_err *err)
+{
+	int ret;
+
+	do {
+		ret = madvise(begin + offset, length, MADV_POPULATE_WRITE);
+	} while (ret < 0 && errno == EINTR);
+	if (ret == 0)
+		return 0;
+	if (errno == EINVAL)
+		return err_set(err, -EOPNOTSUPP,
+			       "block '%s': no pages ahead: this kernel has no "
+			       "MADV_POPULATE_WRITE (Linux 5.14)",
+			       region->name);
+	/* What would be SIGBUS to who touched it: the file may not grow, no huge page is left */
+	if (errno == EFAULT)
+		return err_set(err, -ENOSPC,
+			       "block '%s': no pages ahead from %#" PRIx64
+			       " on: its file has no room for more",
+			       region->name, offset);
+	return err_sys(err, errno, "block '%s': no pages ahead from %#" PRIx64 " on", region->name,
+		       offset);
+}

@@ -45,4 +45,17 @@ int mapping_find(struct mapping *mapping, const struct region *region, struct wh
  */
 int mapping_restore(const struct mapping *mapping, const struct region *region, struct wh_err *err);
 
+/**
+ * mapping_populate() - Have pages of a block allocated that are about to be written; any thread
+ * @begin:	Of a mapping of all of the block: its own, or a second one of its file
+ * @offset:	Of whole pages, as is @length
+ *
+ * Contents that are there stay.
+ *
+ * Return: 0, or a negative errno and a sentence: some are not there then; ENOSPC where who touches
+ * one of them gets SIGBUS, EOPNOTSUPP before Linux 5.14
+ */
+int mapping_populate(const struct region *region, uint8_t *begin, uint64_t offset, uint64_t length,
+		     struct wh_err *err);
+
 #endif /* UFFD_MAPPING_H */

@@ -207,3 +207,23 @@ void memory_free(struct memory *memory)
 	memory->region.fd = -1;
 	huge_pages_drop(&memory->huge_pages);
 }
+
+uint64_t memory_mapped(const void *at, uint64_t length)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t first = (uintptr_t)at / 4096, end = first + length / 4096;
+	uint64_t entry[512], count = 0;
+	ssize_t got = 0;
+
+	for (; first < end; first += (uint64_t)got / 8) {
+		uint64_t most = end - first < 512 ? end - first : 512;
+
+		got = pread(fd, entry, most * 8, (off_t)(first * 8));
+		if (got < 8)
+			abort();
+		for (uint64_t i = 0; i < (uint64_t)got / 8; i++)
+			count += entry[i] >> 63;
+	}
+	close(fd);
+	return count;
+}

@@ -64,6 +64,9 @@ int memory_new(struct memory *memory, enum memory_kind kind, uint64_t length, st
 /* Other mappings of its file are to be gone by then, or others' huge pages are taken away */
 void memory_free(struct memory *memory);
 
+/* Pages of 4 KiB that are in this process's page table; nothing is touched */
+uint64_t memory_mapped(const void *at, uint64_t length);
+
 /**
  * huge_pages_take() - Add to the pool of 2 MiB pages
  *

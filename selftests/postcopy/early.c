@@ -110,27 +110,11 @@ FIXTURE_TEARDOWN(early)
 		rmdir(dir);
 }
 
-/* Pages in the page table, from @first on */
-static unsigned mapped(const void *at, unsigned first)
-{
-	static uint64_t entry[PAGES];
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	unsigned count = 0;
-
-	if (pread(fd, entry, sizeof(entry), (off_t)((uintptr_t)at / TARGET_PAGE * 8)) !=
-	    sizeof(entry))
-		abort();
-	close(fd);
-	for (unsigned i = first; i < PAGES; i++)
-		count += entry[i] >> 63;
-	return count;
-}
-
 TEST_F(early, all_of_it_comes)
 {
 	bool writes = variant->kind == MEMORY_MEMFD && !variant->postcopy && !variant->append;
 	const uint64_t *at = (const uint64_t *)self->memory[1].region.addr;
-	unsigned data = 0, there, dense;
+	uint64_t data = 0, there, dense;
 
 	ASSERT_EQ(0, wh_listen(self->end[1], variant->uri, &self->err))
 	TH_LOG("%s", self->err.text);
@@ -139,8 +123,8 @@ TEST_F(early, all_of_it_comes)
 	ASSERT_EQ(0, wh_start(self->end[0], &self->err));
 	ASSERT_EQ(0, wh_wait(self->end[1], SECONDS_NS, &self->err)) TH_LOG("%s", self->err.text);
 	ASSERT_EQ(0, wh_wait(self->end[0], SECONDS_NS, &self->err)) TH_LOG("%s", self->err.text);
-	there = mapped(at, 0);
-	dense = mapped(at, DENSE);
+	there = memory_mapped(at, BYTES);
+	dense = memory_mapped(at + DENSE * 512, BYTES - DENSE * TARGET_PAGE);
 	for (uint64_t page = 0; page < PAGES; page++)
 		data += word(page, 0) != 0;
 	/* The rows went to the file, and what was no row into the mapping */

@@ -54,20 +54,9 @@ static int begin(FIXTURE_DATA(early) *self, enum memory_kind kind, bool watched)
 	return ret;
 }
 
-/* Pages of the block that are in its page table; nothing is touched */
-static unsigned mapped(FIXTURE_DATA(early) *self)
+static uint64_t mapped(FIXTURE_DATA(early) *self)
 {
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry[PAGES] = { 0 };
-	unsigned count = 0;
-
-	if (pread(fd, entry, sizeof(entry),
-		  (off_t)((uintptr_t)self->region->addr / TARGET_PAGE * 8)) != sizeof(entry))
-		abort();
-	close(fd);
-	for (unsigned i = 0; i < PAGES; i++)
-		count += entry[i] >> 63;
-	return count;
+	return memory_mapped(self->region->addr, BYTES);
 }
 
 TEST_F(early, private_memory_is_populated)
