@@ -5,9 +5,11 @@
  * which faults there as a vCPU in the kernel does; only pages that are still missing
  * count (/proc/PID/pagemap).
  *
- * Idle: no page comes but those that are asked for. Bulk: all others come meanwhile, as fast
- * as they can, until none is missing. Threads are left to the scheduler, or the toucher and
- * both ends are all on one processor; the floor's as ours.
+ * Idle: no page comes but those that are asked for; the floor and ours are there at the same
+ * time and take turns page by page, since from one second to the next the machine may be half
+ * as fast again. Bulk: all others come meanwhile, as fast as they can, until none is missing.
+ * Threads are left to the scheduler, or the toucher and both ends are all on one processor; the
+ * floor's as ours.
  */
 #include "selftests/lib/bench.h"
 #include "selftests/lib/bench_side.h"
@@ -18,6 +20,8 @@
 #include <string.h>
 #include <time.h>
 
+#define MIB (UINT64_C(1) << 20)
+#define IDLE_BYTES (256 * MIB) /* there are several at once, and few pages of it come */
 #define TOUCHES_IDLE 4000
 #define TOUCHES_MAX 20000
 #define TOUCHES_MIN 20 /* from so many on there are quantiles */
@@ -78,13 +82,13 @@ struct results {
 
 static double touched[TOUCHES_MAX];
 
-static void pool_add(struct pool *pool, size_t count)
+static void pool_add(struct pool *pool, const double *us, size_t count)
 {
 	double *more = realloc(pool->us, (pool->count + count) * sizeof(*more));
 
 	if (!more)
 		return;
-	memcpy(more + pool->count, touched, count * sizeof(*more));
+	memcpy(more + pool->count, us, count * sizeof(*more));
 	pool->us = more;
 	pool->count += count;
 }
@@ -103,32 +107,126 @@ static void add_service(struct results *results, unsigned way, const struct benc
 	bench_add(&results->service[1][way], (double)side->shared->source_p99_ns / 1e3);
 }
 
+/* What was touched of one way, in one round; why not */
+static void add_touches(struct results *results, unsigned way, double *us, size_t count,
+			struct bench_side *side)
+{
+	if (count < TOUCHES_MIN) {
+		snprintf(side->why, sizeof(side->why), "only %zu pages were missing", count);
+		return;
+	}
+	pool_add(&results->pool[way], us, count);
+	bench_add(&results->p50[way], bench_quantile(us, count, 0.50));
+	bench_add(&results->p99[way], bench_quantile(us, count, 0.99));
+}
+
+static size_t most_idle(const struct bench *bench)
+{
+	return bench->quick ? TOUCHES_IDLE / 4 : TOUCHES_IDLE;
+}
+
 static int run(const struct bench *bench, struct results *results, unsigned way,
 	       struct bench_side *side, unsigned round)
 {
 	const struct bench_load *load = side->load;
-	size_t most = bench->quick ? TOUCHES_IDLE / 4 : TOUCHES_IDLE;
-	size_t count = 0;
+	size_t most = load->bulk ? TOUCHES_MAX : most_idle(bench);
 
 	if (bench_go(side) < 0)
 		return -1;
 	if (ways[way].role != ALONE) {
-		count = bench_touch_remotely(side, touched, load->bulk ? TOUCHES_MAX : most,
-					     round + 1);
+		size_t count = bench_touch_remotely(side, touched, most, round + 1);
+
 		add_service(results, way, side);
-	}
-	if (count >= TOUCHES_MIN) {
-		pool_add(&results->pool[way], count);
-		bench_add(&results->p50[way], bench_quantile(touched, count, 0.50));
-		bench_add(&results->p99[way], bench_quantile(touched, count, 0.99));
-	} else if (ways[way].role != ALONE) {
-		snprintf(side->why, sizeof(side->why), "only %zu pages were missing", count);
+		add_touches(results, way, touched, count, side);
 	}
 	if (load->bulk && bench_done(side) < 0)
 		return -1;
 	if (load->bulk)
 		bench_add(&results->rate[way], bench_rate(side));
 	return 0;
+}
+
+static void say_why(struct results *results, unsigned way, const struct bench_side *side)
+{
+	snprintf(results->p50[way].why, sizeof(results->p50[way].why), "%s", side->why);
+}
+
+static bool left_out(const struct bench *bench, struct results *results, unsigned way)
+{
+	if (!bench->quick || !ways[way].ours_only)
+		return false;
+	snprintf(results->p50[way].why, sizeof(results->p50[way].why), "left out by --quick");
+	return true;
+}
+
+/* With nothing else under way: side by side with others. A QEMU has things of its own to do */
+static bool takes_turns(const struct bench *bench, struct results *results, unsigned way)
+{
+	return ways[way].kind != &bench_qemu && ways[way].role == TOUCHED &&
+	       bench_wants(bench, ways[way].name) && !left_out(bench, results, way);
+}
+
+/* Those that are up, one page of each in turn */
+static void touch_in_turn(struct results *results, struct bench_side *side, const bool *up,
+			  size_t most, unsigned round)
+{
+	static double us[WAYS][TOUCHES_IDLE];
+	struct bench_toucher toucher[WAYS];
+	size_t count[WAYS] = { 0 };
+
+	for (unsigned i = 0; i < WAYS; i++)
+		if (up[i])
+			bench_toucher_open(&toucher[i], &side[i], round + 1);
+	for (size_t at = 0; at < most; at++)
+		for (unsigned i = 0; i < WAYS; i++) {
+			double next =
+				up[i] && count[i] == at ? bench_toucher_next(&toucher[i]) : -1;
+
+			if (next >= 0)
+				us[i][count[i]++] = next;
+		}
+	for (unsigned i = 0; i < WAYS; i++) {
+		if (!up[i])
+			continue;
+		bench_toucher_close(&toucher[i]);
+		add_touches(results, i, us[i], count[i], &side[i]);
+	}
+}
+
+/* One round with nothing else under way: of the floor, and of ours */
+static void attempt_together(const struct bench *bench, struct results *results,
+			     const struct bench_load *load, unsigned round)
+{
+	struct bench_side side[WAYS];
+	struct bench_load own[WAYS];
+	bool up[WAYS] = { false };
+
+	for (unsigned i = 0; i < WAYS; i++) {
+		if (!takes_turns(bench, results, i))
+			continue;
+		own[i] = *load;
+		own[i].urgent = !ways[i].one_channel;
+		own[i].spin_ns = ways[i].spin_ns;
+		if (own[i].bytes > IDLE_BYTES)
+			own[i].bytes = IDLE_BYTES;
+		up[i] = bench_start(&side[i], ways[i].kind, &own[i]) == 0;
+		if (!up[i])
+			say_why(results, i, &side[i]);
+	}
+	for (unsigned i = 0; i < WAYS; i++)
+		if (up[i] && bench_go(&side[i]) < 0) {
+			say_why(results, i, &side[i]);
+			bench_stop(&side[i]);
+			up[i] = false;
+		}
+	if (load->cpu != BENCH_CPU_ANY)
+		bench_pin(load->cpu); /* one that has failed has undone it */
+	touch_in_turn(results, side, up, most_idle(bench), round);
+	for (unsigned i = 0; i < WAYS; i++)
+		if (up[i]) {
+			say_why(results, i, &side[i]);
+			bench_stop(&side[i]);
+		}
 }
 
 /* One round of one way; why not, if it cannot be had */
@@ -146,11 +244,8 @@ static void attempt(const struct bench *bench, struct results *results, unsigned
 			 "what limits its background pages holds back requested ones");
 		return;
 	}
-	if (bench->quick && ways[way].ours_only) {
-		snprintf(results->p50[way].why, sizeof(results->p50[way].why),
-			 "left out by --quick");
+	if (left_out(bench, results, way))
 		return;
-	}
 	if (ways[way].qemu_10) {
 		own.qemu = qemu_program(QEMU_10_0, results->p50[way].why,
 					sizeof(results->p50[way].why));
@@ -161,7 +256,7 @@ static void attempt(const struct bench *bench, struct results *results, unsigned
 		run(bench, results, way, &side, round);
 		bench_stop(&side);
 	}
-	snprintf(results->p50[way].why, sizeof(results->p50[way].why), "%s", side.why);
+	say_why(results, way, &side);
 }
 
 static void draw(const struct bench *bench, struct results *results, const char *variant)
@@ -214,11 +309,14 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 		results.service[0][i].side = results.service[1][i].side = ways[i].name;
 	}
 	/* Sides take turns, so that what the machine does besides meets all of them */
-	for (unsigned round = 0; bench_again(round); round++)
+	for (unsigned round = 0; bench_again(round); round++) {
+		if (!load->bulk)
+			attempt_together(bench, &results, load, round);
 		for (unsigned i = 0; i < WAYS; i++)
-			if ((load->bulk || ways[i].role == TOUCHED) &&
+			if ((load->bulk || ways[i].kind == &bench_qemu) &&
 			    bench_wants(bench, ways[i].name))
 				attempt(bench, &results, i, load, round);
+	}
 	snprintf(variant, sizeof(variant), "%s, %s", load->tcp ? "TCP" : "unix",
 		 load->cpu < 0 ? "left to the scheduler" : "all on one processor");
 	print(bench, load->bulk ? BENCH_FAULT_BULK_P50 : BENCH_FAULT_IDLE_P50, variant, &results,

@@ -220,10 +220,20 @@ int bench_touch(const struct bench_side *side, const void *memory);
 
 /* ---- bench_touch_remotely.c ------------------------------------------------------- */
 
-/*
- * By process_vm_readv(), pages that are still missing, with a pause after each; until none
- * is found. Return: how many, and what each took
- */
+/* Whoever touches missing pages of a destination, by process_vm_readv() */
+struct bench_toucher {
+	const struct bench_side *side;
+	int pagemap;
+	unsigned seed;
+};
+
+void bench_toucher_open(struct bench_toucher *toucher, const struct bench_side *side,
+			unsigned seed);
+/* A page that is still missing, and a pause. Return: microseconds; < 0: none is found */
+double bench_toucher_next(struct bench_toucher *toucher);
+void bench_toucher_close(struct bench_toucher *toucher);
+
+/* Until no page is missing. Return: how many were, and what each took */
 size_t bench_touch_remotely(const struct bench_side *side, double *us, size_t most, unsigned seed);
 
 #endif /* LIB_BENCH_SIDE_H */

@@ -16,44 +16,71 @@
 #define TRIES 2000 /* pages looked at until one is missing */
 #define PRESENT (UINT64_C(3) << 62)
 
-static uint64_t missing_page(int pagemap, const struct bench_side *side, unsigned *seed)
+static uint64_t missing_page(struct bench_toucher *toucher)
 {
+	const struct bench_side *side = toucher->side;
 	uint64_t pages = side->load->bytes / 4096;
+	unsigned *seed = &toucher->seed;
 
 	for (int i = 0; i < TRIES; i++) {
 		uint64_t page = ((uint64_t)rand_r(seed) << 15 ^ (uint64_t)rand_r(seed)) % pages;
 		uint64_t at = side->base + page * 4096;
 		uint64_t entry;
 
-		if (pread(pagemap, &entry, 8, (off_t)(at / 4096 * 8)) == 8 && !(entry & PRESENT))
+		if (pread(toucher->pagemap, &entry, 8, (off_t)(at / 4096 * 8)) == 8 &&
+		    !(entry & PRESENT))
 			return at;
 	}
 	return 0;
 }
 
-size_t bench_touch_remotely(const struct bench_side *side, double *us, size_t most, unsigned seed)
+void bench_toucher_open(struct bench_toucher *toucher, const struct bench_side *side, unsigned seed)
 {
-	const struct timespec pause = { .tv_nsec = PAUSE_NS };
-	char path[64], byte;
-	size_t count = 0;
-	uint64_t at;
-	int pagemap;
+	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/pagemap", side->dest);
-	pagemap = open(path, O_RDONLY | O_CLOEXEC);
-	while (count < most && (at = missing_page(pagemap, side, &seed))) {
-		struct iovec here = { &byte, 1 };
-		struct iovec there = { (void *)(uintptr_t)at, 1 };
-		uint64_t begin = clock_now_ns();
+	*toucher = (struct bench_toucher){
+		.side = side,
+		.pagemap = open(path, O_RDONLY | O_CLOEXEC),
+		.seed = seed,
+	};
+}
 
-		if (process_vm_readv(side->dest, &here, 1, &there, 1, 0) != 1) {
-			perror("bench: process_vm_readv");
-			break;
-		}
-		us[count++] = (double)(clock_now_ns() - begin) / 1e3;
-		nanosleep(&pause, NULL);
+double bench_toucher_next(struct bench_toucher *toucher)
+{
+	const struct timespec pause = { .tv_nsec = PAUSE_NS };
+	uint64_t at = missing_page(toucher), begin_ns, ns;
+	struct iovec there = { (void *)(uintptr_t)at, 1 };
+	char byte;
+	struct iovec here = { &byte, 1 };
+
+	if (!at)
+		return -1;
+	begin_ns = clock_now_ns();
+	if (process_vm_readv(toucher->side->dest, &here, 1, &there, 1, 0) != 1) {
+		perror("bench: process_vm_readv");
+		return -1;
 	}
-	if (pagemap >= 0)
-		close(pagemap);
+	ns = clock_now_ns() - begin_ns;
+	nanosleep(&pause, NULL);
+	return (double)ns / 1e3;
+}
+
+void bench_toucher_close(struct bench_toucher *toucher)
+{
+	if (toucher->pagemap >= 0)
+		close(toucher->pagemap);
+}
+
+size_t bench_touch_remotely(const struct bench_side *side, double *us, size_t most, unsigned seed)
+{
+	struct bench_toucher toucher;
+	size_t count = 0;
+	double next;
+
+	bench_toucher_open(&toucher, side, seed);
+	while (count < most && (next = bench_toucher_next(&toucher)) >= 0)
+		us[count++] = next;
+	bench_toucher_close(&toucher);
 	return count;
 }
