@@ -285,10 +285,13 @@ static bool wanted(const struct bench *bench, const struct bench_load *load)
 	       bench_chosen(bench->link, load->tcp ? "tcp" : "unix");
 }
 
-/* About as many as there are GiB to be moved in a round */
+/*
+ * About as many as there are GiB to be moved in a round; of the large ones, which aims are about,
+ * nearly twice, since there are but a few rounds
+ */
 static uint64_t weight(const struct bench_load *load)
 {
-	return load->bytes / MIB * (load->bytes > COMMON ? 3 : WAYS);
+	return load->bytes / MIB * (load->bytes > COMMON ? 5 : WAYS);
 }
 
 static unsigned choose(const struct bench *bench, struct bench_load *loads)
