@@ -43,11 +43,11 @@ static const struct ram_in *records(const struct dest *dest, enum channel channe
 }
 
 /* Whoever comes behind the run goes on with it, or has to wait until it is placed. */
-static bool behind_run(const struct dest_run *run, unsigned block, uint64_t offset)
+static bool behind_run(const struct dest_run *run, unsigned block, uint64_t offset, uint64_t bytes)
 {
 	return !run->length ||
 	       (!run->zero && run->block == block && run->offset + run->length == offset &&
-		run->offset / RUN_BYTES == offset / RUN_BYTES);
+		run->offset / bytes == offset / bytes);
 }
 
 /* The page that is next on this channel; NULL: its contents cannot be received in place */
@@ -69,7 +69,7 @@ static uint8_t *place_next(struct dest *dest, enum channel channel, unsigned blo
 	if (!owned &&
 	    (c->inside || offset % b->page_size || bits_test(b->arrived, offset / TARGET_PAGE)))
 		return NULL;
-	if (!behind_run(&c->run, block, offset))
+	if (!behind_run(&c->run, block, offset, run_bytes(b, channel)))
 		return NULL;
 	return dest->ops->ahead(dest->ctx, channel, block, offset, owned);
 }
@@ -88,7 +88,7 @@ static uint8_t *place_later(struct dest *dest, enum channel channel, unsigned bl
 			return NULL;
 		return dest->ops->ahead(dest->ctx, channel, block, at, true);
 	}
-	if (from / RUN_BYTES != at / RUN_BYTES)
+	if (from / run_bytes(b, channel) != at / run_bytes(b, channel))
 		return NULL;
 	owned = c->inside && first == from - from % b->page_size;
 	if (!owned && bits_test(b->arrived, first / TARGET_PAGE))

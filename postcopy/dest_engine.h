@@ -72,6 +72,12 @@ int dest_ended(struct dest *dest, uint64_t now_ns, struct wh_err *err);
 
 #define RUN_BYTES (UINT64_C(2) << 20) /* a stage; larger host pages have a larger one */
 
+/* Pages lie together in a run up to a multiple of this. What is urgent goes by itself, at once */
+static inline uint64_t run_bytes(const struct dest_block *block, enum channel channel)
+{
+	return channel == CHANNEL_URGENT ? block->page_size : RUN_BYTES;
+}
+
 /* The page was not taken: dest_channel.held has it, and its contents are to come again */
 #define DEST_HELD 3
 

@@ -37,6 +37,10 @@ int run_place_open(struct wh_migration *m, struct wh_err *err)
 		m->own_bytes += STAGE_BYTES;
 	}
 	m->own_bytes += STAGE_BYTES; /* the main channel's second one */
+	ret = stage_init(&side->page, TARGET_PAGE, err);
+	if (ret < 0)
+		return ret;
+	m->own_bytes += TARGET_PAGE;
 	return 0;
 }
 
@@ -67,6 +71,8 @@ void run_place_close(struct wh_migration *m)
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
 		if (side->stage[i].memory)
 			stage_fini(&side->stage[i]);
+	if (side->page.memory)
+		stage_fini(&side->page);
 	for (unsigned i = 0; i < RAM_BLOCKS_MAX; i++) {
 		if (side->placer_up[i] && watched)
 			placer_abandon(&side->placer[i]);
@@ -170,6 +176,13 @@ out_free:
 	return ret;
 }
 
+static struct stage *stage_of(struct dest_side *side, enum channel channel, unsigned block)
+{
+	if (channel == CHANNEL_URGENT && side->engine.block[block].page_size == TARGET_PAGE)
+		return &side->page;
+	return &side->stage[channel];
+}
+
 static uint8_t *op_room(void *ctx, enum channel channel, unsigned block, uint64_t offset)
 {
 	struct dest_side *side = side_of(ctx);
@@ -178,7 +191,7 @@ static uint8_t *op_room(void *ctx, enum channel channel, unsigned block, uint64_
 		return side->engine.block[block].region->addr + offset;
 	if (channel == CHANNEL_MAIN)
 		ahead_follow(ctx, block, offset);
-	return placer_room(&side->placer[block], &side->stage[channel], offset);
+	return placer_room(&side->placer[block], stage_of(side, channel, block), offset);
 }
 
 static void op_hold(void *ctx, bool hold)
@@ -211,16 +224,15 @@ static enum placed op_place(void *ctx, enum channel channel, unsigned block, uin
 {
 	struct wh_migration *m = ctx;
 	struct dest_side *side = m->dest;
+	struct stage *stage = stage_of(side, channel, block);
 	enum placed placed = PLACED_CHANGING;
 
 	*done = 0;
 	if (!m->config.removes)
-		return placer_place(&side->placer[block], &side->stage[channel], offset, length,
-				    wake, done, err);
+		return placer_place(&side->placer[block], stage, offset, length, wake, done, err);
 	pthread_mutex_lock(&side->gate);
 	if (!removed_since(side, block, offset, length))
-		placed = placer_place(&side->placer[block], &side->stage[channel], offset, length,
-				      wake, done, err);
+		placed = placer_place(&side->placer[block], stage, offset, length, wake, done, err);
 	pthread_mutex_unlock(&side->gate);
 	return placed;
 }
@@ -240,8 +252,8 @@ static enum placed op_zero(void *ctx, enum channel channel, unsigned block, uint
 	 */
 	if (!m->config.removes || channel == CHANNEL_URGENT ||
 	    !removed_since(side, block, offset, length))
-		placed = placer_zero(&side->placer[block], &side->stage[channel], offset, length,
-				     wake, done, err);
+		placed = placer_zero(&side->placer[block], stage_of(side, channel, block), offset,
+				     length, wake, done, err);
 	op_hold(ctx, false);
 	return placed;
 }
@@ -252,7 +264,7 @@ static uint8_t *op_ahead(void *ctx, enum channel channel, unsigned block, uint64
 {
 	struct wh_migration *m = ctx;
 	struct dest_side *side = m->dest;
-	struct stage *stage = &side->stage[channel];
+	struct stage *stage = stage_of(side, channel, block);
 
 	if (!__atomic_load_n(&side->armed, __ATOMIC_ACQUIRE))
 		return side->engine.block[block].region->addr + offset;

@@ -64,7 +64,8 @@ struct placer {
  *
  * Its pages come and go: nobody registers them (fixed buffers, RDMA).
  *
- * @memory:	Aligned to @size, DONTFORK, of one huge page where there is one
+ * @memory:	Aligned to @size, DONTFORK, of one huge page where there is one. One of a TARGET_PAGE
+ *		is for pages that are placed one by one: it stays in the cache
  * @spare:	The same, for when @memory was moved away; of the thread that goes ahead until
  *		it is @ready. NULL if @size is not STAGE_BYTES
  * @placer:	The last block with a second mapping for which room was here, ...
@@ -201,6 +202,7 @@ struct placer_collapse {
 int placer_collapse(struct placer *placer, uint64_t offset, uint64_t length,
 		    struct placer_collapse *count, struct wh_err *err);
 
+/* @size: a power of two, TARGET_PAGE or more; MOVE is for those of STAGE_BYTES */
 int stage_init(struct stage *stage, uint64_t size, struct wh_err *err);
 void stage_fini(struct stage *stage);
 /* A full stage: does it hold one huge page, so that MOVE pays? */

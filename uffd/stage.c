@@ -56,7 +56,7 @@ int stage_init(struct stage *stage, uint64_t size, struct wh_err *err)
 	int ret;
 
 	*stage = (struct stage){ .size = size, .pagemap = -1 };
-	if (size < STAGE_BYTES || size & (size - 1))
+	if (size < TARGET_PAGE || size & (size - 1))
 		return err_set(err, -EINVAL, "stage: %" PRIu64 " bytes", size);
 	bytes = stage_bytes(stage);
 	room = mmap(NULL, bytes + size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
@@ -77,7 +77,8 @@ int stage_init(struct stage *stage, uint64_t size, struct wh_err *err)
 	if (bytes > size)
 		stage->spare = at + size;
 	/* Without it (no /proc) nothing is known to be huge and MOVE is never tried */
-	stage->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (size >= STAGE_BYTES)
+		stage->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	return 0;
 }
 

@@ -194,6 +194,30 @@ TEST_F(intake, nothing_is_expected_behind_a_stage)
 	EXPECT_TRUE(came(self, RAM, 490, 532));
 }
 
+/* A small page that is urgent goes by itself: there is room for one, whatever comes behind it */
+TEST_F(intake, urgent_pages_lie_alone)
+{
+	intake_init(&self->in, &self->w->dest, CHANNEL_URGENT, self->buf);
+	ASSERT_TRUE(run(self->w));
+	bytes_pages(&self->main, RAM, 0, 20);
+	ASSERT_EQ(0, take(self));
+	ASSERT_EQ(2, intake_room(&self->in, self->piece));
+	EXPECT_EQ(TARGET_PAGE, self->piece[1].iov_len);
+	/* nor over one that waits to be placed */
+	world_script(self->w, PLACED_CHANGING, 0, 3);
+	bytes_pages(&self->main, RAM, PAGES(20), 30);
+	ASSERT_EQ(0, take(self));
+	EXPECT_EQ(3, self->retries);
+	EXPECT_TRUE(came(self, RAM, 0, 50));
+	/* a large one lies together */
+	bytes_pages(&self->main, HUGE, 0, 20);
+	ASSERT_EQ(0, take(self));
+	EXPECT_LT(2, intake_room(&self->in, self->piece));
+	bytes_pages(&self->main, HUGE, PAGES(20), 492);
+	ASSERT_EQ(0, take(self));
+	EXPECT_TRUE(came(self, HUGE, 0, 512));
+}
+
 /* A page that cannot be taken yet is given again from where it lies. */
 TEST_F(intake, held_up_in_a_row)
 {

@@ -106,6 +106,30 @@ TEST_F(stage, parts_are_copied)
 	ASSERT_TRUE(page_is(self->stage->memory, TARGET_PAGE, 0, 1));
 }
 
+/* Page by page through a stage that holds one, whole ones by the other at the same time */
+TEST_F(stage, of_one_page)
+{
+	struct block *b = &self->block;
+	struct stage page;
+
+	ASSERT_EQ(0, stage_init(&page, TARGET_PAGE, &b->err));
+	for (uint64_t i = 1; i < EACH; i += 2) {
+		uint64_t at = i * TARGET_PAGE;
+
+		ASSERT_EQ(page.memory, placer_room(&b->placer, &page, at));
+		page_fill(page.memory, TARGET_PAGE, i, 1);
+		ASSERT_EQ(PLACED_OK,
+			  placer_place(&b->placer, &page, at, TARGET_PAGE, true, NULL, &b->err));
+		ASSERT_EQ(PLACED_OK, block_place(b, 0, i - 1, 1, 1, true, NULL));
+	}
+	ASSERT_EQ(PLACED_FAILED, placer_place(&b->placer, &page, STAGE_BYTES, 2 * TARGET_PAGE, true,
+					      NULL, &b->err));
+	ASSERT_EQ(PLACED_OK, block_place(b, 0, EACH, EACH, 1, true, NULL));
+	ASSERT_EQ(2 * EACH, block_wrong(b, 0, 2 * EACH, 1));
+	ASSERT_EQ(1, huge_stages(b));
+	stage_fini(&page);
+}
+
 TEST_F(stage, what_is_not_offered_is_not_used)
 {
 	struct block *b = &self->block;
@@ -421,7 +445,7 @@ TEST(sizes)
 	memset(stage.memory, 1, 2 * STAGE_BYTES);
 	stage_fini(&stage);
 	ASSERT_EQ(NULL, stage.memory);
-	ASSERT_EQ(-EINVAL, stage_init(&stage, TARGET_PAGE, &err));
+	ASSERT_EQ(-EINVAL, stage_init(&stage, TARGET_PAGE / 2, &err));
 	ASSERT_EQ(-EINVAL, stage_init(&stage, 3 * STAGE_BYTES, &err));
 	ASSERT_NE(NULL, strstr(err.text, "6291456 bytes"))
 	TH_LOG("%s", err.text);
