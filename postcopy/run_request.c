@@ -59,7 +59,7 @@ static void urgent_pump(struct wh_migration *m)
 
 	if (side->urgent_fd < 0 || op_busy(&side->urgent_send) || side->urgent_ended)
 		return;
-	if (!source_urgent(side->engine, clock_now_ns(), side->urgent_batch))
+	if (!source_urgent(side->engine, side->urgent_batch))
 		return;
 	side->urgent_sent = 0;
 	side->urgent_taken_ns = clock_now_ns();
@@ -75,6 +75,7 @@ static void urgent_send_done(struct op *op, int result)
 	struct source_side *side = of_op(op, offsetof(struct source_side, urgent_send));
 	struct wh_migration *m = side->owner;
 	struct wh_err err = { 0 };
+	uint64_t now_ns;
 
 	if (side->urgent_ended)
 		return;
@@ -91,13 +92,14 @@ static void urgent_send_done(struct op *op, int result)
 		return;
 	}
 	side->urgent_sent += (size_t)result;
-	side->urgent_taken_ns = clock_now_ns();
+	now_ns = clock_now_ns();
+	side->urgent_taken_ns = now_ns;
 	if (side->urgent_sent < side->urgent_batch->bytes) {
 		msg_advance(&side->urgent_msg, (size_t)result);
 		urgent_send(m);
 		return;
 	}
-	source_urgent_sent(side->engine, side->urgent_batch->bytes, clock_now_ns());
+	source_urgent_sent(side->engine, side->urgent_batch->bytes, now_ns);
 	urgent_pump(m);
 }
 

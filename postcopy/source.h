@@ -198,7 +198,7 @@ size_t source_need(const struct source *source);
  *
  * Return: true and *@batch, false if there is nothing
  */
-bool source_urgent(struct source *source, uint64_t now_ns, struct batch *batch);
+bool source_urgent(struct source *source, struct batch *batch);
 void source_urgent_sent(struct source *source, size_t bytes, uint64_t now_ns);
 /* The answer to open_urgent(); bulk thread. result < 0: without one, or, recovering, not at all */
 void source_urgent_opened(struct source *source, int result);

@@ -352,13 +352,12 @@ void source_served(struct source *source, uint64_t now_ns)
 	serving->served = 0;
 }
 
-bool source_urgent(struct source *source, uint64_t now_ns, struct batch *batch)
+bool source_urgent(struct source *source, struct batch *batch)
 {
 	const struct source_fill fill = { .bytes_max = SOURCE_URGENT_BYTES,
 					  .pages_max = UINT64_MAX };
 	enum source_phase phase = source_get_phase(source);
 
-	(void)now_ns;
 	if (source->urgent_sending || (phase != SOURCE_POSTCOPY && phase != SOURCE_ENDING) ||
 	    !__atomic_load_n(&source->urgent_open, __ATOMIC_ACQUIRE))
 		return false;

@@ -189,7 +189,7 @@ static void do_urgent(struct play *p)
 		source_urgent_sent(w->source, w->urgent->bytes, w->now_ns);
 		return;
 	}
-	p->urgent_sending = source_urgent(w->source, w->now_ns, w->urgent);
+	p->urgent_sending = source_urgent(w->source, w->urgent);
 	if (p->urgent_sending)
 		check_batch(p, w->urgent);
 }

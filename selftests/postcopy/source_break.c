@@ -119,7 +119,7 @@ static bool lose(struct __test_metadata *_metadata, enum way way, unsigned steps
 		EXPECT_EQ(SOURCE_ENDED, world_ask(&w));
 		source_link_lost(w.source, CHANNEL_MAIN, NULL, w.now_ns);
 		EXPECT_EQ(moves, w.moves);
-		EXPECT_FALSE(source_urgent(w.source, w.now_ns, w.urgent));
+		EXPECT_FALSE(source_urgent(w.source, w.urgent));
 	}
 	world_fini(&w);
 	return far;

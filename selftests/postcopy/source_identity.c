@@ -225,14 +225,14 @@ TEST_F(again, who_proves_it_is_resumed)
 	if (variant->urgent == WH_URGENT_OFF)
 		return;
 	/* at once, since the destination looks for it, and once */
-	ASSERT_TRUE(source_urgent(w->source, w->now_ns, w->urgent));
+	ASSERT_TRUE(source_urgent(w->source, w->urgent));
 	EXPECT_EQ(8, w->urgent->bytes);
 	EXPECT_EQ(get_be64(w->urgent->iov[0].iov_base),
 		  identity_proof(&self->who, IDENTITY_URGENT));
 	source_urgent_sent(w->source, w->urgent->bytes, w->now_ns);
 	for (unsigned i = 0; i < 2; i++) {
 		ASSERT_EQ(0, world_request(w, 0, 290 + i, 1));
-		ASSERT_TRUE(source_urgent(w->source, w->now_ns, w->urgent));
+		ASSERT_TRUE(source_urgent(w->source, w->urgent));
 		EXPECT_NE(get_be64(w->urgent->iov[0].iov_base),
 			  identity_proof(&self->who, IDENTITY_URGENT));
 		source_urgent_sent(w->source, w->urgent->bytes, w->now_ns);

@@ -47,7 +47,7 @@ FIXTURE_SETUP(again)
 	ASSERT_EQ(SOURCE_SEND, world_ask(w));
 	if (variant->urgent != WH_URGENT_OFF) {
 		ASSERT_EQ(0, world_request(w, 1, 48, 8));
-		ASSERT_TRUE(source_urgent(w->source, w->now_ns, w->urgent));
+		ASSERT_TRUE(source_urgent(w->source, w->urgent));
 	}
 	source_link_lost(w->source, CHANNEL_MAIN, NULL, w->now_ns);
 	ASSERT_EQ(SOURCE_PAUSED, w->phase);

@@ -147,10 +147,10 @@ TEST(urgent_batches_stay_small)
 	begin(&w, &with_urgent);
 	for (unsigned i = 0; i < 100; i++)
 		ASSERT_EQ(0, world_request(&w, 0, 1000 + 3 * i, 1));
-	while (source_urgent(w.source, w.now_ns, w.urgent)) {
+	while (source_urgent(w.source, w.urgent)) {
 		EXPECT_LE(w.urgent->bytes, SOURCE_URGENT_BYTES + 2 * TARGET_PAGE);
 		/* one at a time */
-		EXPECT_FALSE(source_urgent(w.source, w.now_ns, w.urgent));
+		EXPECT_FALSE(source_urgent(w.source, w.urgent));
 		world_carry(&w, CHANNEL_URGENT, w.urgent);
 		source_urgent_sent(w.source, w.urgent->bytes, w.now_ns);
 		batches++;
@@ -262,7 +262,7 @@ TEST(end_waits_for_the_urgent_channel)
 
 	begin(&w, &with_urgent);
 	ASSERT_EQ(0, world_request(&w, 1, 48, 16));
-	ASSERT_TRUE(source_urgent(w.source, w.now_ns, w.urgent));
+	ASSERT_TRUE(source_urgent(w.source, w.urgent));
 	EXPECT_EQ(SOURCE_WAIT, world_run(&w));
 	EXPECT_EQ(SOURCE_POSTCOPY, w.phase);
 	EXPECT_EQ(16u, source_pages_left(w.source));

@@ -42,7 +42,7 @@ static void *bulk(void *arg)
 
 static bool urgent(struct world *w)
 {
-	if (!source_urgent(w->source, w->now_ns, w->urgent))
+	if (!source_urgent(w->source, w->urgent))
 		return false;
 	for (unsigned i = 0; i < w->urgent->count; i++)
 		tape_add(&w->tape[CHANNEL_URGENT], w->urgent->iov[i].iov_base,

@@ -330,7 +330,7 @@ static inline bool world_run_to(struct world *w, enum source_phase phase)
 
 static inline bool world_step_urgent(struct world *w)
 {
-	if (!source_urgent(w->source, w->now_ns, w->urgent))
+	if (!source_urgent(w->source, w->urgent))
 		return false;
 	world_carry(w, CHANNEL_URGENT, w->urgent);
 	source_urgent_sent(w->source, w->urgent->bytes, w->now_ns);

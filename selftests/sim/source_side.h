@@ -243,7 +243,7 @@ static inline bool source_does_urgent(struct sim *sim)
 		if (!sim->source.urgent_called)
 			return false;
 		sim->source.urgent_called = false;
-		out->under_way = source_urgent(sim->source.engine, sim->now_ns, out->batch);
+		out->under_way = source_urgent(sim->source.engine, out->batch);
 		out->sent = 0;
 		return out->under_way;
 	}
