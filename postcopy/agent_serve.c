@@ -3,7 +3,7 @@
  * Joining: the agent. A migration of another process's guest, whose callbacks are messages
  * to that process. One thread of ours reads what the VMM says; the migration has its own.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -2,6 +2,7 @@
 #ifndef POSTCOPY_AGENT_VMM_H
 #define POSTCOPY_AGENT_VMM_H
 
+#include "postcopy/agent.h"
 #include "postcopy/run.h"
 #include "uffd/mapping.h"
 

@@ -6,7 +6,7 @@
  * RDMA at the destination: for run_bridge.c, the bulk loop's side, run_bridge_thread.c, and
  * run_bridge_back.c, the thread's way back
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 #include "rdma/link.h"
 #include "rdma/memory.h"
 #include "rdma/vdest.h"

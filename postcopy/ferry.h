@@ -6,7 +6,7 @@
  * RDMA at the source: for run_ferry.c, what it carries, run_ferry_back.c, what comes back, and
  * run_ferry_dial.c, connecting and the end
  */
-#include "postcopy/run.h"
+#include "postcopy/run_source.h"
 #include "rdma/link.h"
 #include "rdma/memory.h"
 #include "rdma/vread.h"

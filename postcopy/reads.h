@@ -3,7 +3,7 @@
 #define POSTCOPY_READS_H
 
 /* Pages read from the source by RDMA: for run_read.c, and for run_bridge.c, which accepts */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 #include "rdma/link.h"
 #include "rdma/vread.h"
 

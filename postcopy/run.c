@@ -3,7 +3,8 @@
  * Joining: making a migration and telling it what to do. What turns it is in
  * run_drive.c.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 #include <fcntl.h>

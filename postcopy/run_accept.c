@@ -10,7 +10,7 @@
  * channel begins by asking for a bitmap, or, where the migration has an id, with a hello.
  */
 #include "base/bytes.h"
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <errno.h>
 #include <poll.h>

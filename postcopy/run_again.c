@@ -16,7 +16,8 @@
  * migrations with an id only (recover/identity.h). To the destination of a QEMU's migration
  * anybody may come, as with wh_recover().
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 

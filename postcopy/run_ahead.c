@@ -13,7 +13,7 @@
  * Before arming it works where pages come in a long row. It is over when precopy is: a page that is
  * dropped then is to be missing, and what it allocated would be a page of zeros instead.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <string.h>
 #include <time.h>

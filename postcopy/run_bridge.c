@@ -13,7 +13,7 @@
  * The guest is not started, and no memory dropped for postcopy, before the peer's way into it is
  * closed (bridge_unhook(), bridge_fence()). In postcopy pages are of the stream.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #ifdef WH_NO_RDMA
 #include <errno.h>

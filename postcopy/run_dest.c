@@ -4,7 +4,7 @@
  * in run_accept.c.
  */
 #include "base/bytes.h"
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -3,7 +3,8 @@
  * Joining: who turns a migration: two threads of the library, or the caller's in
  * wh_process(); and how it ends.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 #include <sched.h>

@@ -5,7 +5,7 @@
  * came there by way of a file: they lie there before it is told that they have come.
  */
 #include "base/bits.h"
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <stdlib.h>
 

@@ -5,7 +5,7 @@
  * memory map changes is tried again on a timer, since nothing announces the end of
  * the change.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <errno.h>
 #include <poll.h>

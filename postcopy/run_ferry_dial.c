@@ -4,7 +4,7 @@
  * sentence of the one that failed last is told. With a return path there are two connections, one
  * behind the other, to one address.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_source.h"
 
 #ifdef WH_NO_RDMA
 #include <errno.h>

@@ -12,7 +12,7 @@
  * do but wait for the page, and is believed for a while. With threads on several
  * processors the one with a majority of late decides.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <fcntl.h>
 #include <sched.h>

@@ -4,7 +4,7 @@
  * (rdma/vsource_keep.c): a hint that comes late has an effect late, and no order is needed.
  */
 #include "base/err.h"
-#include "postcopy/run.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  *
  * One receive under way, always to where the intake (intake.h) wants the next bytes.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -7,7 +7,7 @@
  * on each lane: contents of a packet where they are to lie, or into a stage where a write() to the
  * block's file is cheaper (uffd/early.h), and behind them the next head.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 #include "postcopy/zstd.h"
 
 #include <errno.h>

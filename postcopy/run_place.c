@@ -4,7 +4,7 @@
  * of the VMM, messages by run_reply.c.
  */
 #include "base/bits.h"
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 #include "uffd/abi.h"
 
 #include <errno.h>

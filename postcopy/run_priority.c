@@ -6,7 +6,8 @@
  * nobody for what the bulk thread does and the helper that allocates ahead of it, and they compute
  * all the time. Left equal, whoever is woken waits until one of those has used up its slice.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 #include <sched.h>

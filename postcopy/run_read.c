@@ -12,7 +12,7 @@
  * It is of the first connection only. Whoever resumes a migration proves to be its source on the
  * stream, which says nothing of whose memory would be read here.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #ifdef WH_NO_RDMA
 bool reads_page(struct wh_migration *m, unsigned block, uint64_t offset)

@@ -5,7 +5,8 @@
  * no longer than a turn. In a callback that would be for ever, and the engine is in the
  * middle of something: a pause comes behind that.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 #include <sys/random.h>

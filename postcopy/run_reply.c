@@ -6,7 +6,7 @@
  * own: so all of them go in front of the buffer.
  */
 #include "base/bytes.h"
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <errno.h>
 #include <poll.h>

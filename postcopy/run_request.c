@@ -4,7 +4,7 @@
  * urgent channel. A send that blocks never stops the reading of requests, and a
  * full queue of requests stops the reading until there is room.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 #include <stdlib.h>

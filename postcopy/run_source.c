@@ -5,7 +5,7 @@
  * kernel has taken all of it.
  */
 #include "base/bits.h"
-#include "postcopy/run.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -6,7 +6,7 @@
  * guest memory, or out of what it was compressed to.
  */
 #include "base/err.h"
-#include "postcopy/run.h"
+#include "postcopy/run_source.h"
 #include "postcopy/zstd.h"
 
 #include <errno.h>

@@ -3,7 +3,7 @@
  * Joining: the source engine's view of the world: the VMM's callbacks, and the log
  * of written pages.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_source.h"
 
 #include <errno.h>
 #include <stdlib.h>

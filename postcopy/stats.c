@@ -2,7 +2,8 @@
 /*
  * Joining: figures and names for the outside.
  */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
+#include "postcopy/run_source.h"
 
 #include <inttypes.h>
 #include <stdio.h>

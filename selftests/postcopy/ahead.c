@@ -5,7 +5,7 @@
  * that polls.
  */
 #include "base/bits.h"
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 #include "selftests/lib/memory.h"
 
 #include <liburing.h>

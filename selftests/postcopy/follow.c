@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* The fault thread goes where the faults are: postcopy/run_follow.c */
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <semaphore.h>
 #include <stdlib.h>

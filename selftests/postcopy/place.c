@@ -6,7 +6,7 @@
  */
 #include "base/bits.h"
 #include "base/clock.h"
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 #include "selftests/lib/memory.h"
 #include "selftests/uffd/toucher.h"
 

@@ -5,7 +5,7 @@
  */
 #include "base/bits.h"
 #include "base/bytes.h"
-#include "postcopy/run.h"
+#include "postcopy/run_dest.h"
 
 #include <errno.h>
 #include <stdlib.h>
