@@ -90,6 +90,9 @@ struct vmm {
 	int nic_fd, nic_kick_fd;
 	bool nic_wrote; /* atomic, see nic_wrote() */
 	bool nic_is_here;
+	unsigned nic_here_again; /* it is said so often again, by the processor of the card, ... */
+	int64_t nic_here_ms;	 /* ... next then */
+	int64_t nic_here_wait_ms;
 
 	/* Its migration, the last one, see migrate.c */
 	struct wh_migration *migration;

@@ -15,10 +15,14 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ETHER_BYTES 14
 #define WAITING_MAX 4096 /* more frames than a tap keeps */
+#define HERE_AGAIN 4	 /* times, after 50 ms, 150, 250 and 350: as QEMU does */
+#define HERE_FIRST_MS 50
+#define HERE_STEP_MS 100
 
 int nic_open(struct vmm *vmm, struct wh_err *err)
 {
@@ -34,21 +38,57 @@ int nic_open(struct vmm *vmm, struct wh_err *err)
 	return 0;
 }
 
-void nic_here(struct vmm *vmm)
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void say_here(struct vmm *vmm)
 {
 	const uint32_t mac = NIC_MAC_FIRST;
 	uint8_t frame[60] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
-	uint8_t dropped[ETHER_BYTES];
 
-	for (unsigned i = 0; i < WAITING_MAX; i++)
-		if (read(vmm->nic_fd, dropped, sizeof(dropped)) < 0)
-			break;
 	memcpy(frame + 6, &mac, 4);
 	memcpy(frame + 10, &(uint16_t){ NIC_MAC_LAST }, 2);
 	memcpy(frame + 12, &(uint32_t){ NIC_TYPE_REQUEST }, 4);
 	frame[15] = NIC_HERE;
 	if (write(vmm->nic_fd, frame, sizeof(frame)) < 0)
 		return; /* as if the wire had lost it */
+}
+
+void nic_here(struct vmm *vmm)
+{
+	uint8_t dropped[ETHER_BYTES];
+
+	for (unsigned i = 0; i < WAITING_MAX; i++)
+		if (read(vmm->nic_fd, dropped, sizeof(dropped)) < 0)
+			break;
+	say_here(vmm);
+	vmm->nic_here_wait_ms = HERE_FIRST_MS;
+	vmm->nic_here_ms = now_ms() + HERE_FIRST_MS;
+	vmm->nic_here_again = HERE_AGAIN;
+}
+
+/*
+ * A frame that the guest had sent elsewhere may come out late, and then a bridge looks for it there:
+ * for good, if it speaks only when it is spoken to. Return: milliseconds until it is due, -1: never
+ */
+static int here_again(struct vmm *vmm)
+{
+	int64_t left_ms;
+
+	if (!vmm->nic_here_again)
+		return -1;
+	left_ms = vmm->nic_here_ms - now_ms();
+	if (left_ms > 0)
+		return (int)left_ms;
+	say_here(vmm);
+	vmm->nic_here_wait_ms += HERE_STEP_MS;
+	vmm->nic_here_ms += vmm->nic_here_wait_ms;
+	return --vmm->nic_here_again ? (int)vmm->nic_here_wait_ms : -1;
 }
 
 void nic_kick(struct vmm *vmm)
@@ -66,13 +106,15 @@ uint32_t nic_receive(struct vmm *vmm)
 	ssize_t n;
 
 	while (guest_running(vmm)) {
+		int wait_ms = here_again(vmm);
+
 		n = read(vmm->nic_fd, ram_page(vmm, NIC_FRAME_PAGE), NIC_FRAME_MAX);
 		if (n > 0) {
 			/* After the write: who sees it there copies the frame, or is told again */
 			__atomic_store_n(&vmm->nic_wrote, true, __ATOMIC_SEQ_CST);
 			return (uint32_t)n;
 		}
-		if (poll(fds, 2, -1) > 0 && fds[0].revents & (POLLERR | POLLHUP | POLLNVAL))
+		if (poll(fds, 2, wait_ms) > 0 && fds[0].revents & (POLLERR | POLLHUP | POLLNVAL))
 			fds[0].fd = -1; /* the tap is gone: nothing will come */
 		if (fds[1].revents)
 			eventfd_read(vmm->nic_kick_fd, &kicks);

@@ -46,7 +46,7 @@ struct vmm;
 
 /* nic.c; nothing of it is called without --nic */
 int nic_open(struct vmm *vmm, struct wh_err *err);
-/* The guest runs here now: what came for another is dropped, bridges learn where it is */
+/* The guest runs here now: what came for another is dropped, bridges learn where it is, several times */
 void nic_here(struct vmm *vmm);
 /* End nic_receive(), which waits for a frame or for the guest to be parked */
 void nic_kick(struct vmm *vmm);

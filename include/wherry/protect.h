@@ -163,7 +163,9 @@ struct wh_protect_event {
  *		ask a witness). 0: it does not, and the guest is run here; WH_PENDING: that will take
  *		a while, and wh_protect_takeover() be called when it is so; a negative errno: asked
  *		again after another lease
- * @run:	The guest, from here on, memory being in place. @data is gone afterwards
+ * @run:	The guest, from here on, memory being in place. @data is gone afterwards. Tell the
+ *		network where it is several times, in the course of a second: a frame of its that
+ *		was held may come out at the other side yet
  */
 struct wh_protect_callbacks {
 	void (*event)(void *opaque, const struct wh_protect_event *event);

@@ -10,7 +10,10 @@
 #include "selftests/lib/netrig.h"
 #include "selftests/lib/vmm_process.h"
 
+#include <linux/if_packet.h>
+#include <net/if.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define EVERY_NS NS_PER_MS
@@ -103,12 +106,11 @@ static bool ask_until(FIXTURE_DATA(nic_move) *self, size_t replies)
 	return self->witness.replies >= replies;
 }
 
-TEST_F(nic_move, and_is_asked)
+/* Both are there, and the one that has the guest was asked for a while */
+static void begin(struct __test_metadata *_metadata, FIXTURE_DATA(nic_move) *self,
+		  const FIXTURE_VARIANT(nic_move) * variant)
 {
 	struct vmm *source = &self->pair->source, *dest = &self->pair->dest;
-	uint64_t at_ns, until = clock_now_ns() + 30 * NS_PER_S;
-	struct witness *witness = &self->witness;
-	struct witness_verdict verdict;
 	struct wh_err err = { 0 };
 
 	ASSERT_EQ(0, vmm_start(dest,
@@ -122,10 +124,19 @@ TEST_F(nic_move, and_is_asked)
 	ASSERT_TRUE(plug_in("guest0")) TH_LOG("%s", source->text);
 	ASSERT_TRUE(plug_in("guest1")) TH_LOG("%s", dest->text);
 	ASSERT_EQ(0, netrig_run("ip link set br0 address 52:54:00:00:00:01"));
-	ASSERT_EQ(0, witness_open(witness, "br0", EVERY_NS, &err)) TH_LOG("%s", err.text);
+	ASSERT_EQ(0, witness_open(&self->witness, "br0", EVERY_NS, &err)) TH_LOG("%s", err.text);
 	ASSERT_TRUE(ask_until(self, 50)) TH_LOG("%s", source->text);
-
 	vmm_command(source, "migrate %s\n", self->listen);
+}
+
+TEST_F(nic_move, and_is_asked)
+{
+	struct vmm *source = &self->pair->source, *dest = &self->pair->dest;
+	uint64_t at_ns, until = clock_now_ns() + 30 * NS_PER_S;
+	struct witness *witness = &self->witness;
+	struct witness_verdict verdict;
+
+	begin(_metadata, self, variant);
 	while (strcmp(dest->phase, "completed") && clock_now_ns() < until)
 		turn(self);
 	ASSERT_STREQ("completed", dest->phase) TH_LOG("%s\n%s", source->text, dest->text);
@@ -141,6 +152,45 @@ TEST_F(nic_move, and_is_asked)
 	ASSERT_TRUE(pair_until_ended(self->pair, dest));
 	EXPECT_EQ(0, vmm_exit(dest)) TH_LOG("%s", dest->text);
 	EXPECT_EQ(1, vmm_number(dest, "verified"));
+}
+
+/* A frame of the guest's, on a port where it is not any more */
+static bool say_elsewhere(void)
+{
+	static const uint8_t frame[60] = {
+		0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0x00, 0x77, 0x68, 0x31, 0x88, 0xb5,
+	};
+	struct sockaddr_ll at = { .sll_family = AF_PACKET };
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+	bool said;
+
+	at.sll_ifindex = (int)if_nametoindex("old1");
+	said = fd >= 0 && sendto(fd, frame, sizeof(frame), 0, (const struct sockaddr *)&at,
+				 sizeof(at)) == sizeof(frame);
+	if (fd >= 0)
+		close(fd);
+	return said;
+}
+
+/*
+ * Something that has held it back lets it go when the guest runs elsewhere already. Now the bridge looks
+ * for it there, and it says nothing before it is asked
+ */
+TEST_F(nic_move, an_old_frame_is_late)
+{
+	struct vmm *source = &self->pair->source, *dest = &self->pair->dest;
+	uint64_t until = clock_now_ns() + 30 * NS_PER_S;
+
+	ASSERT_EQ(0, netrig_run("ip link add old0 master br0 up type veth peer name old1"));
+	ASSERT_EQ(0, netrig_run("ip link set old1 up"));
+	begin(_metadata, self, variant);
+	while (!vmm_was(dest, "postcopy-active") && strcmp(dest->phase, "completed") &&
+	       clock_now_ns() < until)
+		turn(self);
+	usleep(10000); /* what it was asked it has answered */
+	ASSERT_TRUE(say_elsewhere());
+	EXPECT_TRUE(ask_until(self, self->witness.replies + 100))
+	TH_LOG("%s\n%s", source->text, dest->text);
 }
 
 TEST_HARNESS_MAIN
