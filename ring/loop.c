@@ -20,9 +20,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#ifndef IORING_POLL_ADD_MULTI
-#define IORING_POLL_ADD_MULTI (1U << 0)
-#endif
 #ifndef IORING_CQE_F_MORE
 #define IORING_CQE_F_MORE (1U << 1)
 #endif
@@ -246,6 +243,9 @@ static int loop_reap(struct loop *loop)
 		io_uring_cq_advance(&loop->ring, 1);
 		if (op == &loop->wake) {
 			wake_done(loop, flags);
+		} else if (op && flags & IORING_CQE_F_MORE) {
+			op_tell(op, result);
+			handled++;
 		} else if (op) {
 			op_end(op, result);
 			handled++;
@@ -269,6 +269,23 @@ static int loop_refuse(struct loop *loop)
 		if (!op->refused)
 			continue;
 		op_end(op, op->refused);
+		handled++;
+		due--;
+	}
+	return handled;
+}
+
+/* Those that have not fetched all: once each, and behind what else has come */
+static int loop_repeat(struct loop *loop, unsigned due)
+{
+	struct op *next;
+	int handled = 0;
+
+	for (struct op *op = loop->busy.next; due && op != &loop->busy; op = next) {
+		next = op->next;
+		if (!op->again)
+			continue;
+		op_tell(op, op->events);
 		handled++;
 		due--;
 	}
@@ -342,6 +359,7 @@ static int loop_enter_failed(int code, struct wh_err *err)
 int loop_step(struct loop *loop, int64_t wait_ns, struct wh_err *err)
 {
 	uint64_t deadline_ns = wait_ns > 0 ? clock_now_ns() + (uint64_t)wait_ns : 0;
+	unsigned again;
 	int handled;
 	int ret;
 
@@ -358,8 +376,11 @@ int loop_step(struct loop *loop, int64_t wait_ns, struct wh_err *err)
 			loop_cancel_due(loop);
 		if (!loop->wake.busy)
 			wake_arm(loop);
-		ret = loop_enter(loop, handled ? 0 : wait_ns);
+		again = loop->agains;
+		ret = loop_enter(loop, handled || again ? 0 : wait_ns);
 		handled += loop_reap(loop);
+		if (again)
+			handled += loop_repeat(loop, again);
 		/* A failure that still stands is met again by the next step. */
 		if (handled)
 			return handled;

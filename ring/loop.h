@@ -36,6 +36,8 @@ struct op {
 	struct op *previous;
 	bool busy;
 	bool timer;
+	bool again;	 /* loop_again() */
+	int events;	 /* that a loop_watch() was last told of */
 	bool cancel_due; /* asked for, and not in the submission queue yet */
 	int refused;	 /* could not be queued, and why: a negative errno */
 	struct __attribute__((aligned(8))) {
@@ -138,6 +140,21 @@ void loop_connect(struct loop *loop, struct op *op, int fd, const struct sockadd
 		  socklen_t length);
 /* Once; completes with the events that are there */
 void loop_poll(struct loop *loop, struct op *op, int fd, short events);
+/*
+ * Each time that something of @events comes, or an end (POLLRDHUP, POLLHUP, POLLERR), done() is
+ * told what there is, until it is cancelled. What was there before is told once, as with EPOLLET:
+ * so done() fetches all, or says loop_again(). It may have fetched all if it got less than it
+ * asked for, and there was no end among the events.
+ *
+ * Nothing is armed anew between two events: what may come any time, and is waited for, costs
+ * least this way, with a call that fetches it without waiting.
+ *
+ * If done() finds that it is not op_busy() any more, the kernel has ended it, which it may do at
+ * any time: whoever wants more watches again, and is told at once of what is there.
+ */
+void loop_watch(struct loop *loop, struct op *op, int fd, short events);
+/* No-op if it does not watch. The next step calls done() once more, with the events it had last */
+void loop_again(struct op *op);
 /* @at_ns on CLOCK_MONOTONIC; completes with 0 when it is reached */
 void loop_timer(struct loop *loop, struct op *op, uint64_t at_ns);
 /* No-op if not busy. done() still comes, with -ECANCELED or what it had reached. */

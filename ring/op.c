@@ -15,6 +15,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 
 #define LENGTH_MAX 0x7ffff000u /* of one read or recv, as everywhere in Linux */
 
@@ -55,6 +56,8 @@ struct io_uring_sqe *op_begin(struct loop *loop, struct op *op)
 	op->loop = loop;
 	op->busy = true;
 	op->timer = false;
+	op->again = false;
+	op->events = 0;
 	op->cancel_due = false;
 	op->refused = 0;
 	op->next = &loop->busy;
@@ -77,10 +80,22 @@ void op_end(struct op *op, int result)
 		op->loop->refused--;
 	if (op->cancel_due)
 		op->loop->cancels_due--;
+	if (op->again)
+		op->loop->agains--;
+	op->again = false;
 	op->previous->next = op->next;
 	op->next->previous = op->previous;
 	op->busy = false;
 	op->done(op, op->timer && result == -ETIME ? 0 : result);
+}
+
+void op_tell(struct op *op, int events)
+{
+	if (op->again)
+		op->loop->agains--;
+	op->again = false;
+	op->events = events;
+	op->done(op, events);
 }
 
 bool op_cancel(struct loop *loop, void *op)
@@ -173,6 +188,27 @@ void loop_poll(struct loop *loop, struct op *op, int fd, short events)
 		return;
 	io_uring_prep_poll_add(sqe, fd, (unsigned short)events);
 	io_uring_sqe_set_data(sqe, op);
+}
+
+void loop_watch(struct loop *loop, struct op *op, int fd, short events)
+{
+	struct io_uring_sqe *sqe = op_begin(loop, op);
+
+	if (!sqe)
+		return;
+	io_uring_prep_poll_add(sqe, fd, (unsigned short)events | POLLRDHUP);
+	sqe->len = IORING_POLL_ADD_MULTI;
+	io_uring_sqe_set_data(sqe, op);
+}
+
+void loop_again(struct op *op)
+{
+	if (!op->busy || op->again)
+		return;
+	op->again = true;
+	op->loop->agains++;
+	if (op->loop->resting)
+		loop_rouse(op->loop);
 }
 
 void loop_timer(struct loop *loop, struct op *op, uint64_t at_ns)

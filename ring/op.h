@@ -6,6 +6,11 @@
 
 #include <liburing.h>
 
+/* The user headers of older distributions lack it */
+#ifndef IORING_POLL_ADD_MULTI
+#define IORING_POLL_ADD_MULTI (1U << 0)
+#endif
+
 /*
  * What loop.c and op.c share. An operation is in exactly one list, that of the busy
  * ones, from the moment it is asked for until done() is called. Its address is the
@@ -19,6 +24,7 @@ struct loop {
 	struct loop_caps caps;
 	unsigned refused;     /* busy operations that could not be queued */
 	unsigned cancels_due; /* busy operations whose cancellation could not */
+	unsigned agains;      /* busy operations that are done() once more */
 	int wake_fd;
 	int event_fd; /* atomic: signalled by the ring; -1 as long as nobody asked loop_fd() */
 	int poll_fd;  /* what loop_fd() gives */
@@ -43,6 +49,9 @@ void loop_rouse(struct loop *loop);
 
 /* Done: out of the list, and told. Last touch of @op, which done() may have freed */
 void op_end(struct op *op, int result);
+
+/* A watch, which goes on, is told of @events */
+void op_tell(struct op *op, int events);
 
 /* Queues a cancellation of @op, an operation or &loop->wake; false: there is no room */
 bool op_cancel(struct loop *loop, void *op);
