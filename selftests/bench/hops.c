@@ -4,8 +4,9 @@
  * floor stamps its own steps. The library's are its trace points: trace_record() is replaced
  * at link time by one that looks at the clock (build.mk).
  *
- * Nothing else is under way. Of all touches the median of each hop is shown; they need not
- * add up to the median of the whole. Placing wakes, so on two processors the toucher may be
+ * Nothing else is under way. Both are there at the same time and take turns page by page, as in
+ * bench/fault. Of all touches the median of each hop is shown; they need not add up to the median
+ * of the whole. Placing wakes, so on two processors the toucher may be
  * back before the call that placed is.
  *
  * WH_RDMA is the address of an RDMA device (selftests/bench/in-lab): then a page is read from the
@@ -74,7 +75,7 @@ void __wrap_trace_record(enum trace_point point, uint64_t a, uint64_t b, uint64_
 	}
 }
 
-static double hops[HOPS][TOUCHES];
+static double hops[WAYS][HOPS][TOUCHES];
 
 /* Where a page is read, none of the source's */
 static bool has_hop(const struct bench_side *side, int hop)
@@ -84,7 +85,7 @@ static bool has_hop(const struct bench_side *side, int hop)
 }
 
 /* Pages that nobody has touched, far apart; false if a stamp is missing or out of order */
-static bool touch(const struct bench_side *side, unsigned at)
+static bool touch(const struct bench_side *side, double (*hop_us)[TOUCHES], unsigned at)
 {
 	uint64_t pages = side->load->bytes / 4096;
 	/* The first pages are sent in front of the switch */
@@ -115,39 +116,56 @@ static bool touch(const struct bench_side *side, unsigned at)
 				names[hop]);
 			return false;
 		}
-		hops[hop][at] = (double)(now - before) / 1e3;
+		hop_us[hop][at] = (double)(now - before) / 1e3;
 		before = now;
 	}
-	hops[BENCH_HOP_COUNT][at] = ((double)end - (double)before) / 1e3;
-	hops[BENCH_HOP_COUNT + 1][at] = (double)(end - begin) / 1e3;
+	hop_us[BENCH_HOP_COUNT][at] = ((double)end - (double)before) / 1e3;
+	hop_us[BENCH_HOP_COUNT + 1][at] = (double)(end - begin) / 1e3;
 	return true;
 }
 
-static void run(const struct bench *bench, unsigned way, const struct bench_load *load,
+/* What both ends trace is of their own side, as they were forked with it */
+static bool start(unsigned way, struct bench_side *side, const struct bench_load *load)
+{
+	traced = side;
+	trace_enabled = 1;
+	if (bench_start(side, load->rdma && !load->tcp ? ways[way].rdma : ways[way].kind, load) <
+	    0) {
+		fprintf(stderr, "hops: %s: %s\n", ways[way].name, side->why);
+		return false;
+	}
+	side->shared->hops = true;
+	if (bench_go(side) == 0)
+		return true;
+	bench_stop(side);
+	return false;
+}
+
+/* One round: those that are up, one page of each in turn */
+static void run(const struct bench *bench, const struct bench_load *load,
 		struct bench_row rows[HOPS][WAYS])
 {
 	const struct timespec pause = { .tv_nsec = PAUSE_NS };
 	unsigned most = bench->quick ? TOUCHES / 4 : TOUCHES;
-	struct bench_side side;
-	unsigned count = 0;
+	unsigned count[WAYS] = { 0 };
+	struct bench_side side[WAYS];
+	bool up[WAYS];
 
-	traced = &side;
-	trace_enabled = 1;
-	if (bench_start(&side, load->rdma && !load->tcp ? ways[way].rdma : ways[way].kind, load) <
-	    0) {
-		fprintf(stderr, "hops: %s: %s\n", ways[way].name, side.why);
-		return;
-	}
-	side.shared->hops = true;
-	if (bench_go(&side) == 0) {
-		while (count < most && touch(&side, count)) {
-			count++;
+	for (unsigned way = 0; way < WAYS; way++)
+		up[way] = bench_wants(bench, ways[way].name) && start(way, &side[way], load);
+	for (unsigned at = 0; at < most; at++)
+		for (unsigned way = 0; way < WAYS; way++) {
+			if (!up[way] || count[way] != at)
+				continue;
+			count[way] += touch(&side[way], hops[way], at);
 			nanosleep(&pause, NULL);
 		}
+	for (unsigned way = 0; way < WAYS; way++) {
+		if (up[way])
+			bench_stop(&side[way]);
+		for (unsigned hop = 0; hop < HOPS && count[way]; hop++)
+			bench_add(&rows[hop][way], bench_quantile(hops[way][hop], count[way], 0.5));
 	}
-	bench_stop(&side);
-	for (unsigned hop = 0; hop < HOPS && count; hop++)
-		bench_add(&rows[hop][way], bench_quantile(hops[hop], count, 0.5));
 }
 
 static void measure(const struct bench *bench, const struct bench_load *load)
@@ -157,9 +175,7 @@ static void measure(const struct bench *bench, const struct bench_load *load)
 	char variant[160];
 
 	for (round = 0; bench_again(round); round++)
-		for (unsigned way = 0; way < WAYS; way++)
-			if (bench_wants(bench, ways[way].name))
-				run(bench, way, load, rows);
+		run(bench, load, rows);
 	snprintf(variant, sizeof(variant), "%s, %s",
 		 load->tcp  ? "TCP" :
 		 load->rdma ? "RDMA" :
