@@ -108,6 +108,12 @@ unsigned dest_expect(struct dest *dest, enum channel channel, struct dest_ahead 
 	ahead->begun = next == RAM_IN_AT_CONTENTS;
 	if (next == RAM_IN_AT_OTHER || c->row < ROW_LEAST || in->block >= dest->blocks)
 		return 0;
+	/*
+	 * One page is received with its head at a time, and copied: to look whether there is more
+	 * where as much has come as there was room for costs more.
+	 */
+	if (run_bytes(&dest->block[in->block], channel) == TARGET_PAGE)
+		return 0;
 	used = dest->block[in->block].used;
 	if (!ahead->begun)
 		from += TARGET_PAGE;

@@ -319,7 +319,7 @@ void dest_side_fault_turn(struct wh_migration *m)
 	if (dest_get_phase(&side->engine) == DEST_DONE)
 		fault_close(m);
 	if (reads_close(m) || inlet_busy(inlet) ||
-	    (dest_get_phase(&side->engine) == DEST_DONE && op_busy(&side->fault_read)) ||
+	    (dest_get_phase(&side->engine) == DEST_DONE && op_busy(&side->fault_watch)) ||
 	    (dest_get_phase(&side->engine) == DEST_DONE && op_busy(&side->fault_timer)))
 		return;
 	inlet_fini(inlet);

@@ -32,7 +32,8 @@ struct inlet {
 	struct wh_migration *m;
 	enum channel channel;
 	struct loop *loop;
-	struct op recv;
+	struct op recv;	 /* of the main channel: one receive after the other */
+	struct op watch; /* of the urgent one: what has come is fetched by a call */
 	struct op retry;
 	int fd;
 	uint8_t *buf; /* of intake */
@@ -41,6 +42,8 @@ struct inlet {
 	struct early_row early;
 	struct msghdr msg;
 	bool dirty;  /* fed since the last dest_idle() */
+	bool held;   /* something that was fed has to be tried again */
+	bool unread; /* watched: there may be more */
 	bool marked; /* waits at a mark of multifd */
 	bool ended;  /* nothing more comes */
 };
@@ -160,9 +163,8 @@ struct dest_side {
 	struct stage stage[CHANNEL_COUNT];
 	struct stage page;    /* of what is urgent and small: one page, which stays in the cache */
 	struct follow follow; /* the fault thread's */
-	struct op fault_read;
+	struct op fault_watch;
 	struct op fault_timer;
-	uint8_t fault_buf[UFFD_BATCH * UFFD_MSG_BYTES];
 	struct retry_fault retry[RETRY_FAULTS];
 	unsigned retries;
 	uint64_t retry_ns;

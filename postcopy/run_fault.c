@@ -119,8 +119,7 @@ static void fault_event(struct wh_migration *m, const struct uffd_event *event, 
 		break;
 	case UFFD_REMOVE:
 	case UFFD_UNMAP:
-		fault_removed(m, event->addr, event->end);
-		break;
+		break; /* done, as it was read */
 	case UFFD_REMAP:
 		run_log(m, WH_LOG_ERROR, "guest memory was moved (mremap) while pages are missing");
 		break;
@@ -138,84 +137,73 @@ static void fault_follow(struct wh_migration *m, const struct uffd_event *events
 			follow_fault(m, events[i].tid, now_ns);
 }
 
-static void fault_read_again(struct wh_migration *m)
-{
-	struct dest_side *side = m->dest;
-
-	loop_read(m->fault, &side->fault_read, side->uffd.fd, side->fault_buf,
-		  sizeof(side->fault_buf));
-}
-
-static void fault_was_read(struct op *op, int result)
-{
-	struct dest_side *side =
-		(struct dest_side *)((char *)op - offsetof(struct dest_side, fault_read));
-	struct wh_migration *m = side->engine.ctx;
-	struct uffd_event events[UFFD_BATCH];
-	struct wh_err err = { 0 };
-	uint64_t now_ns = clock_now_ns();
-	int count;
-
-	if (result == -ECANCELED || side->stopped)
-		return;
-	if (result < 0 && result != -EAGAIN && result != -EINTR) {
-		err_sys(&err, result, "userfaultfd: read");
-		goto failed;
-	}
-	if (result > 0) {
-		count = uffd_decode(side->fault_buf, (size_t)result, events, &err);
-		if (count < 0)
-			goto failed;
-		for (int i = 0; i < count; i++)
-			fault_event(m, &events[i], now_ns);
-		fault_follow(m, events, count, now_ns);
-	}
-	fault_read_again(m);
-	return;
-failed:
-	pthread_mutex_lock(&m->post_lock);
-	m->post.fault_failed = true;
-	m->post.fault_err = err;
-	pthread_mutex_unlock(&m->post_lock);
-	loop_wake(m->bulk);
-}
-
 /*
  * With removes, the event and its bits are one step for whoever places: the read and
  * what it leads to happen under the gate that every placing takes. The kernel refuses
  * to place from the event until it was read, and the gate from the read until the
- * range is marked. Here the descriptor is only polled by the ring.
+ * range is marked. So the descriptor is not read by the ring.
  */
-static void fault_polled(struct op *op, int result)
+static int fault_read(struct wh_migration *m, struct uffd_event events[UFFD_BATCH],
+		      struct wh_err *err)
+{
+	struct dest_side *side = m->dest;
+	int count;
+
+	if (!m->config.removes)
+		return uffd_read(&side->uffd, events, err);
+	pthread_mutex_lock(&side->gate);
+	count = uffd_read(&side->uffd, events, err);
+	for (int i = 0; i < count; i++)
+		if (events[i].kind == UFFD_REMOVE || events[i].kind == UFFD_UNMAP)
+			fault_removed(m, events[i].addr, events[i].end);
+	pthread_mutex_unlock(&side->gate);
+	return count;
+}
+
+static void fault_failed(struct wh_migration *m, const struct wh_err *err)
+{
+	pthread_mutex_lock(&m->post_lock);
+	m->post.fault_failed = true;
+	m->post.fault_err = *err;
+	pthread_mutex_unlock(&m->post_lock);
+	loop_wake(m->bulk);
+}
+
+static void fault_watch(struct wh_migration *m)
+{
+	loop_watch(m->fault, &m->dest->fault_watch, m->dest->uffd.fd, POLLIN);
+}
+
+static void fault_readable(struct op *op, int result)
 {
 	struct dest_side *side =
-		(struct dest_side *)((char *)op - offsetof(struct dest_side, fault_read));
+		(struct dest_side *)((char *)op - offsetof(struct dest_side, fault_watch));
 	struct wh_migration *m = side->engine.ctx;
 	struct uffd_event events[UFFD_BATCH];
 	struct wh_err err = { 0 };
+	uint64_t now_ns;
 	int count;
 
 	if (result == -ECANCELED || side->stopped)
 		return;
-	pthread_mutex_lock(&side->gate);
-	count = uffd_read(&side->uffd, events, &err);
-	for (int i = 0; i < count; i++)
-		if (events[i].kind == UFFD_REMOVE || events[i].kind == UFFD_UNMAP)
-			fault_event(m, &events[i], 0);
-	pthread_mutex_unlock(&side->gate);
-	for (int i = 0; i < count; i++)
-		if (events[i].kind != UFFD_REMOVE && events[i].kind != UFFD_UNMAP)
-			fault_event(m, &events[i], clock_now_ns());
-	if (count < 0) {
-		pthread_mutex_lock(&m->post_lock);
-		m->post.fault_failed = true;
-		m->post.fault_err = err;
-		pthread_mutex_unlock(&m->post_lock);
-		loop_wake(m->bulk);
+	if (result < 0) {
+		err_sys(&err, result, "userfaultfd: poll");
+		fault_failed(m, &err);
 		return;
 	}
-	fault_follow(m, events, count, clock_now_ns());
-	loop_poll(m->fault, &side->fault_read, side->uffd.fd, POLLIN);
+	if (!op_busy(op))
+		fault_watch(m);
+	count = fault_read(m, events, &err);
+	if (count < 0) {
+		fault_failed(m, &err);
+		return;
+	}
+	now_ns = clock_now_ns();
+	for (int i = 0; i < count; i++)
+		fault_event(m, &events[i], now_ns);
+	fault_follow(m, events, count, now_ns);
+	if (count == UFFD_BATCH)
+		loop_again(op);
 }
 
 /* As much as there is room for; reply_turn() wakes this loop when there is more. */
@@ -249,25 +237,20 @@ void fault_turn(struct wh_migration *m)
 	pthread_mutex_unlock(&m->post_lock);
 	if (announce)
 		fault_announce(m);
-	if (!armed || side->fault_read.done)
+	if (!armed || side->fault_watch.done)
 		return;
 	side->retry_ns = FAULT_RETRY_NS;
 	side->fault_timer.done = fault_retry;
-	if (m->config.removes) {
-		side->fault_read.done = fault_polled;
-		loop_poll(m->fault, &side->fault_read, side->uffd.fd, POLLIN);
-	} else {
-		side->fault_read.done = fault_was_read;
-		fault_read_again(m);
-	}
+	side->fault_watch.done = fault_readable;
+	fault_watch(m);
 }
 
 void fault_close(struct wh_migration *m)
 {
 	struct dest_side *side = m->dest;
 
-	if (op_busy(&side->fault_read))
-		loop_cancel(m->fault, &side->fault_read);
+	if (op_busy(&side->fault_watch))
+		loop_cancel(m->fault, &side->fault_watch);
 	if (op_busy(&side->fault_timer))
 		loop_cancel(m->fault, &side->fault_timer);
 }

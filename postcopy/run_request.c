@@ -3,10 +3,14 @@
  * Joining: the source's request loop: return path in, requested pages out over the
  * urgent channel. A send that blocks never stops the reading of requests, and a
  * full queue of requests stops the reading until there is room.
+ *
+ * The return path is watched, and what has come is fetched by a call; so is a page sent, and
+ * only what the socket does not take at once is left to the ring.
  */
 #include "postcopy/run_source.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -42,6 +46,35 @@ static void probe_urgent(struct op *op, int result)
 	loop_cancel(m->fault, &side->urgent_send);
 }
 
+/* Return: the batch is sent, or the channel is lost */
+static bool urgent_took(struct wh_migration *m, ssize_t result)
+{
+	struct source_side *side = m->source;
+	struct wh_err err = { 0 };
+	uint64_t now_ns;
+
+	if ((result == -EINTR || result == -EAGAIN || result == -ECANCELED) &&
+	    !source_side_silent(m, side->urgent_taken_ns, &err))
+		return false;
+	if (result <= 0) {
+		if (!err.code && run_why(m, side->urgent_fd, &err) == 0)
+			err_sys(&err, result ? (int)result : -EPIPE, "urgent channel: send");
+		post_lost(m, CHANNEL_URGENT, &err);
+		side->urgent_ended = true;
+		return true;
+	}
+	side->urgent_sent += (size_t)result;
+	now_ns = clock_now_ns();
+	side->urgent_taken_ns = now_ns;
+	if (side->urgent_sent < side->urgent_batch->bytes) {
+		msg_advance(&side->urgent_msg, (size_t)result);
+		return false;
+	}
+	source_urgent_sent(side->engine, side->urgent_batch->bytes, now_ns);
+	return true;
+}
+
+/* What is left of the batch: the ring waits for the socket to take it */
 static void urgent_send(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
@@ -53,54 +86,38 @@ static void urgent_send(struct wh_migration *m)
 		     MSG_WAITALL | MSG_NOSIGNAL);
 }
 
+/* As many batches as there are, as long as the socket takes them; there are no new ones meanwhile */
 static void urgent_pump(struct wh_migration *m)
 {
 	struct source_side *side = m->source;
 
-	if (side->urgent_fd < 0 || op_busy(&side->urgent_send) || side->urgent_ended)
-		return;
-	if (!source_urgent(side->engine, side->urgent_batch))
-		return;
-	side->urgent_sent = 0;
-	side->urgent_taken_ns = clock_now_ns();
-	side->urgent_msg = (struct msghdr){
-		.msg_iov = side->urgent_batch->iov,
-		.msg_iovlen = side->urgent_batch->count,
-	};
-	urgent_send(m);
+	while (side->urgent_fd >= 0 && !op_busy(&side->urgent_send) && !side->urgent_ended &&
+	       source_urgent(side->engine, side->urgent_batch)) {
+		ssize_t sent;
+
+		side->urgent_sent = 0;
+		side->urgent_taken_ns = clock_now_ns();
+		side->urgent_msg = (struct msghdr){
+			.msg_iov = side->urgent_batch->iov,
+			.msg_iovlen = side->urgent_batch->count,
+		};
+		sent = sendmsg(side->urgent_fd, &side->urgent_msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (!urgent_took(m, sent < 0 ? -errno : sent))
+			urgent_send(m);
+	}
 }
 
 static void urgent_send_done(struct op *op, int result)
 {
 	struct source_side *side = of_op(op, offsetof(struct source_side, urgent_send));
 	struct wh_migration *m = side->owner;
-	struct wh_err err = { 0 };
-	uint64_t now_ns;
 
 	if (side->urgent_ended)
 		return;
-	if ((result == -EINTR || result == -EAGAIN || result == -ECANCELED) &&
-	    !source_side_silent(m, side->urgent_taken_ns, &err)) {
+	if (urgent_took(m, result))
+		urgent_pump(m);
+	else
 		urgent_send(m);
-		return;
-	}
-	if (result <= 0) {
-		if (!err.code && run_why(m, side->urgent_fd, &err) == 0)
-			err_sys(&err, result ? result : -EPIPE, "urgent channel: send");
-		post_lost(m, CHANNEL_URGENT, &err);
-		side->urgent_ended = true;
-		return;
-	}
-	side->urgent_sent += (size_t)result;
-	now_ns = clock_now_ns();
-	side->urgent_taken_ns = now_ns;
-	if (side->urgent_sent < side->urgent_batch->bytes) {
-		msg_advance(&side->urgent_msg, (size_t)result);
-		urgent_send(m);
-		return;
-	}
-	source_urgent_sent(side->engine, side->urgent_batch->bytes, now_ns);
-	urgent_pump(m);
 }
 
 int source_side_reply_room(struct wh_migration *m, size_t room, struct wh_err *err)
@@ -132,20 +149,9 @@ static void reply_shrink(struct wh_migration *m)
 		(void)source_side_reply_room(m, REPLY_ROOM, NULL);
 }
 
-static void reply_receive(struct wh_migration *m)
+static void reply_watch(struct wh_migration *m)
 {
-	struct source_side *side = m->source;
-
-	if (side->request_ended || op_busy(&side->recv))
-		return;
-	reply_shrink(m);
-	if (side->reply_have < side->reply_room) {
-		loop_recv(m->fault, &side->recv, side->fd, side->reply_buf + side->reply_have,
-			  side->reply_room - side->reply_have, 0);
-		return;
-	}
-	if (!op_busy(&side->reply_timer))
-		loop_timer(m->fault, &side->reply_timer, clock_now_ns() + NS_PER_MS);
+	loop_watch(m->fault, &m->source->recv, m->source->fd, POLLIN);
 }
 
 static void reply_take(struct wh_migration *m)
@@ -158,41 +164,75 @@ static void reply_take(struct wh_migration *m)
 	ret = source_input(side->engine, side->reply_buf, side->reply_have, &used, clock_now_ns(),
 			   &err);
 	side->reply_have -= used;
-	memmove(side->reply_buf, side->reply_buf + used, side->reply_have);
+	if (used)
+		memmove(side->reply_buf, side->reply_buf + used, side->reply_have);
 	if (ret < 0) {
 		side->request_ended = true;
 		post_lost(m, CHANNEL_MAIN, &err);
 		return;
 	}
 	urgent_pump(m);
-	reply_receive(m);
+	reply_shrink(m);
+	if (side->reply_unread && side->reply_have < side->reply_room)
+		loop_again(&side->recv);
+	if (side->reply_have == side->reply_room && !op_busy(&side->reply_timer))
+		loop_timer(m->fault, &side->reply_timer, clock_now_ns() + NS_PER_MS);
 }
 
-static void reply_received(struct op *op, int result)
+static void reply_lost(struct wh_migration *m, int result)
+{
+	struct source_side *side = m->source;
+	struct wh_err err = { 0 };
+
+	side->request_ended = true;
+	if (run_why(m, side->fd, &err) < 0)
+		err_wrap(&err, "return path");
+	else if (result == 0)
+		err_set(&err, -EPIPE, "return path: the destination closed it");
+	else
+		err_sys(&err, result, "return path: receive");
+	post_lost(m, CHANNEL_MAIN, &err);
+}
+
+/* One receive, without waiting; where there is no room the queue of requests is full */
+static void reply_fetch(struct wh_migration *m, bool ends)
+{
+	struct source_side *side = m->source;
+	size_t room = side->reply_room - side->reply_have;
+	ssize_t got;
+
+	side->reply_unread = true; /* as long as there is no room */
+	if (!room)
+		return;
+	do {
+		got = recv(side->fd, side->reply_buf + side->reply_have, room, MSG_DONTWAIT);
+	} while (got < 0 && errno == EINTR);
+	if (got <= 0 && (got == 0 || errno != EAGAIN)) {
+		reply_lost(m, got < 0 ? -errno : 0);
+		return;
+	}
+	/* an end comes behind the last bytes, and is not told of again */
+	side->reply_unread = got > 0 && ((size_t)got == room || ends);
+	if (got <= 0)
+		return;
+	side->reply_have += (size_t)got;
+	reply_take(m);
+}
+
+static void reply_readable(struct op *op, int result)
 {
 	struct source_side *side = of_op(op, offsetof(struct source_side, recv));
 	struct wh_migration *m = side->owner;
-	struct wh_err err = { 0 };
 
 	if (side->request_ended)
 		return;
-	if (result == -EINTR || result == -EAGAIN) {
-		reply_receive(m);
+	if (result < 0) {
+		reply_lost(m, result);
 		return;
 	}
-	if (result <= 0) {
-		side->request_ended = true;
-		if (run_why(m, side->fd, &err) < 0)
-			err_wrap(&err, "return path");
-		else if (result == 0)
-			err_set(&err, -EPIPE, "return path: the destination closed it");
-		else
-			err_sys(&err, result, "return path: receive");
-		post_lost(m, CHANNEL_MAIN, &err);
-		return;
-	}
-	side->reply_have += (size_t)result;
-	reply_take(m);
+	if (!op_busy(op))
+		reply_watch(m);
+	reply_fetch(m, result & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
 static void reply_look_again(struct op *op, int result)
@@ -248,17 +288,16 @@ void source_side_request_turn(struct wh_migration *m)
 		side->urgent_send.done = urgent_send_done;
 	}
 	if (begin && m->config.return_path) {
-		side->recv.done = reply_received;
-		side->recv.poll_first = true;
+		side->recv.done = reply_readable;
 		side->reply_timer.done = reply_look_again;
-		reply_receive(m);
+		reply_watch(m);
 	}
 	if (close_asked) {
 		request_close(m);
 		return;
 	}
 	urgent_pump(m);
-	/* The queue has room again: what was received and not taken is not lost. */
-	if (side->reply_have == side->reply_room && !op_busy(&side->recv))
+	/* The queue may have room again: what was received and not taken is not told of again. */
+	if (side->reply_have && !side->request_ended)
 		reply_take(m);
 }

@@ -415,6 +415,7 @@ int source_side_again(struct wh_migration *m, const struct uri *uri, struct wh_e
 		return ret;
 	side->closing = side->request_ended = side->urgent_ended = false;
 	side->reply_have = 0;
+	side->reply_unread = false;
 	side->resuming = true;
 	run_unsettled(m);
 	return 0;

@@ -30,7 +30,7 @@ struct source_side {
 	int urgent_fd;
 	bool urgent_up; /* bulk loop: there is, or was, one */
 	struct op send;
-	struct op recv;
+	struct op recv; /* watches the return path */
 	struct op urgent_send;
 	struct msghdr msg;
 	struct msghdr urgent_msg;
@@ -44,6 +44,7 @@ struct source_side {
 	uint8_t *reply_buf;
 	size_t reply_room; /* REPLY_ROOM, and more for a bitmap */
 	size_t reply_have;
+	bool reply_unread;     /* there may be more than was received */
 	struct op reply_timer; /* looks again whether the queue of requests has room */
 	struct op probe;       /* looks whether what is urgent is taken */
 	bool request_ended;    /* the return path is not read any more */

@@ -118,7 +118,6 @@ static inline bool op_busy(const struct op *op)
  * Blocking and non-blocking descriptors do alike: the operation waits in the
  * kernel, not in the thread. Exceptions are files that cannot be polled.
  */
-void loop_read(struct loop *loop, struct op *op, int fd, void *buf, size_t length);
 void loop_recv(struct loop *loop, struct op *op, int fd, void *buf, size_t length, int flags);
 /*
  * @msg and what it points to stay until done(). With MSG_WAITALL the kernel goes on

@@ -17,7 +17,7 @@
 #include <errno.h>
 #include <poll.h>
 
-#define LENGTH_MAX 0x7ffff000u /* of one read or recv, as everywhere in Linux */
+#define LENGTH_MAX 0x7ffff000u /* of one recv, as everywhere in Linux */
 
 static_assert(sizeof(((struct op *)0)->time) == sizeof(struct __kernel_timespec),
 	      "op.time is read by the kernel");
@@ -107,17 +107,6 @@ bool op_cancel(struct loop *loop, void *op)
 	io_uring_prep_cancel(sqe, op, 0);
 	io_uring_sqe_set_data(sqe, NULL);
 	return true;
-}
-
-void loop_read(struct loop *loop, struct op *op, int fd, void *buf, size_t length)
-{
-	struct io_uring_sqe *sqe = op_begin(loop, op);
-
-	if (!sqe)
-		return;
-	io_uring_prep_read(sqe, fd, buf, length < LENGTH_MAX ? (unsigned)length : LENGTH_MAX,
-			   UINT64_MAX); /* at the file's position */
-	io_uring_sqe_set_data(sqe, op);
 }
 
 /* Linux 5.19; what else came by 6.0 says that this kernel is later */

@@ -66,7 +66,6 @@ static const struct {
 	const char *name;
 } setup_opcodes[] = {
 	/* clang-format off */
-	{ IORING_OP_READ, "READ" },
 	{ IORING_OP_RECV, "RECV" },
 	{ IORING_OP_SENDMSG, "SENDMSG" },
 	{ IORING_OP_RECVMSG, "RECVMSG" },

@@ -37,26 +37,6 @@ static void set_nonblock(int fd)
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
-/* Waits first, then gets: both kinds of descriptor */
-TEST_F(ring, read)
-{
-	struct told told = told_new();
-	char buf[16] = "";
-
-	for (int nonblock = 0; nonblock < 2; nonblock++) {
-		if (nonblock)
-			set_nonblock(self->pair[0]);
-		loop_read(self->loop, &told.op, self->pair[0], buf, sizeof(buf));
-		EXPECT_TRUE(op_busy(&told.op));
-		EXPECT_EQ(0, loop_step(self->loop, (int64_t)NS_PER_MS, &self->err));
-		ASSERT_EQ(5, write(self->pair[1], "hello", 5));
-		EXPECT_EQ(5, finish(self->loop, &told));
-		EXPECT_FALSE(op_busy(&told.op));
-		EXPECT_EQ(0, memcmp(buf, "hello", 5));
-	}
-	EXPECT_EQ(2, told.calls);
-}
-
 /* Whether something is there already or not */
 TEST_F(ring, receive_that_waits_first)
 {
@@ -81,29 +61,6 @@ TEST_F(ring, receive_that_waits_first)
 		EXPECT_EQ(0, memcmp(buf, "hello", 5));
 		memset(buf, 0, sizeof(buf));
 	}
-}
-
-/* A file's position moves along */
-TEST_F(ring, read_file)
-{
-	struct told told = told_new();
-	char name[] = "/tmp/wherry-loop-XXXXXX";
-	char buf[4];
-	int fd = mkstemp(name);
-
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(8, write(fd, "abcdefgh", 8));
-	lseek(fd, 0, SEEK_SET);
-	loop_read(self->loop, &told.op, fd, buf, 4);
-	EXPECT_EQ(4, finish(self->loop, &told));
-	EXPECT_EQ(0, memcmp(buf, "abcd", 4));
-	loop_read(self->loop, &told.op, fd, buf, 4);
-	EXPECT_EQ(4, finish(self->loop, &told));
-	EXPECT_EQ(0, memcmp(buf, "efgh", 4));
-	loop_read(self->loop, &told.op, fd, buf, 4);
-	EXPECT_EQ(0, finish(self->loop, &told));
-	unlink(name);
-	close(fd);
 }
 
 TEST_F(ring, recv)

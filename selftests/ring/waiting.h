@@ -29,7 +29,7 @@ static inline int listening(struct sockaddr_in *address, int backlog)
 
 /* Every kind of operation that waits, under way at once */
 struct waiting {
-	struct told read, recv, send, accept, connect, poll, timer;
+	struct told watch, recv, send, accept, connect, poll, timer;
 	struct told *all[7];
 	struct sockaddr_in address;
 	struct sockaddr_in full_address;
@@ -49,7 +49,7 @@ struct waiting {
 
 static inline int waiting_start(struct waiting *w, struct loop *loop, int sender)
 {
-	struct told *all[] = { &w->read,    &w->recv, &w->send, &w->accept,
+	struct told *all[] = { &w->watch,   &w->recv, &w->send, &w->accept,
 			       &w->connect, &w->poll, &w->timer };
 
 	memcpy(w->all, all, sizeof(all));
@@ -69,7 +69,7 @@ static inline int waiting_start(struct waiting *w, struct loop *loop, int sender
 		w->filler[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 		connect(w->filler[i], (struct sockaddr *)&w->full_address, sizeof(w->full_address));
 	}
-	loop_read(loop, &w->read.op, w->event, w->buf, 8);
+	loop_watch(loop, &w->watch.op, w->event, POLLIN);
 	loop_recv(loop, &w->recv.op, w->quiet[0], w->buf + 8, 8, 0);
 	loop_sendmsg(loop, &w->send.op, sender, &w->msg, MSG_WAITALL);
 	loop_accept(loop, &w->accept.op, w->listener);
