@@ -155,8 +155,9 @@ TEST_F(inlet, held_up)
 	ASSERT_FALSE(received(self->w, RAM, PAGES(1)));
 	bytes_page(&self->bytes, RAM, PAGES(5));
 	ASSERT_TRUE(say(self));
-	while (!received(self->w, RAM, PAGES(5)))
+	while (!received(self->w, RAM, PAGES(5))) {
 		ASSERT_TRUE(nap(self));
+	}
 	EXPECT_TRUE(came(self, RAM, 1, 2));
 	EXPECT_TRUE(came(self, RAM, 5, 6));
 	EXPECT_FALSE(self->inlet.ended);
@@ -168,8 +169,9 @@ TEST_F(inlet, an_end_behind_the_last_page)
 	bytes_page(&self->bytes, RAM, PAGES(1));
 	ASSERT_TRUE(say(self));
 	hang_up(self);
-	while (!self->inlet.ended)
+	while (!self->inlet.ended) {
 		ASSERT_TRUE(nap(self));
+	}
 	EXPECT_TRUE(came(self, RAM, 1, 2));
 	EXPECT_EQ(DEST_PAUSED, dest_get_phase(&self->w->dest));
 }
@@ -183,8 +185,9 @@ TEST_F(inlet, an_end_while_it_is_held_up)
 	ASSERT_EQ(1, loop_step(self->m.bulk, (int64_t)LIMIT_NS, &self->err));
 	ASSERT_FALSE(received(self->w, RAM, PAGES(1)));
 	hang_up(self);
-	while (!self->inlet.ended)
+	while (!self->inlet.ended) {
 		ASSERT_TRUE(nap(self));
+	}
 	EXPECT_TRUE(came(self, RAM, 1, 2));
 	EXPECT_TRUE(came(self, RAM, 5, 6));
 }

@@ -195,8 +195,9 @@ TEST_F(request, all_at_once)
 	EXPECT_TRUE(op_busy(&self->side.urgent_send));
 	EXPECT_EQ(self->side.reply_room, self->side.reply_have);
 	EXPECT_LT(0, left_in_socket(self));
-	while (count_came(self) < PAGES && clock_now_ns() < limit_ns)
+	while (count_came(self) < PAGES && clock_now_ns() < limit_ns) {
 		ASSERT_TRUE(turn(self));
+	}
 	EXPECT_EQ(PAGES, count_came(self));
 	EXPECT_EQ(0, left_in_socket(self));
 	EXPECT_TRUE(world_equal(&self->w));
@@ -229,8 +230,9 @@ TEST_F(request, an_end_behind_too_many)
 	self->back = -1;
 	ASSERT_TRUE(settle(self));
 	EXPECT_FALSE(self->m.post.reply_lost);
-	while (!self->m.post.reply_lost && clock_now_ns() < limit_ns)
+	while (!self->m.post.reply_lost && clock_now_ns() < limit_ns) {
 		ASSERT_TRUE(turn(self));
+	}
 	EXPECT_TRUE(self->m.post.reply_lost);
 }
 

@@ -197,9 +197,10 @@ TEST_F(watch, again)
 	sipper.told.counter = self->told.counter = &order;
 	ASSERT_EQ(2, write(self->pair[1], "de", 2));
 	ASSERT_EQ(1, step(self->loop));
-	loop_timer(self->loop, &self->told.op, 1);
-	while (op_busy(&self->told.op) && order < 4)
+	loop_poll(self->loop, &self->told.op, self->pair[1], POLLOUT);
+	while (op_busy(&self->told.op) && order < 4) {
 		ASSERT_LE(0, loop_step(self->loop, 0, &self->err));
+	}
 	EXPECT_EQ(5, sipper.have);
 	EXPECT_LT(self->told.order, 3);
 	EXPECT_EQ(0, memcmp(sipper.bytes, "abcde", 5));
@@ -268,15 +269,17 @@ TEST_F(watch, more_than_there_is_room_for)
 		ASSERT_LE(0, sipper[i].fd);
 		sipper[i].told.op.done = keep_watching;
 		loop_watch(self->loop, &sipper[i].told.op, sipper[i].fd, POLLIN);
-		if (i % 4 == 3)
+		if (i % 4 == 3) {
 			ASSERT_EQ(0, rest(self->loop));
+		}
 	}
 	for (int round = 1; round <= 10; round++) {
 		uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
 		int all = 0;
 
-		for (int i = 0; i < EVENTFDS; i++)
+		for (int i = 0; i < EVENTFDS; i++) {
 			ASSERT_EQ(0, eventfd_write(sipper[i].fd, 1));
+		}
 		while (all < round * EVENTFDS && clock_now_ns() < limit_ns) {
 			ASSERT_LE(0, step(self->loop));
 			all = 0;

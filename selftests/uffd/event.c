@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+#include "ring/loop.h"
 #include "selftests/lib/memory.h"
 #include "selftests/uffd/toucher.h"
 #include "uffd/abi.h"
 #include "uffd/uffd.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -271,6 +273,56 @@ TEST_F(watch, many_at_once)
 	ASSERT_EQ(0, uffd_unregister(&self->uffd, self->at, self->length, &self->err));
 	for (i = 0; i < THREADS; i++)
 		toucher_end(&toucher[i]);
+}
+
+struct ringed {
+	struct op op;
+	struct uffd *uffd;
+	int count; /* faults that were read; there may be none when it is told */
+};
+
+static void fault_told(struct op *op, int result)
+{
+	struct ringed *ringed = (struct ringed *)(void *)op;
+	int count;
+
+	if (result == -ECANCELED)
+		return;
+	count = result < 0 ? result : uffd_read(ringed->uffd, events, NULL);
+	if (count < 0)
+		abort();
+	ringed->count += count;
+	if (!op_busy(op))
+		loop_watch(op->loop, op, ringed->uffd->fd, POLLIN);
+}
+
+/* Once armed the ring tells of each that comes, alone or with others; one read fetches all */
+TEST_F(watch, told_by_a_ring)
+{
+	struct ringed ringed = { .op.done = fault_told, .uffd = &self->uffd };
+	struct toucher toucher[THREADS] = { 0 };
+	struct loop *loop;
+	int i;
+
+	WATCH(0);
+	ASSERT_EQ(0, loop_open(&loop, 8, &self->err)) TH_LOG("%s", self->err.text);
+	loop_watch(loop, &ringed.op, self->uffd.fd, POLLIN);
+	ASSERT_EQ(0, loop_step(loop, 1000000, &self->err));
+	for (i = 0; i < THREADS; i++) {
+		ASSERT_TRUE(toucher_start(&toucher[i], self->at + i % PAGES * self->page));
+		/* one by one at first, then as they happen to come */
+		while (i < THREADS / 2 ? ringed.count <= i :
+					 i == THREADS - 1 && ringed.count < THREADS) {
+			ASSERT_LT(0, loop_step(loop, 10000000000, &self->err));
+		}
+	}
+	EXPECT_EQ(THREADS, ringed.count);
+	EXPECT_LE(0, loop_step(loop, 1000000, &self->err));
+	EXPECT_TRUE(op_busy(&ringed.op));
+	ASSERT_EQ(0, uffd_unregister(&self->uffd, self->at, self->length, &self->err));
+	for (i = 0; i < THREADS; i++)
+		toucher_end(&toucher[i]);
+	loop_close(loop);
 }
 
 /* Readable and then not, since the waiter was woken in between: that is no error. */
