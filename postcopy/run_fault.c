@@ -186,13 +186,15 @@ static void fault_readable(struct op *op, int result)
 
 	if (result == -ECANCELED || side->stopped)
 		return;
-	if (result < 0) {
+	if (result < 0 && result != -EAGAIN && result != -EINTR) {
 		err_sys(&err, result, "userfaultfd: poll");
 		fault_failed(m, &err);
 		return;
 	}
 	if (!op_busy(op))
 		fault_watch(m);
+	if (result < 0)
+		return; /* it is told of what is there when it watches again */
 	count = fault_read(m, events, &err);
 	if (count < 0) {
 		fault_failed(m, &err);

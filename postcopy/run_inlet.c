@@ -161,12 +161,12 @@ static void inlet_readable(struct op *op, int result)
 
 	if (inlet->ended)
 		return;
-	if (result < 0) {
-		inlet_came(inlet, result);
+	if (result < 0 && inlet_came(inlet, result) == 0)
 		return;
-	}
 	if (!op_busy(op))
 		loop_watch(inlet->loop, op, inlet->fd, POLLIN);
+	if (result < 0)
+		return; /* it is told of what is there when it watches again */
 	if (inlet->held)
 		inlet->unread = true;
 	else

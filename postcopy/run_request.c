@@ -226,12 +226,14 @@ static void reply_readable(struct op *op, int result)
 
 	if (side->request_ended)
 		return;
-	if (result < 0) {
+	if (result < 0 && result != -EAGAIN && result != -EINTR) {
 		reply_lost(m, result);
 		return;
 	}
 	if (!op_busy(op))
 		reply_watch(m);
+	if (result < 0)
+		return; /* it is told of what is there when it watches again */
 	reply_fetch(m, result & (POLLRDHUP | POLLHUP | POLLERR));
 }
 

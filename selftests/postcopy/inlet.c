@@ -7,6 +7,7 @@
 #include "selftests/postcopy/dest_guest.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -190,6 +191,22 @@ TEST_F(inlet, an_end_while_it_is_held_up)
 	}
 	EXPECT_TRUE(came(self, RAM, 1, 2));
 	EXPECT_TRUE(came(self, RAM, 5, 6));
+}
+
+/* The kernel had no memory to watch it just then: what has come meanwhile is not forgotten */
+TEST_F(inlet, watching_it_was_refused)
+{
+	self->inlet.ended = true;
+	loop_cancel(self->m.bulk, &self->inlet.watch);
+	ASSERT_TRUE(settle(self));
+	ASSERT_FALSE(op_busy(&self->inlet.watch));
+	self->inlet.ended = false;
+	bytes_page(&self->bytes, RAM, PAGES(1));
+	ASSERT_TRUE(say(self));
+	self->inlet.watch.done(&self->inlet.watch, -EAGAIN);
+	ASSERT_TRUE(settle(self));
+	EXPECT_TRUE(came(self, RAM, 1, 2));
+	EXPECT_FALSE(self->inlet.ended);
 }
 
 /* A peer that breaks the rules is not heard any more */

@@ -206,6 +206,22 @@ TEST_F(request, all_at_once)
 	EXPECT_FALSE(self->m.post.reply_lost);
 }
 
+/* The kernel had no memory to watch it just then: what has come meanwhile is not forgotten */
+TEST_F(request, watching_it_was_refused)
+{
+	self->side.request_ended = true;
+	loop_cancel(self->m.fault, &self->side.recv);
+	ASSERT_TRUE(settle(self));
+	ASSERT_FALSE(op_busy(&self->side.recv));
+	self->side.request_ended = false;
+	ASSERT_TRUE(ask(self, 3, 4));
+	self->side.recv.done(&self->side.recv, -EAGAIN);
+	ASSERT_TRUE(settle(self));
+	hear(self);
+	EXPECT_EQ(1u, self->w.model.came[0][3]);
+	EXPECT_FALSE(self->m.post.reply_lost);
+}
+
 /* Told of together with the last request, before the first look at it */
 TEST_F(request, an_end_behind_the_last_request)
 {
