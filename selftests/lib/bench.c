@@ -130,6 +130,18 @@ double bench_median(const struct bench_row *row)
 	return row->count % 2 ? row_quantile(row, 0.5) : (low + row_quantile(row, 0.5)) / 2;
 }
 
+double bench_ratio(const struct bench_row *row, const struct bench_row *of)
+{
+	struct bench_row ratios = { .count = 0 };
+
+	if (row->count != of->count)
+		return bench_median(of) > 0 ? bench_median(row) / bench_median(of) : 0;
+	for (unsigned i = 0; i < row->count; i++)
+		if (of->sample[i] > 0)
+			bench_add(&ratios, row->sample[i] / of->sample[i]);
+	return ratios.count ? bench_median(&ratios) : 0;
+}
+
 static FILE *json_open(const struct bench *bench)
 {
 	FILE *file = fopen(bench->json, "ae");
@@ -212,7 +224,7 @@ static void print_aim(const struct bench *bench, const struct bench_aim *aim, co
 			       row ? aim->of : aim->side);
 		return;
 	}
-	value = bench_median(row) / (of ? bench_median(of) : 1);
+	value = of ? bench_ratio(row, of) : bench_median(row);
 	met = aim->at_least ? value >= aim->factor : value <= aim->factor;
 	printf("  aim: %s at %s %.4g %s%s: %.3g, %s\n", aim->side, aim->at_least ? "least" : "most",
 	       aim->factor, aim->of ? "of " : "", aim->of ? aim->of : unit, value,
@@ -233,7 +245,6 @@ void bench_print(const struct bench *bench, enum bench_measure measure, const ch
 		 const struct bench_row *rows, unsigned count)
 {
 	const char *unit = bench_traits[measure].unit;
-	double floor = rows[0].count ? bench_median(&rows[0]) : 0;
 
 	printf("\n%s%s%s\n", bench_traits[measure].title, variant[0] ? ", " : "", variant);
 	printf("  %-28s %10s %-9s %23s %10s %3s\n", "", "median", "", "low .. high", "of floor",
@@ -249,7 +260,7 @@ void bench_print(const struct bench *bench, enum bench_measure measure, const ch
 			       row->why[0] ? row->why : "see above");
 		} else {
 			median = bench_median(row);
-			ratio = floor > 0 ? median / floor : 0;
+			ratio = rows[0].count ? bench_ratio(row, &rows[0]) : 0;
 			printf("  %-28s %10.4g %-9s %10.4g .. %-9.4g %9.2fx %3u\n", row->side,
 			       median, unit, row_quantile(row, 0), row_quantile(row, 1), ratio,
 			       row->count);

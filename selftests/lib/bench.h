@@ -67,6 +67,12 @@ void bench_add(struct bench_row *row, double value);
 /* Not for a row without samples */
 double bench_median(const struct bench_row *row);
 
+/*
+ * How many times the other row: the median of what each round says, for they are what is beside
+ * each other; of medians if one had other rounds. 0: nothing can be said. Both have samples
+ */
+double bench_ratio(const struct bench_row *row, const struct bench_row *of);
+
 /* The table of one measure, its aims beneath; rows of sides that are not wanted are left out */
 void bench_print(const struct bench *bench, enum bench_measure measure, const char *variant,
 		 const struct bench_row *rows, unsigned count);
