@@ -93,18 +93,23 @@ static void pool_add(struct pool *pool, const double *us, size_t count)
 	pool->count += count;
 }
 
-/* What the source's own books say, which are told now and then */
+/* What the source's own books say; ours are told now and then */
 static void add_service(struct results *results, unsigned way, const struct bench_side *side)
 {
 	const struct timespec until_told = { .tv_nsec = 50000000 };
+	const struct bench_shared *shared = side->shared;
+	bool floor = ways[way].kind == &bench_floor;
+	uint64_t p50_ns, p99_ns;
 
-	if (ways[way].kind != &bench_wherry)
+	if (ways[way].kind == &bench_qemu)
 		return;
 	nanosleep(&until_told, NULL);
-	if (!side->shared->source_p99_ns)
+	p50_ns = floor ? hist_quantile(&shared->served, 500) : shared->source_p50_ns;
+	p99_ns = floor ? hist_quantile(&shared->served, 990) : shared->source_p99_ns;
+	if (!p99_ns)
 		return;
-	bench_add(&results->service[0][way], (double)side->shared->source_p50_ns / 1e3);
-	bench_add(&results->service[1][way], (double)side->shared->source_p99_ns / 1e3);
+	bench_add(&results->service[0][way], (double)p50_ns / 1e3);
+	bench_add(&results->service[1][way], (double)p99_ns / 1e3);
 }
 
 /* What was touched of one way, in one round; why not */
@@ -287,7 +292,7 @@ static void print(const struct bench *bench, enum bench_measure measure, const c
 		if (!(roles & 1U << ways[i].role))
 			continue;
 		if (from == results->service[0] || from == results->service[1])
-			if (ways[i].kind != &bench_wherry || ways[i].spin_ns)
+			if (ways[i].kind == &bench_qemu || ways[i].spin_ns)
 				continue;
 		rows[count] = from[i];
 		memcpy(rows[count].why, results->p50[i].why, sizeof(rows[count].why));

@@ -259,13 +259,15 @@ static int draw_all(const char *folder)
 static void judge(struct json_object *aim, unsigned judged[2])
 {
 	bool met = !strcmp(text(aim, "met"), "true");
+	const char *floors = text(aim, "floors");
 
 	judged[met]++;
 	if (!met)
-		printf("  missed: %s, %s: %s is %s, not at %s %s %s\n", text(aim, "measure"),
+		printf("  missed: %s, %s: %s is %s, not at %s %s %s%s%s%s\n", text(aim, "measure"),
 		       text(aim, "variant"), text(aim, "side"), text(aim, "value"), text(aim, "at"),
 		       text(aim, "factor"),
-		       text(aim, "of")[0] ? text(aim, "of") : text(aim, "unit"));
+		       text(aim, "of")[0] ? text(aim, "of") : text(aim, "unit"),
+		       floors[0] ? " (the floor: " : "", floors, floors[0] ? ")" : "");
 }
 
 int main(int argc, char **argv)

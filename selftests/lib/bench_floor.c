@@ -187,6 +187,7 @@ static void *serve_requests(void *arg)
 	const struct source *source = arg;
 	uint64_t page = bench_page(source->load->memory);
 	uint8_t request[REQUEST_BYTES], head[8] = { 0 };
+	uint64_t taken_ns;
 
 	floor_hurry();
 	while (recv(source->asked, request, sizeof(request), MSG_WAITALL) == sizeof(request)) {
@@ -194,11 +195,13 @@ static void *serve_requests(void *arg)
 		struct iovec iov[2] = { { head, 8 }, { source->memory + offset, page } };
 		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
 
+		taken_ns = clock_now_ns();
 		bench_hop(source->shared, BENCH_HOP_TAKEN);
 		put_be64(head, offset);
 		bench_hop(source->shared, BENCH_HOP_SERVED);
 		if (sendmsg(source->urgent, &msg, MSG_NOSIGNAL) < 0)
 			break;
+		hist_add(&source->shared->served, clock_now_ns() - taken_ns);
 	}
 	return NULL;
 }

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "base/clock.h"
+#include "base/hist.h"
 
 enum bench_memory {
 	BENCH_ANON,  /* private anonymous, MADV_HUGEPAGE */
@@ -105,6 +106,7 @@ struct bench_shared {
 	uint64_t own_bytes;
 	uint64_t source_p50_ns; /* ours: request to page handed over */
 	uint64_t source_p99_ns;
+	struct hist served;  /* the floor's */
 	uint64_t touched_ns; /* the last toucher has ended */
 	uint64_t touches_waited;
 	uint64_t touch_p50_ns;
