@@ -59,6 +59,7 @@ struct reply {
 	int error;
 	bool shut;   /* SHUT was the last message */
 	bool hungry; /* dest_announce() waits for room */
+	bool due;    /* reply_turn() has something to do; read without the lock, too */
 	/* Bitmaps, oldest first; they go in front of what is in buf */
 	struct reply_frame {
 		struct reply_frame *next;

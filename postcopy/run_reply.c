@@ -21,6 +21,16 @@ static bool reply_waits(const struct reply *reply)
 	return reply->frame || reply->have;
 }
 
+/*
+ * The bulk thread looks here every turn, and would meet the fault thread, which sends with the lock
+ * held: one would go to sleep and the other have to wake it, in the midst of a fault.
+ */
+static void reply_unlock(struct reply *reply)
+{
+	__atomic_store_n(&reply->due, reply_waits(reply) || reply->hungry, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&reply->lock);
+}
+
 static void reply_sent(struct reply *reply, size_t sent)
 {
 	struct reply_frame *frame = reply->frame;
@@ -100,7 +110,7 @@ int reply_send_bitmap(struct wh_migration *m, const void *message, size_t length
 	wait = reply_waits(reply);
 	if (ret < 0)
 		reply_failed(m, ret, err);
-	pthread_mutex_unlock(&reply->lock);
+	reply_unlock(reply);
 	free(frame);
 	if (wait)
 		loop_wake(m->bulk);
@@ -117,7 +127,7 @@ unsigned reply_room(struct wh_migration *m)
 	if (reply->have < REPLY_BYTES / 2)
 		room = (REPLY_BYTES / 2 - reply->have) / REQUEST_BYTES;
 	reply->hungry = !room;
-	pthread_mutex_unlock(&reply->lock);
+	reply_unlock(reply);
 	return (unsigned)room;
 }
 
@@ -137,7 +147,7 @@ void reply_reset(struct wh_migration *m, int fd)
 	reply->error = 0;
 	reply->shut = false;
 	reply->hungry = false;
-	pthread_mutex_unlock(&reply->lock);
+	reply_unlock(reply);
 }
 
 int reply_send(struct wh_migration *m, const void *message, size_t length, struct wh_err *err)
@@ -151,7 +161,7 @@ int reply_send(struct wh_migration *m, const void *message, size_t length, struc
 	ret = reply->fd < 0 ? -ENOTCONN : reply->error;
 	if (reply->shut) {
 		/* A request whose page came while it was being made: nobody listens. */
-		pthread_mutex_unlock(&reply->lock);
+		reply_unlock(reply);
 		return 0;
 	}
 	reply->shut = get_be16(message) == RP_SHUT;
@@ -170,7 +180,7 @@ int reply_send(struct wh_migration *m, const void *message, size_t length, struc
 	}
 	if (ret < 0)
 		reply_failed(m, ret, err);
-	pthread_mutex_unlock(&reply->lock);
+	reply_unlock(reply);
 	if (wait)
 		loop_wake(m->bulk);
 	if (full)
@@ -191,6 +201,8 @@ void reply_turn(struct wh_migration *m)
 	struct reply *reply = &m->dest->reply;
 	bool wait, fed;
 
+	if (!__atomic_load_n(&reply->due, __ATOMIC_ACQUIRE))
+		return;
 	pthread_mutex_lock(&reply->lock);
 	wait = reply->fd >= 0 && !reply->error && reply_waits(reply) && reply_push(reply) == 0 &&
 	       reply_waits(reply);
@@ -200,7 +212,7 @@ void reply_turn(struct wh_migration *m)
 		reply->poll.done = reply_writable;
 		loop_poll(m->bulk, &reply->poll, reply->fd, POLLOUT);
 	}
-	pthread_mutex_unlock(&reply->lock);
+	reply_unlock(reply);
 	if (fed)
 		loop_wake(m->fault);
 }
