@@ -287,11 +287,12 @@ static bool wanted(const struct bench *bench, const struct bench_load *load)
 
 /*
  * About as many as there are GiB to be moved in a round; of the large ones, which aims are about,
- * nearly twice, since there are but a few rounds
+ * nearly twice, since there are but a few rounds. A file takes twice as long to be made as well
  */
 static uint64_t weight(const struct bench_load *load)
 {
-	return load->bytes / MIB * (load->bytes > COMMON ? 5 : WAYS);
+	return load->bytes / MIB * (load->bytes > COMMON ? 5 : WAYS) *
+	       (load->memory == BENCH_MEMFD ? 2 : 1);
 }
 
 static unsigned choose(const struct bench *bench, struct bench_load *loads)

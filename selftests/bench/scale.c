@@ -161,7 +161,7 @@ static void faulters(const struct bench *bench, bool tcp)
 			continue;
 		load.tcp = tcp;
 		load.bulk = false;
-		load.bytes = FAULTED;
+		load.bytes = bench->quick ? FAULTED / 4 : FAULTED;
 		load.touchers = threads;
 		load.touches = bench->quick ? TOUCHES / 4 : TOUCHES;
 		snprintf(variant, sizeof(variant), "%u thread%s, %s", threads,

@@ -3,6 +3,8 @@
 # The guest that a real QEMU runs: a boot sector, and the same as a firmware.
 GUEST := $(BUILD)/selftests/interop/guest
 TEST_EXTRA += $(GUEST).bin $(GUEST).rom
+# bench/restore puts it away, and has it again
+BENCH_EXTRA += $(GUEST).rom
 
 define flat_binary =
 	@mkdir -p $(@D)
