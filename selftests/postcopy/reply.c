@@ -145,8 +145,9 @@ TEST_F(way_out, room)
 
 	EXPECT_EQ(REPLY_BYTES / 2 / REQUEST_BYTES, room);
 	/* what the socket itself takes is not in the way */
-	while (!self->m.dest->reply.have)
+	while (!self->m.dest->reply.have) {
 		ASSERT_EQ(0, request(self, 0));
+	}
 	while ((room = reply_room(&self->m)))
 		for (unsigned i = 0; i < room; i++)
 			ASSERT_EQ(0, request(self, i));

@@ -99,8 +99,9 @@ TEST(long_list_comes_in_several_batches)
 	wire_name_set(&block.name, name);
 	EXPECT_EQ(-E2BIG, source_add_block(w.source, &block, &err));
 	source_connected(w.source, w.now_ns);
-	while (w.model.in.blocks.count < RAM_BLOCKS_MAX && batches++ < 10)
+	while (w.model.in.blocks.count < RAM_BLOCKS_MAX && batches++ < 10) {
 		ASSERT_EQ(SOURCE_SEND, world_step(&w));
+	}
 	EXPECT_EQ(2u, batches);
 	EXPECT_FALSE(w.model.strange);
 	EXPECT_EQ(RAM_BLOCKS_MAX, w.model.in.blocks.count);

@@ -308,8 +308,9 @@ TEST(full_queue)
 			ASSERT_EQ(0, world_input(&w, buf + at, length - at, &used));
 			at += used;
 		}
-		while (!source_queue_empty(w.source))
+		while (!source_queue_empty(w.source)) {
 			ASSERT_TRUE(step_either(&w, urgent));
+		}
 		while (world_step_urgent(&w))
 			;
 		for (unsigned i = 0; i < 1100; i++)

@@ -173,8 +173,9 @@ TEST(many_requests_in_one_batch)
 		for (unsigned i = 0; i < 3 * SOURCE_SERVED_MAX; i++)
 			ASSERT_EQ(0, world_request(&w, 0, 1000 + i, 1));
 		w.model.pages = 0;
-		while (w.model.pages < 3 * SOURCE_SERVED_MAX && batches++ < 10)
+		while (w.model.pages < 3 * SOURCE_SERVED_MAX && batches++ < 10) {
 			ASSERT_TRUE(urgent ? world_step_urgent(&w) : world_step(&w) == SOURCE_SEND);
+		}
 		EXPECT_EQ(3u, batches);
 		EXPECT_EQ(3 * SOURCE_SERVED_MAX, source_get_counters(w.source)->serve_hist.count);
 		world_fini(&w);
@@ -224,8 +225,9 @@ TEST(host_page_is_not_broken_off)
 	EXPECT_GT(512u, w.model.pages);
 	ASSERT_EQ(0, world_request(&w, 1, 3, 1));
 	ASSERT_EQ(0, world_request(&w, 0, 1536, 512));
-	while (!w.model.came[1][3])
+	while (!w.model.came[1][3]) {
 		ASSERT_EQ(SOURCE_SEND, world_step(&w));
+	}
 	EXPECT_EQ(1u, w.model.came[0][511]);
 	EXPECT_EQ(0u, w.model.came[0][512]);
 	ASSERT_EQ(SOURCE_SEND, world_step(&w));

@@ -49,8 +49,9 @@ TEST_F(tick, sooner_and_sooner)
 
 	for (uint64_t i = 100; i; i--)
 		run_tick(m, begin_ns + i * SOON_NS);
-	while (clock_now_ns() < begin_ns + SOON_NS)
+	while (clock_now_ns() < begin_ns + SOON_NS) {
 		ASSERT_LE(0, loop_step(m->bulk, -1, &self->err));
+	}
 	EXPECT_GT(begin_ns + 50 * SOON_NS, clock_now_ns());
 	EXPECT_FALSE(op_busy(&m->tick));
 }
@@ -63,8 +64,9 @@ TEST_F(tick, it_ends_while_it_is_to_be_sooner)
 	EXPECT_FALSE(run_tick_end(m));
 	run_tick(m, clock_now_ns() + LATER_NS);
 	run_tick(m, clock_now_ns() + LATER_NS / 2);
-	while (run_tick_end(m))
+	while (run_tick_end(m)) {
 		ASSERT_LE(0, loop_step(m->bulk, -1, &self->err));
+	}
 	EXPECT_EQ(0, loop_step(m->bulk, 0, &self->err));
 }
 

@@ -313,13 +313,15 @@ TEST_F(vflow, an_area_is_given_back_in_time)
 	EXPECT_EQ(0, vflow_space(&end->flow, &to));
 	finish(end);
 	carry(self, 0);
-	while (other->heard < AREA)
+	while (other->heard < AREA) {
 		ASSERT_TRUE(hear_some(self, 1));
+	}
 	EXPECT_TRUE(vflow_owes(&other->flow));
 	give_back(other);
 	carry(self, 1);
-	while (!vflow_space(&end->flow, &to))
+	while (!vflow_space(&end->flow, &to)) {
 		ASSERT_TRUE(hear_some(self, 0));
+	}
 	EXPECT_EQ(AREA, vflow_space(&end->flow, &to));
 }
 
