@@ -162,6 +162,25 @@ TEST_F(way_out, room)
 	EXPECT_LT(100, reply_room(&self->m));
 }
 
+/* Who sends a request holds the lock meanwhile: a turn that has nothing to do is over at once */
+TEST_F(way_out, a_turn_in_vain_waits_for_nobody)
+{
+	struct reply *reply = &self->m.dest->reply;
+
+	pthread_mutex_lock(&reply->lock);
+	reply_turn(&self->m);
+	pthread_mutex_unlock(&reply->lock);
+	while (!reply->have) {
+		ASSERT_EQ(0, request(self, 0));
+	}
+	EXPECT_TRUE(reply->due);
+	hear(self, 8 << 20);
+	EXPECT_TRUE(reply_flushed(&self->m));
+	pthread_mutex_lock(&reply->lock);
+	reply_turn(&self->m);
+	pthread_mutex_unlock(&reply->lock);
+}
+
 /* Of another connection nothing is left, neither bytes nor an error nor the last word. */
 TEST_F(way_out, another_connection)
 {
