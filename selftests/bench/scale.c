@@ -65,7 +65,7 @@ static void measure(const struct bench *bench, const struct bench_load *load,
 		    enum bench_measure measure, const char *variant, figure_of figure,
 		    double median[WAYS])
 {
-	size_t sides = load->touchers ? WAYS : SIZES_WAYS;
+	size_t sides = load->touchers && !bench->quick ? WAYS : SIZES_WAYS;
 	struct bench_row rows[WAYS] = { 0 };
 
 	for (unsigned round = 0; bench_again(round); round++) {
