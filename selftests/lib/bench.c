@@ -219,8 +219,8 @@ static bool aim_value(const struct bench_row *rows, unsigned count, const char *
 }
 
 /*
- * What bare calls make of the same aim: where they miss it too, no library reaches it here. Not
- * of one whose measure they are
+ * What bare calls make of the same aim: where they miss it by as much, it is not the library that
+ * does. Not of an aim whose measure they are
  */
 static bool aim_of_floor(const struct bench_aim *aim, const struct bench_row *rows, unsigned count,
 			 double *value)

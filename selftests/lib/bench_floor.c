@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Benchmarks: the floor, that is the least code that does the same with bare system
- * calls: no checks, no books, and nothing of the library.
+ * calls: no checks, no books but of how long a request takes, and nothing of the library.
  *
  * A page that is waited for: read the fault, send 12 bytes, get 8 and the page back, place
  * it, wake. All of the RAM: one thread sends it in order, another places it
