@@ -119,6 +119,9 @@ void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count)
 		return;
 	switch (way_of(side, early)) {
 	case EARLY_TOUCH:
+		if (count + 1 >= INTAKE_PIECES &&
+		    side->engine.channel[CHANNEL_MAIN].row >= ROW_LONG)
+			early_touch(early, offset, end - offset);
 		break;
 	case EARLY_POPULATE:
 		if (count + 1 >= INTAKE_PIECES &&

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Edge: pages of a block before it is watched (early.h). */
 #include "uffd/early.h"
+#include "uffd/placer.h"
 
 #include "base/err.h"
 
@@ -66,6 +67,22 @@ void early_populate(struct early *early, uint64_t offset, uint64_t length)
 	if (mapping_populate(early->region, early->region->addr, first, end - first, NULL) ==
 	    -EOPNOTSUPP)
 		early->populates = false;
+}
+
+void early_touch(struct early *early, uint64_t offset, uint64_t length)
+{
+	const struct region *region = early->region;
+	uint64_t last = (uintptr_t)region->addr + offset + length - 1;
+	uint64_t huge = last - last % STAGE_BYTES;
+
+	if (!early->huge || !early->populates || huge == early->touched)
+		return;
+	/* What is not all of the block's has no huge page, or not by this */
+	if (huge < (uintptr_t)region->addr ||
+	    huge + STAGE_BYTES > (uintptr_t)region->addr + region->length)
+		return;
+	early->touched = huge;
+	early_populate(early, huge - (uintptr_t)region->addr, STAGE_BYTES);
 }
 
 int early_write(const struct early *early, const void *from, uint64_t offset, uint64_t length,

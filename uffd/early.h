@@ -24,12 +24,14 @@ enum early_way {
  * @huge:	Touched, it becomes huge pages, if it was not advised otherwise since
  * @writes:	The block's file takes pwrite()
  * @populates:	And its mapping MADV_POPULATE_WRITE, as far as is known
+ * @touched:	Address of the huge page that early_touch() has seen to last
  */
 struct early {
 	const struct region *region;
 	bool huge;
 	bool writes;
 	bool populates;
+	uint64_t touched;
 };
 
 /**
@@ -45,6 +47,15 @@ void early_init(struct early *early, const struct region *region, const struct m
  *		fault then, so nothing is written to the file
  */
 enum early_way early_way(const struct early *early, bool small, bool watched);
+
+/**
+ * early_touch() - Have the huge pages there that are about to be touched
+ *
+ * They come by touching as well, but then the kernel clears them in the middle of a copy, with
+ * the socket locked. A hint, as early_populate() is, and to be called for what follows what
+ * it was called for last: of that it does nothing again.
+ */
+void early_touch(struct early *early, uint64_t offset, uint64_t length);
 
 /* A hint: what it does not do is done by touching */
 void early_populate(struct early *early, uint64_t offset, uint64_t length);

@@ -2,6 +2,7 @@
 #include "selftests/lib/memory.h"
 #include "selftests/uffd/setting.h"
 #include "uffd/early.h"
+#include "uffd/placer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -127,6 +128,41 @@ TEST_F(early, huge_pages_are_touched)
 	EXPECT_EQ(EARLY_TOUCH, early_way(&self->early, false, self->watched));
 	/* Until it is advised otherwise */
 	EXPECT_EQ(EARLY_POPULATE, early_way(&self->early, true, self->watched));
+}
+
+/* Three huge pages, the first and the last of which are not wholly the block's */
+TEST_F(early, a_huge_page_is_there_before_it_is_touched)
+{
+	uint8_t *room = mmap(NULL, 4 * STAGE_BYTES, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *huge = room + (-(uintptr_t)room & (STAGE_BYTES - 1));
+	struct region region = { .name = "ram", .page_size = TARGET_PAGE, .fd = -1 };
+	const uint64_t pages = STAGE_BYTES / TARGET_PAGE, length = 3 * STAGE_BYTES - 8192;
+
+	ASSERT_NE(MAP_FAILED, (void *)room);
+	ASSERT_EQ(0, madvise(huge, 3 * STAGE_BYTES, MADV_HUGEPAGE));
+	region.addr = huge + TARGET_PAGE;
+	region.length = length;
+	ASSERT_EQ(0, mapping_find(&self->mapping, &region, &self->err));
+	if (!self->mapping.huge_by_touch)
+		SKIP(return, "this system makes no huge pages");
+	early_init(&self->early, &region, &self->mapping);
+	early_touch(&self->early, 0, STAGE_BYTES - TARGET_PAGE);
+	early_touch(&self->early, length - TARGET_PAGE, TARGET_PAGE);
+	EXPECT_EQ(0, memory_mapped(huge, 3 * STAGE_BYTES));
+	early_touch(&self->early, STAGE_BYTES - 2 * TARGET_PAGE, 2 * TARGET_PAGE);
+	EXPECT_EQ(pages, memory_mapped(huge, 3 * STAGE_BYTES));
+	EXPECT_EQ(pages, memory_mapped(huge + STAGE_BYTES, STAGE_BYTES));
+	/* Not twice: it has no other effect than to take its time */
+	ASSERT_EQ(0, madvise(huge + STAGE_BYTES, STAGE_BYTES, MADV_DONTNEED));
+	early_touch(&self->early, STAGE_BYTES, TARGET_PAGE);
+	EXPECT_EQ(0, memory_mapped(huge, 3 * STAGE_BYTES));
+	/* Small pages come one by one */
+	self->early.touched = 0;
+	self->early.huge = false;
+	early_touch(&self->early, STAGE_BYTES, TARGET_PAGE);
+	EXPECT_EQ(0, memory_mapped(huge, 3 * STAGE_BYTES));
+	munmap(room, 4 * STAGE_BYTES);
 }
 
 TEST_F(early, a_pool_is_touched)
