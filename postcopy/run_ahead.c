@@ -27,10 +27,18 @@
 #define COLLAPSE_AGAIN_NS (50 * NS_PER_MS)
 #define REST_NS (20 * NS_PER_MS)
 
-/* Has the stream gone on to another stage? Then the helper looks */
+/* Has the stream gone on to another stage? Then the helper looks, if it is of use */
 static void go_on(struct ahead *ahead, const struct ahead_at *at)
 {
-	if (ahead->at.block == at->block && ahead->at.part == at->part)
+	if (ahead->block == at->block && ahead->part == at->part)
+		return;
+	/* Memory of another kind, for all that is known */
+	if (ahead->block != at->block)
+		ahead->trial = (struct dest_trial){ 0 };
+	ahead->block = at->block;
+	ahead->part = at->part;
+	ahead->helps = dest_trial_part(&ahead->trial, clock_now_ns());
+	if (!ahead->helps)
 		return;
 	pthread_mutex_lock(&ahead->lock);
 	ahead->at = *at;
@@ -136,6 +144,7 @@ static bool helper_new(struct wh_migration *m, bool early)
 	if (m->fault == m->bulk || m->config.removes)
 		return false;
 	ahead->at = (struct ahead_at){ .block = RAM_BLOCKS_MAX };
+	ahead->block = RAM_BLOCKS_MAX;
 	ahead->stop = ahead->moved = false;
 	ahead->early = early;
 	ret = pthread_create(&ahead->thread, NULL, ahead_main, m);
@@ -175,7 +184,7 @@ bool ahead_early(struct wh_migration *m, unsigned region, uint64_t offset, uint6
 	if (at.reach > AHEAD_STAGES)
 		at.reach = AHEAD_STAGES;
 	go_on(ahead, &at);
-	return true;
+	return ahead->helps;
 }
 
 void ahead_stop(struct wh_migration *m)

@@ -3,6 +3,7 @@
 #define POSTCOPY_RUN_DEST_H
 
 #include "postcopy/agent.h"
+#include "postcopy/dest_trial.h"
 #include "postcopy/intake.h"
 #include "postcopy/run.h"
 #include "uffd/early.h"
@@ -113,9 +114,14 @@ struct ahead {
 	bool running; /* of the bulk thread */
 	bool early;   /* works before the memory is watched; it does not change while it runs */
 	bool refused; /* atomic: that is no use: no thread, no memory */
-	bool stop;    /* @lock, and what follows */
-	bool moved;   /* since the helper has looked */
-	/* where the stream is; the bulk thread alone writes, under @lock */
+	/* The bulk thread's: whether it is of use where the stream is */
+	struct dest_trial trial;
+	bool helps;
+	unsigned block;
+	uint64_t part;
+	bool stop;  /* @lock, and what follows */
+	bool moved; /* since the helper has looked */
+	/* where the stream was when it was told; the bulk thread alone writes, under @lock */
 	struct ahead_at {
 		unsigned block; /* early: index as migration.region */
 		uint64_t part;	/* in stages of the block */
