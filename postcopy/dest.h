@@ -49,6 +49,7 @@ struct dest_block {
 	const struct region *region;
 	uint64_t used;	    /* bytes; of the list, at most region->length */
 	uint64_t page_size; /* in which it is placed: the larger of ours and the source's */
+	uint64_t piece;	    /* a run ends at a multiple of it, bytes; 0: RUN_BYTES */
 	uint64_t *arrived;  /* one bit a target page, in all three */
 	uint64_t *received;
 	uint64_t *asked;

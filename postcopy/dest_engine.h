@@ -75,7 +75,9 @@ int dest_ended(struct dest *dest, uint64_t now_ns, struct wh_err *err);
 /* Pages lie together in a run up to a multiple of this. What is urgent goes by itself, at once */
 static inline uint64_t run_bytes(const struct dest_block *block, enum channel channel)
 {
-	return channel == CHANNEL_URGENT ? block->page_size : RUN_BYTES;
+	if (channel == CHANNEL_URGENT)
+		return block->page_size;
+	return block->piece ? block->piece : RUN_BYTES;
 }
 
 /* The page was not taken: dest_channel.held has it, and its contents are to come again */

@@ -440,7 +440,7 @@ static bool page_must_go(struct dest *dest, enum channel channel, unsigned block
 		__atomic_store_n(&dest->hurry, false, __ATOMIC_SEQ_CST);
 		return true;
 	}
-	return bits_test(b->asked, first) || (offset + TARGET_PAGE) % RUN_BYTES == 0;
+	return bits_test(b->asked, first) || (offset + TARGET_PAGE) % run_bytes(b, channel) == 0;
 }
 
 static int page_postcopy(struct dest *dest, enum channel channel, const struct ram_event *event,

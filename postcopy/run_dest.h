@@ -168,6 +168,7 @@ struct dest_side {
 	struct placer placer[RAM_BLOCKS_MAX];
 	bool placer_up[RAM_BLOCKS_MAX];
 	struct stage stage[CHANNEL_COUNT];
+	struct stage cached;  /* the bulk's, of what is copied from there */
 	struct stage page;    /* of what is urgent and small: one page, which stays in the cache */
 	struct follow follow; /* the fault thread's */
 	struct op fault_watch;

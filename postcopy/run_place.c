@@ -37,6 +37,10 @@ int run_place_open(struct wh_migration *m, struct wh_err *err)
 		m->own_bytes += STAGE_BYTES;
 	}
 	m->own_bytes += STAGE_BYTES; /* the main channel's second one */
+	ret = stage_init(&side->cached, STAGE_CACHED, err);
+	if (ret < 0)
+		return ret;
+	m->own_bytes += STAGE_CACHED;
 	ret = stage_init(&side->page, TARGET_PAGE, err);
 	if (ret < 0)
 		return ret;
@@ -71,6 +75,8 @@ void run_place_close(struct wh_migration *m)
 	for (unsigned i = 0; i < CHANNEL_COUNT; i++)
 		if (side->stage[i].memory)
 			stage_fini(&side->stage[i]);
+	if (side->cached.memory)
+		stage_fini(&side->cached);
 	if (side->page.memory)
 		stage_fini(&side->page);
 	for (unsigned i = 0; i < RAM_BLOCKS_MAX; i++) {
@@ -160,6 +166,7 @@ static int op_block(void *ctx, const struct ram_block *line, struct dest_block *
 		if (ret < 0)
 			goto out_free;
 		side->placer_up[side->engine.blocks] = true;
+		block->piece = placer_piece(&side->placer[side->engine.blocks]);
 	}
 	early_block(m, (unsigned)at,
 		    m->config.postcopy ? &side->placer[side->engine.blocks] : NULL);
@@ -180,6 +187,8 @@ static struct stage *stage_of(struct dest_side *side, enum channel channel, unsi
 {
 	if (channel == CHANNEL_URGENT && side->engine.block[block].page_size == TARGET_PAGE)
 		return &side->page;
+	if (channel == CHANNEL_MAIN && side->engine.block[block].piece == STAGE_CACHED)
+		return &side->cached;
 	return &side->stage[channel];
 }
 

@@ -375,7 +375,7 @@ static enum placed fill_staged_pages(struct fill *fill, struct stage *stage)
 /* How much room neighbours share at most: see placer_room() */
 static uint64_t room_bytes(const struct fill *fill)
 {
-	uint64_t each = fill->placer->alias ? STAGE_BYTES : fill->stage->size;
+	uint64_t each = fill->placer->alias && !fill->staged ? STAGE_BYTES : fill->stage->size;
 
 	return each - fill->offset % each;
 }
@@ -417,11 +417,13 @@ enum placed placer_place(struct placer *placer, struct stage *stage, uint64_t of
 		.err = err,
 	};
 	bool armed = is_armed(placer);
-	enum placed placed = check_range(&fill, armed);
+	enum placed placed;
 
+	if (offset < placer->region->length)
+		fill.staged = !is_direct(placer, offset) || is_staged(placer, stage, offset);
+	placed = check_range(&fill, armed);
 	if (placed != PLACED_OK)
 		return fill_end(&fill, placed, length, done);
-	fill.staged = !is_direct(placer, offset) || is_staged(placer, stage, offset);
 	if (!armed)
 		fill_advance(&fill, length);
 	else if (placer->alias)

@@ -159,6 +159,13 @@ void placer_fini(struct placer *placer)
 	placer_abandon(placer);
 }
 
+uint64_t placer_piece(const struct placer *placer)
+{
+	bool copies = placer->way != PLACER_MOVE && !placer->mapping.huge_by_touch;
+
+	return copies && placer->region->page_size < STAGE_CACHED ? STAGE_CACHED : STAGE_BYTES;
+}
+
 int placer_advise(struct placer *placer, struct wh_err *err)
 {
 	const struct region *region = placer->region;

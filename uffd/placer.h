@@ -58,6 +58,8 @@ struct placer {
 
 /* Bytes a stage holds: one huge page, and the unit in which MOVE wins. */
 #define STAGE_BYTES (UINT64_C(2) << 20)
+/* And one that stays in the cache */
+#define STAGE_CACHED (UINT64_C(256) << 10)
 
 /**
  * struct stage - Where contents lie until they are placed; of one thread
@@ -219,6 +221,14 @@ void stage_copied(struct stage *stage);
  * Return: a page was zeroed. False: there is one, or none could be had
  */
 bool stage_ahead(struct stage *stage);
+
+/**
+ * placer_piece() - Bytes that are best placed at once, a power of two
+ *
+ * What is moved or mapped goes by a whole stage. What is copied from one goes by as much as stays
+ * in a processor's cache meanwhile.
+ */
+uint64_t placer_piece(const struct placer *placer);
 
 /**
  * placer_room() - Where the contents of a page are to be put before it is placed

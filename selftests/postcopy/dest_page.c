@@ -91,6 +91,19 @@ TEST_F(page, a_whole_stage_goes)
 	EXPECT_TRUE(called(self->w, 0, 'p', RAM, PAGES(512), WORLD_STAGE));
 }
 
+/* So does a piece, where pieces are smaller */
+TEST_F(page, a_whole_piece_goes)
+{
+	self->d->block[RAM].piece = PAGES(64);
+	bytes_pages(&self->main, RAM, PAGES(60), 10);
+	ASSERT_EQ(0, feed(self->w, CHANNEL_MAIN, &self->main, &self->err));
+	ASSERT_EQ(1, self->w->calls);
+	EXPECT_TRUE(called(self->w, 0, 'p', RAM, PAGES(60), PAGES(4)));
+	ASSERT_EQ(0, idle(self->w));
+	ASSERT_EQ(2, self->w->calls);
+	EXPECT_TRUE(called(self->w, 1, 'p', RAM, PAGES(64), PAGES(6)));
+}
+
 TEST_F(page, urgent_pages_go_at_once)
 {
 	struct world *w = self->w;

@@ -18,17 +18,18 @@ FIXTURE_VARIANT(placer)
 	enum memory_kind kind;
 	enum placer_way way;
 	bool alias;
+	uint64_t piece;
 };
 
 /* clang-format off */
 #define VARIANT(name, kind_, ...) \
 	FIXTURE_VARIANT_ADD(placer, name) { .kind = MEMORY_##kind_, __VA_ARGS__ }
-VARIANT(anon, ANON, .way = PLACER_MOVE);
-VARIANT(thp, THP, .way = PLACER_MOVE);
-VARIANT(memfd, MEMFD, .way = PLACER_CONTINUE, .alias = true);
-VARIANT(private, MEMFD_PRIVATE, .way = PLACER_COPY);
-VARIANT(hugetlb, HUGETLB, .way = PLACER_CONTINUE, .alias = true);
-VARIANT(hugetlb_private, HUGETLB_PRIVATE, .way = PLACER_COPY);
+VARIANT(anon, ANON, .way = PLACER_MOVE, .piece = STAGE_BYTES);
+VARIANT(thp, THP, .way = PLACER_MOVE, .piece = STAGE_BYTES);
+VARIANT(memfd, MEMFD, .way = PLACER_CONTINUE, .alias = true, .piece = STAGE_CACHED);
+VARIANT(private, MEMFD_PRIVATE, .way = PLACER_COPY, .piece = STAGE_CACHED);
+VARIANT(hugetlb, HUGETLB, .way = PLACER_CONTINUE, .alias = true, .piece = STAGE_BYTES);
+VARIANT(hugetlb_private, HUGETLB_PRIVATE, .way = PLACER_COPY, .piece = STAGE_BYTES);
 /* clang-format on */
 
 FIXTURE_SETUP(placer)
@@ -55,6 +56,7 @@ TEST_F(placer, knows_the_way)
 		SKIP(return, "userfaultfd has no MOVE");
 	ASSERT_EQ(variant->way, placer->way);
 	ASSERT_EQ(variant->alias, placer->alias != NULL);
+	ASSERT_EQ(variant->piece, placer_piece(placer));
 	ASSERT_EQ(self->block.page == STAGE_BYTES, placer->zeros != NULL);
 	/* Mapped already: copied from where it is not it takes one huge page more */
 	if (placer->zeros) {
@@ -98,6 +100,31 @@ TEST_F(placer, armed_room_is_elsewhere)
 	/* Neighbours lie beside each other */
 	ASSERT_EQ(placer_room(&b->placer, &b->stage[0], 0) + TARGET_PAGE,
 		  placer_room(&b->placer, &b->stage[0], TARGET_PAGE));
+}
+
+/* Room is as much as the stage has, also where there is a second mapping */
+TEST_F(placer, not_more_than_a_stage_holds)
+{
+	struct block *b = &self->block;
+	struct stage stage;
+	uint64_t done = 0;
+
+	/* Pages of a pool are larger than that */
+	if (b->page > TARGET_PAGE)
+		return;
+	ASSERT_EQ(0, stage_init(&stage, 4 * TARGET_PAGE, &b->err));
+	ASSERT_EQ(0, placer_arm(&b->placer, &b->err));
+	for (uint64_t at = 0; at < 4 * TARGET_PAGE; at += TARGET_PAGE)
+		memset(placer_room(&b->placer, &stage, at), 1, TARGET_PAGE);
+	EXPECT_EQ(PLACED_FAILED,
+		  placer_place(&b->placer, &stage, 0, 5 * TARGET_PAGE, true, &done, &b->err));
+	EXPECT_EQ(PLACED_FAILED, placer_place(&b->placer, &stage, 3 * TARGET_PAGE, 2 * TARGET_PAGE,
+					      true, &done, &b->err));
+	EXPECT_EQ(0, done);
+	EXPECT_EQ(PLACED_OK,
+		  placer_place(&b->placer, &stage, 0, 4 * TARGET_PAGE, true, &done, &b->err));
+	EXPECT_EQ(4 * TARGET_PAGE, done);
+	stage_fini(&stage);
 }
 
 static bool is_mapped(const void *at)
