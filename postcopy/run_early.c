@@ -15,6 +15,8 @@
  * quarter of what has come at most.
  */
 #define ROW_LONG (4 * DEST_AHEAD_MAX)
+/* The same of a huge page, for which small ones come where there is none */
+#define ROW_HUGE (4 * STAGE_BYTES / TARGET_PAGE)
 /* What is worth a call */
 #define PIECE_LONG (8 * TARGET_PAGE)
 
@@ -120,7 +122,7 @@ void early_receive(struct inlet *inlet, struct iovec *piece, unsigned count)
 	switch (way_of(side, early)) {
 	case EARLY_TOUCH:
 		if (count + 1 >= INTAKE_PIECES &&
-		    side->engine.channel[CHANNEL_MAIN].row >= ROW_LONG)
+		    side->engine.channel[CHANNEL_MAIN].row >= ROW_HUGE)
 			early_touch(early, offset, end - offset);
 		break;
 	case EARLY_POPULATE:
