@@ -287,12 +287,18 @@ static bool wanted(const struct bench *bench, const struct bench_load *load)
 
 /*
  * About as many as there are GiB to be moved in a round; of the large ones, which aims are about,
- * nearly twice, since there are but a few rounds. A file takes twice as long to be made as well
+ * nearly twice, since there are but a few rounds. A file takes twice as long to be made as well,
+ * and pages that QEMU places one by one half as long again
  */
 static uint64_t weight(const struct bench_load *load)
 {
-	return load->bytes / MIB * (load->bytes > COMMON ? 5 : WAYS) *
-	       (load->memory == BENCH_MEMFD ? 2 : 1);
+	uint64_t halves = 2;
+
+	if (load->memory == BENCH_MEMFD)
+		halves = 4;
+	else if (load->memory == BENCH_ANON && load->postcopy)
+		halves = 3;
+	return load->bytes / MIB * (load->bytes > COMMON ? 5 : WAYS) * halves / 2;
 }
 
 static unsigned choose(const struct bench *bench, struct bench_load *loads)

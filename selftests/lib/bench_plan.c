@@ -38,7 +38,7 @@ struct plan {
 static const struct plan plans[] = {
 	/* Seconds, rounds, MiB; and those of --quick */
 	{ "bulk",    "5 sides: 4 kinds of memory, 2 phases, 2 links; large: 3 sides", 3,
-	  {  800,  3,  4096 }, { 30, 1,  256 } },
+	  {  900,  3,  4096 }, { 30, 1,  256 } },
 	{ "criu",    "3 sides: 1 toucher", 3,
 	  {   20,  3,  1024 }, {  3, 1,  256 } },
 	{ "dirty",   "3 sides: 4 densities", 2,
