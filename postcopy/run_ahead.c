@@ -2,8 +2,9 @@
 /*
  * Joining: the helper thread of a destination. It has pages allocated and zeroed which the
  * bulk thread is about to fill: that costs as much as all the rest of a page, and another
- * processor may be idle. When the migration has ended the bulk thread, which has nothing else
- * to do by then, makes huge pages of the small ones that came.
+ * processor may be idle. Whether it is of use is tried (dest_trial.h). When the migration has
+ * ended the bulk thread, which has nothing else to do by then, makes huge pages of the small ones
+ * that came.
  *
  * Both are hints. Where the helper is late, has no memory, or could not be started, pages are
  * placed as if there were none. It works between arming and disarming, with threads of the

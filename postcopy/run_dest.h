@@ -314,7 +314,8 @@ void ahead_start(struct wh_migration *m);
 void ahead_stop(struct wh_migration *m);
 /*
  * ... and while rows of pages come before that: @row bytes came before @offset of a region, of which
- * @used are used. Return: it takes care of what is behind it. To be stopped before memory is dropped
+ * @used are used. Return: it takes care of what is behind it; false also while it is tried without.
+ * To be stopped before memory is dropped
  */
 bool ahead_early(struct wh_migration *m, unsigned region, uint64_t offset, uint64_t used,
 		 uint64_t row);
