@@ -166,7 +166,7 @@ static int op_block(void *ctx, const struct ram_block *line, struct dest_block *
 		if (ret < 0)
 			goto out_free;
 		side->placer_up[side->engine.blocks] = true;
-		block->piece = placer_piece(&side->placer[side->engine.blocks]);
+		block->piece = placer_piece(&side->placer[side->engine.blocks], page);
 	}
 	early_block(m, (unsigned)at,
 		    m->config.postcopy ? &side->placer[side->engine.blocks] : NULL);

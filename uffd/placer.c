@@ -159,11 +159,11 @@ void placer_fini(struct placer *placer)
 	placer_abandon(placer);
 }
 
-uint64_t placer_piece(const struct placer *placer)
+uint64_t placer_piece(const struct placer *placer, uint64_t page_size)
 {
 	bool copies = placer->way != PLACER_MOVE && !placer->mapping.huge_by_touch;
 
-	return copies && placer->region->page_size < STAGE_CACHED ? STAGE_CACHED : STAGE_BYTES;
+	return copies && page_size <= STAGE_CACHED ? STAGE_CACHED : STAGE_BYTES;
 }
 
 int placer_advise(struct placer *placer, struct wh_err *err)

@@ -224,11 +224,13 @@ bool stage_ahead(struct stage *stage);
 
 /**
  * placer_piece() - Bytes that are best placed at once, a power of two
+ * @page_size:	In which the caller places, the block's or larger; STAGE_BYTES at most. A piece
+ *		is no smaller
  *
  * What is moved or mapped goes by a whole stage. What is copied from one goes by as much as stays
  * in a processor's cache meanwhile.
  */
-uint64_t placer_piece(const struct placer *placer);
+uint64_t placer_piece(const struct placer *placer, uint64_t page_size);
 
 /**
  * placer_room() - Where the contents of a page are to be put before it is placed

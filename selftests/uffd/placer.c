@@ -56,7 +56,9 @@ TEST_F(placer, knows_the_way)
 		SKIP(return, "userfaultfd has no MOVE");
 	ASSERT_EQ(variant->way, placer->way);
 	ASSERT_EQ(variant->alias, placer->alias != NULL);
-	ASSERT_EQ(variant->piece, placer_piece(placer));
+	ASSERT_EQ(variant->piece, placer_piece(placer, self->block.page));
+	/* A source whose host pages are larger */
+	ASSERT_EQ(STAGE_BYTES, placer_piece(placer, STAGE_BYTES));
 	ASSERT_EQ(self->block.page == STAGE_BYTES, placer->zeros != NULL);
 	/* Mapped already: copied from where it is not it takes one huge page more */
 	if (placer->zeros) {
